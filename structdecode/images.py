@@ -1,0 +1,105 @@
+"""Pictures, from whatever the user has to an RGB image with a content digest."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from structdecode.errors import ImageError
+
+MAX_PIXELS = 89_478_485
+"""Pillow's own bound (about 9,459 x 9,459): beyond it an image is taken for a decompression bomb."""
+
+ImageSource = str | Path | bytes | Image.Image
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An RGB image; two pictures with the same pixels are equal and share one ``digest``."""
+
+    image: Image.Image = field(compare=False, repr=False)
+    digest: str
+
+
+def load_picture(source: ImageSource | Picture) -> Picture:
+    """Loads a path, ``data:`` URL, bytes or PIL image.
+
+    Palette, grey, CMYK, 16-bit and transparent (on white) pictures become 8-bit RGB, EXIF orientation is
+    applied, and of an animation the first frame is taken.
+
+    Raises:
+        ImageError: the picture is missing, empty, broken, or larger than `MAX_PIXELS`.
+    """
+    if isinstance(source, Picture):
+        return source
+    name, image = _open(source)
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(f"{name}: {image.width}x{image.height} pixels, more than {MAX_PIXELS:,}: scale it down")
+    try:
+        rgb = _to_rgb(image)
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise ImageError(f"{name}: broken or truncated image ({error}): export it again") from None
+    digest = hashlib.blake2b(f"{rgb.size}".encode() + rgb.tobytes(), digest_size=16).hexdigest()
+    return Picture(rgb, digest)
+
+
+def _open(source: ImageSource) -> tuple[str, Image.Image]:
+    if isinstance(source, Image.Image):
+        return "image", source
+    name, data = _read(source)
+    if not data:
+        raise ImageError(f"{name}: the file has zero bytes")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return name, Image.open(io.BytesIO(data))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError(f"{name}: more than {MAX_PIXELS:,} pixels (decompression bomb?): scale it down") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        detail = "not an image in a format that Pillow reads" if isinstance(error, UnidentifiedImageError) else error
+        raise ImageError(f"{name}: {detail}") from None
+
+
+def _read(source: str | Path | bytes) -> tuple[str, bytes]:
+    if isinstance(source, bytes):
+        return "image bytes", source
+    text = str(source)
+    if text.startswith("data:"):
+        header, comma, body = text.partition(",")
+        if not comma or not header.endswith(";base64"):
+            raise ImageError("data URL: only 'data:image/...;base64,...' is read")
+        try:
+            return "data URL", base64.b64decode(body, validate=True)
+        except binascii.Error as error:
+            raise ImageError(f"data URL: not base64 ({error})") from None
+    if text.startswith(("http://", "https://")):
+        raise ImageError(f"{text}: pictures are not fetched from the network; download it and give the path")
+    try:
+        return text, Path(text).read_bytes()
+    except FileNotFoundError:
+        raise ImageError(f"{text}: no such file") from None
+    except OSError as error:
+        raise ImageError(f"{text}: {error.strerror or error}") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if getattr(image, "is_animated", False):
+        image.seek(0)
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):  # 16-bit and float grey: Pillow's own conversion would clip at 255
+        low, high = (float(v) for v in image.getextrema())  # type: ignore[arg-type]
+        top = 65535.0 if high > 255 else 255.0 if high > 1 or image.mode != "F" else 1.0
+        image = image.convert("F").point(lambda v: v * (255.0 / top)).convert("L")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        background = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(background, layer).convert("RGB")
+    rgb = image.convert("RGB")
+    return rgb if rgb is not image else image.copy()

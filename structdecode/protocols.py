@@ -1,0 +1,145 @@
+"""What a plug-in implements, and what it is handed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+
+from structdecode.budget import Budget, Usage
+from structdecode.types import Candidate, Prompt, Ranked, Sampling, Schema, Score, Span, Stage
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Work(Generic[T]):
+    """What a backend made, and what it cost."""
+
+    value: T
+    usage: Usage
+
+
+@dataclass(frozen=True)
+class Row:
+    """One generation of a batch: its seed, and the most tokens it may write (never more, whatever happens)."""
+
+    prefix: Candidate
+    seed: int
+    max_tokens: int
+
+
+class Model(Protocol):
+    """A metered handle on the model, for verifiers that ask it something."""
+
+    async def complete(
+        self, prompt: Prompt, *, n: int = 1, sampling: Sampling, stop: Sequence[str] = ()
+    ) -> list[Span]:
+        """``n`` free answers to a prompt of the verifier's own. Pictures seen before are not encoded again."""
+
+    async def log_probs(self, prompt: Prompt, continuations: Sequence[str]) -> list[list[float]]:
+        """Log-probability of each token of each text, were it the answer; no generation."""
+
+
+@runtime_checkable
+class Verifier(Protocol):
+    """Scores candidates. Plural in, plural out, same order; higher is better."""
+
+    async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]: ...
+
+
+class PairwiseJudge(Protocol):
+    """Says which of two candidates is better; `tournaments` turn it into scores."""
+
+    async def compare(self, prompt: Prompt, first: Candidate, second: Candidate, model: Model) -> Verdict: ...
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``winner`` is 0 or 1, or None where the judge's reply cannot be read (never silently a win)."""
+
+    winner: int | None
+    reason: str = ""
+
+
+class Decoder(Protocol):
+    """All that a strategy may do. Metered, traced and seeded."""
+
+    @property
+    def prompt(self) -> Prompt: ...
+    @property
+    def root(self) -> Candidate:
+        """The empty candidate that every search starts from."""
+
+    @property
+    def rng(self) -> np.random.Generator: ...
+    @property
+    def remaining(self) -> Budget: ...
+
+    async def extend(
+        self,
+        candidates: Sequence[Candidate],
+        stage: Stage,
+        *,
+        n: int = 1,
+        sampling: Sampling | None = None,
+        stops: Sequence[str] = (),
+    ) -> list[Candidate]:
+        """``n`` continuations of each candidate through a stage, grouped by parent, in order.
+
+        With ``stops`` a continuation also ends behind the first of these texts, its stage still open; the next
+        `extend` of the same stage goes on with it. Where the budget is nearly spent fewer may come back.
+        """
+
+    async def score(self, verifier: Verifier, candidates: Sequence[Candidate]) -> list[Score]:
+        """A score each, in order; a failing verifier gives unscored ones and a line in the trace."""
+
+
+@runtime_checkable
+class Strategy(Protocol):
+    """Grows and chooses candidates. Returns them best first."""
+
+    async def __call__(self, schema: Schema, decoder: Decoder) -> Sequence[Ranked]: ...
+
+
+class Session(Protocol):
+    """A prompt in a model's memory. Closing it frees all that was kept for the prompt."""
+
+    async def extend(
+        self,
+        rows: Sequence[Row],
+        stage: Stage,
+        *,
+        sampling: Sampling,
+        force_begin: bool = True,
+        separator: str = "",
+        stops: Sequence[str] = (),
+        deadline: float | None = None,
+    ) -> Work[list[Span]]:
+        """One span a row, in order. Each row's result depends on its prefix and seed alone.
+
+        A row stops at the stage's end tag, at one of ``stops``, at end-of-text, at its ``max_tokens``, or when
+        `time.monotonic` passes ``deadline``; the last two finish with ``length`` and are closed by force.
+        """
+
+    async def log_probs(self, continuations: Sequence[str]) -> Work[list[list[float]]]:
+        """Log-probability of each token of each text as the continuation of the bare prompt."""
+
+    def open(self, prompt: Prompt) -> AbstractAsyncContextManager[Session]:
+        """Another prompt that shares this session's pictures (by content), for a verifier's questions."""
+
+    def release(self, candidates: Sequence[Candidate]) -> None:
+        """Frees what is kept for candidates that the search will not extend again."""
+
+
+class Backend(Protocol):
+    """Runs models."""
+
+    @property
+    def name(self) -> str:
+        """What is written into traces: the model's name or path."""
+
+    def open(self, prompt: Prompt) -> AbstractAsyncContextManager[Session]: ...

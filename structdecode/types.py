@@ -1,0 +1,268 @@
+"""The nouns of staged decoding. Everything here is an immutable value; what follows from it is a property."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+from structdecode.errors import ConfigError, PromptError, SchemaError
+from structdecode.images import ImageSource, Picture, load_picture
+
+FinishReason = Literal["stop", "length", "invalid"]
+"""``stop``: ended as the schema asks · ``length``: cut at a token limit and closed by force · ``invalid``: a tag
+is missing or repeated."""
+
+Path = tuple[int, ...]
+"""A candidate's place in the search tree: the number of each choice from the root on."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn, with the meanings of transformers: temperature, then top-k, then top-p.
+
+    ``temperature=0`` is greedy; ``top_k=0`` and ``top_p=1`` switch the filters off.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        if not (self.temperature >= 0 and math.isfinite(self.temperature)):
+            raise ConfigError(f"temperature must be 0 (greedy) or more, not {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p must be above 0 and at most 1, not {self.top_p}")
+        if self.top_k < 0:
+            raise ConfigError(f"top_k must be 0 (off) or more, not {self.top_k}")
+        if self.max_tokens < 1:
+            raise ConfigError(f"max_tokens must be at least 1, not {self.max_tokens}")
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One tag-delimited span of an answer.
+
+    Attributes:
+        begin, end: the tags; both empty for an open stage, which runs to the end of the text.
+        visible: whether its text is part of `Result.answer`.
+        optional: whether an answer without it is still well formed.
+        needs_image: left out when the prompt has no picture.
+    """
+
+    name: str
+    begin: str = ""
+    end: str = ""
+    sampling: Sampling = Sampling()
+    visible: bool = True
+    optional: bool = False
+    needs_image: bool = False
+
+    @classmethod
+    def tagged(cls, name: str, **fields: Any) -> Stage:
+        """A stage between ``<NAME>`` and ``</NAME>``."""
+        return cls(name, f"<{name}>", f"</{name}>", **fields)
+
+
+@dataclass(frozen=True)
+class Schema:
+    """An instruction and the stages of an answer, in order.
+
+    Attributes:
+        instruction: what the model is told; ``{question}`` stands for the question.
+        force_begin: whether a stage's begin tag is put there for the model (else the model has to write it).
+        separator: what stands between one stage's end tag and the next one's begin tag where tags are forced.
+    """
+
+    name: str
+    stages: tuple[Stage, ...]
+    instruction: str = "{question}"
+    force_begin: bool = True
+    separator: str = "\n\n"
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise SchemaError(f"schema {self.name!r} has no stages")
+        if "{question}" not in self.instruction:
+            raise SchemaError(f"schema {self.name!r}: the instruction lacks '{{question}}'")
+        names = [stage.name for stage in self.stages]
+        tags = [tag for stage in self.stages for tag in (stage.begin, stage.end) if tag]
+        for what, values in (("stage name", names), ("tag", tags)):
+            twice = next((v for v in values if values.count(v) > 1), None)
+            if twice is not None:
+                raise SchemaError(f"schema {self.name!r}: {what} {twice!r} is used twice")
+        for tag in tags:
+            inside = next((other for other in tags if other != tag and tag in other), None)
+            if inside is not None:
+                raise SchemaError(f"schema {self.name!r}: tag {tag!r} is part of tag {inside!r}")
+        for stage in self.stages[:-1]:
+            if not stage.end:
+                raise SchemaError(f"schema {self.name!r}: stage {stage.name!r} has no end tag and is not the last")
+
+    def ask(self, prompt: Prompt) -> Prompt:
+        """The prompt with this schema's instruction around its question."""
+        return replace(prompt, question=self.instruction.replace("{question}", prompt.question))
+
+    def for_prompt(self, prompt: Prompt) -> Schema:
+        """This schema without the stages that need a picture, where there is none."""
+        if prompt.images:
+            return self
+        return replace(self, stages=tuple(stage for stage in self.stages if not stage.needs_image))
+
+
+@dataclass(frozen=True)
+class Message:
+    """An earlier turn of the chat."""
+
+    role: Literal["user", "assistant", "system"]
+    text: str
+
+
+@dataclass(frozen=True, init=False)
+class Prompt:
+    """A question, its pictures and the chat before it. Pictures belong to the first user turn.
+
+    Raises:
+        PromptError: the question is empty.
+        ImageError: a picture cannot be used.
+    """
+
+    question: str
+    images: tuple[Picture, ...] = ()
+    history: tuple[Message, ...] = ()
+
+    def __init__(
+        self,
+        question: str,
+        images: Sequence[ImageSource | Picture] | ImageSource | Picture = (),
+        history: Sequence[Message] = (),
+    ) -> None:
+        if not question.strip():
+            raise PromptError("the question is empty")
+        sources = images if isinstance(images, Sequence) and not isinstance(images, str | bytes) else (images,)
+        object.__setattr__(self, "question", question)
+        object.__setattr__(self, "images", tuple(load_picture(source) for source in sources))
+        object.__setattr__(self, "history", tuple(history))
+
+
+@dataclass(frozen=True)
+class Span:
+    """What the model wrote for one stage, or for one sentence of it.
+
+    Attributes:
+        text: the body, without tags and without surrounding white space.
+        token_ids: what the model wrote, tags included; ``prefix_ids`` and ``suffix_ids`` were put around it.
+        log_probs: natural log-probability of each of ``token_ids`` under the model itself (temperature 1,
+            nothing filtered).
+        certainties: for each of ``token_ids``, KL(uniform || model) in nats (self-certainty, arXiv 2502.18581).
+        raw: the exact text of all three id runs.
+        closed: False while the stage goes on in a next span.
+    """
+
+    stage: str
+    text: str
+    token_ids: tuple[int, ...] = ()
+    log_probs: tuple[float, ...] = ()
+    certainties: tuple[float, ...] = ()
+    finish_reason: FinishReason = "stop"
+    prefix_ids: tuple[int, ...] = ()
+    suffix_ids: tuple[int, ...] = ()
+    raw: str = ""
+    closed: bool = True
+    seed: int | None = None
+
+    @property
+    def all_ids(self) -> tuple[int, ...]:
+        return self.prefix_ids + self.token_ids + self.suffix_ids
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A partial or complete answer: a chain of spans. Extending makes a new one."""
+
+    spans: tuple[Span, ...] = ()
+    path: Path = ()
+
+    def extended(self, span: Span, choice: int) -> Candidate:
+        return Candidate((*self.spans, span), (*self.path, choice))
+
+    @cached_property
+    def stages(self) -> Mapping[str, str]:
+        """Text by stage name, the spans of one stage joined."""
+        texts: dict[str, str] = {}
+        for span in self.spans:
+            texts[span.stage] = f"{texts[span.stage]} {span.text}".strip() if span.stage in texts else span.text
+        return texts
+
+    @property
+    def text(self) -> str:
+        """The whole answer with its tags, as the model would have written it."""
+        return "".join(span.raw for span in self.spans).strip()
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        return tuple(i for span in self.spans for i in span.all_ids)
+
+    @property
+    def last_stage(self) -> str:
+        return self.spans[-1].stage if self.spans else ""
+
+    @property
+    def open_stage(self) -> str | None:
+        """The stage that the next span goes on with, if the last one was not closed."""
+        return self.spans[-1].stage if self.spans and not self.spans[-1].closed else None
+
+    @property
+    def valid(self) -> bool:
+        """Whether no stage is malformed."""
+        return all(span.finish_reason != "invalid" for span in self.spans)
+
+    def finished(self, schema: Schema) -> bool:
+        """Whether every stage that is not optional is there and closed."""
+        done = {span.stage for span in self.spans if span.closed}
+        return all(stage.name in done or stage.optional for stage in schema.stages)
+
+    def answer(self, schema: Schema) -> str:
+        """The text of the visible stages."""
+        texts = [self.stages[s.name] for s in schema.stages if s.visible and s.name in self.stages]
+        return "\n".join(text for text in texts if text)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A verifier's word on a candidate; higher is better. ``value`` is None where there is none, which is not 0."""
+
+    value: float | None
+    reason: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def unscored(cls, reason: str) -> Score:
+        return cls(None, reason)
+
+    @property
+    def scored(self) -> bool:
+        return self.value is not None
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A candidate and the score it was ranked by."""
+
+    candidate: Candidate
+    score: Score
+
+
+def rank(candidates: Sequence[Candidate], scores: Sequence[Score]) -> list[Ranked]:
+    """Best first: well-formed before malformed, scored before unscored, then by value; ties keep their order."""
+    pairs = [Ranked(c, s) for c, s in zip(candidates, scores, strict=True)]
+    return sorted(
+        pairs, key=lambda r: (not r.candidate.valid, not r.score.scored, -r.score.value if r.score.value is not None else 0)
+    )

@@ -1,0 +1,45 @@
+"""What the model is asked when it is its own verifier: the words of `self-judge` and `p-true`.
+
+The wording is ours; what is asked follows LLaVA-o1 (arXiv 2411.10440, appendix on the judge; upstream file
+`inference/demo/simple_inference.py`): a rubric per stage, earlier stages as a hint, reasoning checked alone
+against the caption first. The rubric comes first and the responses last, so that prompts of one round share
+their longest prefix. The embedded pocket model was trained on these very words: change them and it has to be
+trained again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+RUBRICS: Mapping[str, str] = {
+    "SUMMARY": "A good summary outlines the approach and leaves the solving for later.",
+    "CAPTION": "A good caption is accurate and thorough and adds nothing that is not in the picture.",
+    "REASONING": "Good reasoning has fewer errors: examine every step.",
+    "CONCLUSION": "A good conclusion agrees with the reasoning and never refuses to answer.",
+}
+"""What to look for, by stage name."""
+
+WHOLE_ANSWER_RUBRIC = "A good answer is correct in every part."
+"""What to look for in a complete answer, and in a stage that has no rubric of its own."""
+
+JUDGE = """\
+Two responses are compared. {rubric}
+{question}
+{hint}Response 1: {first}
+Response 2: {second}
+Finish with I choose response 1 or I choose response 2."""
+
+PRE_CHECK = """\
+{question}
+{hint}Proposed {stage}: {text}
+Given the caption, is it correct or incorrect? Answer in one word."""
+
+P_TRUE = """\
+{question}
+{hint}Proposed {stage}: {text}
+Is it right? Answer yes or no."""
+
+
+def hint_lines(stages: Mapping[str, str]) -> str:
+    """Earlier stages as lines ahead of the text that is judged: ``Caption: ...``."""
+    return "".join(f"{name.capitalize()}: {text}\n" for name, text in stages.items())
