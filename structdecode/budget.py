@@ -100,6 +100,11 @@ class Meter:
         return None if self.budget.seconds is None else self._start + self.budget.seconds
 
     @property
+    def late(self) -> str | None:
+        """``seconds`` once the time is up."""
+        return "seconds" if self.deadline is not None and time.monotonic() >= self.deadline else None
+
+    @property
     def remaining(self) -> Budget:
         used, left = self.usage, {}
         for limit, count in _COUNTED_BY.items():

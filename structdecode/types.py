@@ -164,6 +164,7 @@ class Span:
         certainties: for each of ``token_ids``, KL(uniform || model) in nats (self-certainty, arXiv 2502.18581).
         raw: the exact text of all three id runs.
         closed: False while the stage goes on in a next span.
+        overshoot: text behind the end tag, where the last token holds more than the tag.
     """
 
     stage: str
@@ -176,6 +177,7 @@ class Span:
     suffix_ids: tuple[int, ...] = ()
     raw: str = ""
     closed: bool = True
+    overshoot: str = ""
     seed: int | None = None
 
     @property

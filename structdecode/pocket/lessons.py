@@ -168,10 +168,14 @@ def comparison(first: Attempt, second: Attempt, rng: np.random.Generator) -> Les
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of a lesson and, at each position, the token that is to be predicted there (-100: none)."""
+    """Token ids of a lesson and, at each position, the token that is to be predicted there (-100: none).
+
+    ``targets`` is the reply's loss, ``marks`` that of the verdicts inside the prompt.
+    """
 
     ids: list[int]
     targets: list[int]
+    marks: list[int]
     scene: Scene | None
 
 
@@ -187,17 +191,17 @@ def encode(lesson: Lesson, tokenizer: PreTrainedTokenizerFast) -> Encoded:
     )
     verdict = {mark: tokenizer.convert_tokens_to_ids(word) for mark, word in ((RIGHT, "yes"), (WRONG, "no"))}
     ids: list[int] = []
-    targets: list[int] = []
+    marks: list[int] = []
     for piece in re.split(f"([{RIGHT}{WRONG}])", text):
         if piece in verdict:
-            targets[-1] = verdict[piece]
+            marks[-1] = verdict[piece]
         else:
             piece_ids = tokenizer.encode(piece, add_special_tokens=False)
             ids += piece_ids
-            targets += [-100] * len(piece_ids)
+            marks += [-100] * len(piece_ids)
     reply = tokenizer.encode(lesson.reply, add_special_tokens=False) + [tokenizer.eos_token_id]
-    targets[-1] = reply[0]
-    return Encoded(ids + reply[:-1], targets + reply[1:], lesson.scene)
+    targets = [-100] * (len(ids) - 1) + reply
+    return Encoded(ids + reply[:-1], targets, marks + [-100] * (len(reply) - 1), lesson.scene)
 
 
 def pixels(images: Sequence[Image.Image]) -> np.ndarray:

@@ -31,9 +31,9 @@ CELLS = tuple(f"{column}{row + 1}" for row in range(GRID) for column in "abcd"[:
 """Cell names in reading order: a1 b1 c1 d1 a2 ..."""
 
 BACKGROUND = 118
-COLOUR_JITTER = 40.0
+COLOUR_JITTER = 30.0
 """Standard deviation of the shift of an object's colour, in 8-bit steps a channel."""
-PIXEL_NOISE = 34.0
+PIXEL_NOISE = 24.0
 """Standard deviation of the noise on every pixel and channel, in 8-bit steps."""
 MAX_OBJECTS = 8
 _SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -155,7 +155,7 @@ def render(things: tuple[Thing, ...], noise_seed: int) -> Image.Image:
     for thing in things:
         shift = rng.normal(0.0, COLOUR_JITTER, 3)
         fill = tuple(int(v) for v in np.clip(np.array(COLOURS[thing.colour]) + shift, 0, 255))
-        radius = rng.uniform(4.0, 5.5)
+        radius = rng.uniform(4.6, 5.8)
         row, column = divmod(thing.cell, GRID)
         x, y = (axis * CELL + CELL / 2 + rng.uniform(-1.5, 1.5) for axis in (column, row))
         box = (x - radius, y - radius, x + radius, y + radius)

@@ -1,0 +1,95 @@
+"""A deterministic backend without a model: for tests, docs and dry runs. Not a mock: it keeps every law of `Session`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+
+from structdecode.budget import Usage
+from structdecode.protocols import Row, Session, Work
+from structdecode.tags import close_span, forced_prefix
+from structdecode.types import Candidate, Prompt, Sampling, Span, Stage
+
+Script = Callable[[Prompt, Candidate, Stage, int], str]
+"""(prompt, prefix, stage, seed) -> the text that the "model" writes from there, up to its end-of-text."""
+
+
+@dataclass(frozen=True)
+class ScriptedBackend:
+    """A "model" that writes what a function says. Its tokens are characters; every one has log-probability -1."""
+
+    script: Script
+    name: str = "scripted"
+
+    def open(self, prompt: Prompt) -> AbstractAsyncContextManager[Session]:
+        return _open(self.script, prompt, set())
+
+
+@asynccontextmanager
+async def _open(script: Script, prompt: Prompt, seen: set[str]) -> AsyncIterator[Session]:
+    yield _ScriptedSession(script, prompt, seen)
+
+
+class _ScriptedSession:
+    def __init__(self, script: Script, prompt: Prompt, seen: set[str]) -> None:
+        self.script, self.prompt, self.seen = script, prompt, seen
+        self.prefilled = False
+
+    async def extend(
+        self,
+        rows: Sequence[Row],
+        stage: Stage,
+        *,
+        sampling: Sampling,
+        force_begin: bool = True,
+        separator: str = "",
+        stops: Sequence[str] = (),
+        deadline: float | None = None,
+    ) -> Work[list[Span]]:
+        usage = self._prefill()
+        spans = []
+        for row in rows:
+            late = deadline is not None and time.monotonic() > deadline
+            written = "" if late else self.script(self.prompt, row.prefix, stage, row.seed)
+            spans.append(self._span(row, stage, written, force_begin, separator, stops))
+        tokens = sum(len(span.token_ids) for span in spans)
+        return Work(spans, usage + Usage(generated_tokens=tokens, model_calls=1))
+
+    def _span(
+        self, row: Row, stage: Stage, written: str, force_begin: bool, separator: str, stops: Sequence[str]
+    ) -> Span:
+        going_on = row.prefix.open_stage == stage.name
+        previous = row.prefix.spans[-1] if row.prefix.spans else None
+        forced = force_begin and stage.begin and not going_on
+        prefix = forced_prefix(stage, previous, separator) if forced else ""
+        ends = [(written.index(text) + len(text)) for text in (stage.end, *stops) if text and text in written]
+        ended = min(ends, default=None)
+        cut = ended is None and len(written) > row.max_tokens or ended is not None and ended > row.max_tokens
+        written = written[: row.max_tokens] if cut else written[:ended]
+        end_of_text = not cut and ended is None
+        ids = tuple(map(ord, written))
+        return close_span(
+            stage, written, prefix=prefix, going_on=going_on, stops=stops, end_of_text=end_of_text,
+            token_ids=ids, log_probs=(-1.0,) * len(ids), certainties=(1.0,) * len(ids), seed=row.seed,
+            encode=lambda text: tuple(map(ord, text)),
+        )  # fmt: skip
+
+    async def log_probs(self, continuations: Sequence[str]) -> Work[list[list[float]]]:
+        usage = self._prefill()
+        return Work([[-1.0] * len(text) for text in continuations], usage + Usage(model_calls=1))
+
+    def open(self, prompt: Prompt) -> AbstractAsyncContextManager[Session]:
+        return _open(self.script, prompt, self.seen)
+
+    def release(self, candidates: Sequence[Candidate]) -> None:
+        pass
+
+    def _prefill(self) -> Usage:
+        if self.prefilled:
+            return Usage(cached_tokens=len(self.prompt.question))
+        self.prefilled = True
+        new = {picture.digest for picture in self.prompt.images} - self.seen
+        self.seen |= new
+        return Usage(prefilled_tokens=len(self.prompt.question), images_encoded=len(new))

@@ -1,0 +1,109 @@
+"""The local backend: owns a model, runs its work in one thread, leaves nothing behind on the model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from typing import Any, TypeVar
+
+import torch
+
+from structdecode.backends.transformers.encoding import Codec
+from structdecode.backends.transformers.loading import check_processor, load_model
+from structdecode.backends.transformers.session import TransformersSession
+from structdecode.backends.transformers.vision import ImageMemory, vision_tower
+from structdecode.protocols import Session
+from structdecode.types import Prompt
+
+T = TypeVar("T")
+
+
+class TransformersBackend:
+    """Any image-text-to-text model of transformers.
+
+    A model that is handed over is only borrowed: training mode, position state and forward functions are after
+    each call what they were before.
+
+    Args:
+        model: an image-text-to-text model, on its device.
+        processor: its processor, with an image processor, a tokenizer and a chat template.
+        name: what traces call it; default: the model's own name or path.
+    """
+
+    def __init__(self, model: Any, processor: Any, name: str | None = None) -> None:
+        self.model, self.processor = model, processor
+        self.name = name or str(getattr(model, "name_or_path", "") or type(model).__name__)
+        check_processor(processor, self.name)
+        self.codec = Codec(processor, model)
+        self.tower = vision_tower(model)
+        text_config = model.config.get_text_config()
+        self.cross_layers = frozenset(getattr(text_config, "cross_attention_layers", None) or ())
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="structdecode-model")
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        *,
+        device: str | None = None,
+        dtype: str = "auto",
+        trust_remote_code: bool = False,
+        allow_pickle: bool = False,
+    ) -> TransformersBackend:
+        """Loads a checkpoint directory or hub name; ``device=None`` is CUDA where there is one.
+
+        Raises:
+            ModelError: it cannot be loaded; the message says what to do.
+            ConfigError: device or dtype is unknown.
+        """
+        model, processor = load_model(
+            name, device=device, dtype=dtype, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
+        )
+        return cls(model, processor, name)
+
+    def open(self, prompt: Prompt) -> AbstractAsyncContextManager[Session]:
+        return self.open_sharing(prompt, ImageMemory())
+
+    @asynccontextmanager
+    async def open_sharing(self, prompt: Prompt, images: ImageMemory) -> AsyncIterator[Session]:
+        """A session whose pictures are looked up in (and added to) an image memory."""
+        session = TransformersSession(self, prompt, images)
+        try:
+            yield session
+        finally:
+            session.close()
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Runs model work in the worker thread, one piece at a time."""
+
+        def guarded() -> T:
+            with torch.inference_mode(), self._borrowed():
+                return work()
+
+        return await asyncio.get_running_loop().run_in_executor(self._worker, guarded)
+
+    def forward(self, **inputs: Any) -> tuple[Any, int]:
+        """The model's output, and how far its next position is from the number of tokens (mRoPE; else 0)."""
+        owner = getattr(self.model, "model", self.model)
+        output = self.model(**inputs, return_dict=True)
+        delta = getattr(owner, "rope_deltas", None)
+        return output, int(delta.flatten()[0]) if isinstance(delta, torch.Tensor) else 0
+
+    @contextmanager
+    def _borrowed(self) -> Iterator[None]:
+        owner = getattr(self.model, "model", self.model)
+        training = self.model.training
+        has_deltas, deltas = hasattr(owner, "rope_deltas"), getattr(owner, "rope_deltas", None)
+        if training:
+            self.model.eval()
+        if has_deltas:
+            owner.rope_deltas = None
+        try:
+            yield
+        finally:
+            if has_deltas:
+                owner.rope_deltas = deltas
+            if training:
+                self.model.train()

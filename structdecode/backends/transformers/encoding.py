@@ -1,0 +1,81 @@
+"""Prompts to model inputs, text to tokens and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from structdecode.errors import PromptError
+from structdecode.types import Prompt
+
+
+class Codec:
+    """A processor's text side, as the sessions need it."""
+
+    def __init__(self, processor: Any, model: Any) -> None:
+        self.processor, self.tokenizer = processor, processor.tokenizer
+        self.device, self.dtype = model.device, model.dtype
+        self.end_of_text = frozenset(_as_list(model.generation_config.eos_token_id)) | frozenset(
+            _as_list(self.tokenizer.eos_token_id)
+        )
+        text_config = model.config.get_text_config()
+        self.max_length: int = getattr(text_config, "max_position_embeddings", None) or 1 << 30
+
+    def inputs(self, prompt: Prompt) -> dict[str, Tensor]:
+        """What the model's forward takes for a prompt: ``input_ids`` [1, L] and the pictures' tensors.
+
+        Raises:
+            PromptError: the chat template or the processor refuses it, or it is longer than the model's context.
+        """
+        try:
+            text = self.processor.apply_chat_template(
+                self._messages(prompt), add_generation_prompt=True, tokenize=False
+            )
+            bos = self.tokenizer.bos_token
+            batch = self.processor(
+                text=[text],
+                images=[[p.image for p in prompt.images]] if prompt.images else None,
+                add_special_tokens=not (bos and text.startswith(bos)),
+                return_tensors="pt",
+            )
+        except Exception as error:  # templates and processors raise whatever they like on input they cannot take
+            first = str(error).strip().split("\n")[0]
+            raise PromptError(f"the model's processor refuses the prompt: {type(error).__name__}: {first}") from error
+        length = batch["input_ids"].shape[1]
+        if length >= self.max_length:
+            raise PromptError(f"the prompt has {length} tokens, the model's context {self.max_length}: shorten it")
+        return {
+            key: value.to(self.device, self.dtype) if value.is_floating_point() else value.to(self.device)
+            for key, value in batch.items()
+            if isinstance(value, Tensor)
+        }
+
+    def _messages(self, prompt: Prompt) -> list[dict[str, Any]]:
+        messages: list[dict[str, Any]] = [
+            {"role": turn.role, "content": [{"type": "text", "text": turn.text}]} for turn in prompt.history
+        ]
+        messages.append({"role": "user", "content": [{"type": "text", "text": prompt.question}]})
+        first = next(message for message in messages if message["role"] == "user")
+        first["content"] = [{"type": "image"} for _ in prompt.images] + first["content"]
+        return messages
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Tokens of text put into an answer, nothing added around it."""
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Exact text of an answer's tokens, special ones included (a tag may be one)."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def pad_left(rows: Sequence[Sequence[int]], value: int, device: torch.device) -> Tensor:
+    """[B, longest]"""
+    width = max(map(len, rows))
+    return torch.tensor([[value] * (width - len(row)) + list(row) for row in rows], device=device)
+
+
+def _as_list(value: Any) -> list[int]:
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]

@@ -1,0 +1,103 @@
+"""Loads a checkpoint and says in one line what is wrong with one that cannot be used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers.utils import logging
+
+from structdecode.errors import ConfigError, ModelError
+
+_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def load_model(
+    name: str, *, device: str | None, dtype: str, trust_remote_code: bool, allow_pickle: bool
+) -> tuple[Any, Any]:
+    """Model (in eval mode, on its device) and processor of a directory or hub name.
+
+    Raises:
+        ModelError: not there, no processor, text only, not safetensors, or code of its own.
+        ConfigError: device or dtype is unknown.
+    """
+    directory = Path(name)
+    if directory.is_dir():
+        _check_directory(directory, trust_remote_code, allow_pickle)
+    elif name.startswith((".", "/", "~")) or directory.exists():
+        raise ModelError(f"model {name!r}: no such directory")
+    place = _device(device)
+    progress = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
+        model = AutoModelForImageTextToText.from_pretrained(
+            name,
+            config=config,
+            dtype=_dtype(dtype, place),
+            trust_remote_code=trust_remote_code,
+            use_safetensors=None if allow_pickle else True,
+        )
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise ModelError(f"model {name!r}: {_first_line(error)}") from error
+    finally:
+        if progress:
+            logging.enable_progress_bar()
+    return model.to(place).eval(), processor
+
+
+def check_processor(processor: Any, name: str) -> None:
+    """Raises `ModelError` unless the processor takes pictures and has a chat template."""
+    if getattr(processor, "image_processor", None) is None:
+        raise ModelError(f"model {name!r}: its processor takes no pictures (a text-only model?)")
+    tokenizer = getattr(processor, "tokenizer", None)
+    if not (getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)):
+        raise ModelError(f"model {name!r}: no chat template: add chat_template.jinja, or use the instruct version")
+
+
+def _check_directory(directory: Path, trust_remote_code: bool, allow_pickle: bool) -> None:
+    config_path = directory / "config.json"
+    if not config_path.exists():
+        raise ModelError(f"model {directory}: no config.json: not a checkpoint directory")
+    try:
+        config = json.loads(config_path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"model {directory}: config.json is not JSON ({error})") from None
+    if "auto_map" in config and not trust_remote_code:
+        raise ModelError(f"model {directory}: brings code of its own; run it only if you trust it (--trust-remote-code)")
+    if not any((directory / f).exists() for f in ("processor_config.json", "preprocessor_config.json")):
+        raise ModelError(f"model {directory}: no processor (preprocessor_config.json): text-only, or copy it beside it")
+    has_safetensors = any(directory.glob("*.safetensors"))
+    if not has_safetensors and any((directory / f).exists() for f in _PICKLED) and not allow_pickle:
+        raise ModelError(
+            f"model {directory}: pickled weights can run code; convert them to safetensors, or pass --allow-pickle"
+        )
+    if not has_safetensors and not allow_pickle:
+        raise ModelError(f"model {directory}: no *.safetensors")
+
+
+def _device(name: str | None) -> torch.device:
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {name!r}: {_first_line(error)}") from None
+    return device
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype | str:
+    """``auto`` is the checkpoint's own on an accelerator, and float32 on a CPU, where results are to be exact."""
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else "auto"
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise ConfigError(f"dtype must be auto, float32, bfloat16 or float16, not {name!r}")
+    return found
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0][:300] or type(error).__name__

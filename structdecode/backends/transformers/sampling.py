@@ -1,0 +1,42 @@
+"""Logits to probabilities to tokens, as transformers defines temperature, top-k and top-p. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from structdecode.types import Sampling
+
+
+def filtered(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Temperature, then top-k, then top-p (the order of transformers' `generate`). [B, V] -> [B, V], -inf where cut."""
+    logits = logits / sampling.temperature
+    if 0 < sampling.top_k < logits.shape[-1]:
+        smallest = logits.topk(sampling.top_k).values[:, -1:]  # [B, 1]
+        logits = logits.masked_fill(logits < smallest, -torch.inf)
+    if sampling.top_p < 1:
+        ascending, order = logits.sort(dim=-1)
+        tail = ascending.softmax(-1).cumsum(-1) <= 1 - sampling.top_p  # [B, V]
+        tail[:, -1] = False
+        logits = logits.masked_fill(tail.scatter(1, order, tail), -torch.inf)
+    return logits
+
+
+def draw(logits: Tensor, sampling: Sampling, generators: Sequence[np.random.Generator]) -> Tensor:
+    """One token a row, each from its own generator, by the inverse of the distribution function. [B, V] -> [B]"""
+    if sampling.greedy:
+        return logits.argmax(-1)
+    cumulative = filtered(logits, sampling).softmax(-1).double().cumsum(-1)  # [B, V]
+    uniform = torch.tensor([g.random() for g in generators], dtype=torch.double, device=logits.device)
+    points = uniform[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, points, right=True).squeeze(-1).clamp_max(logits.shape[-1] - 1)
+
+
+def token_statistics(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each row's token: log-probability under the model itself, and KL(uniform || model). [B, V], [B] -> [B], [B]"""
+    log_probs = logits.log_softmax(-1)
+    certainty = -log_probs.mean(-1) - float(np.log(logits.shape[-1]))
+    return log_probs.gather(-1, tokens[:, None]).squeeze(-1), certainty

@@ -1,0 +1,278 @@
+"""A prompt in a local model's memory: prefilled once, branched as often as the search likes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from structdecode.backends.transformers.encoding import pad_left
+from structdecode.backends.transformers.kv import Branch, Prefix, batch_cache, harvest
+from structdecode.backends.transformers.sampling import draw, token_statistics
+from structdecode.backends.transformers.vision import ImageMemory
+from structdecode.budget import Usage
+from structdecode.protocols import Row, Session, Work
+from structdecode.tags import close_span, forced_prefix, stopped
+from structdecode.types import Candidate, Prompt, Sampling, Span, Stage
+
+if TYPE_CHECKING:
+    from structdecode.backends.transformers.backend import TransformersBackend
+
+_WINDOW_SLACK = 8
+"""Tokens looked at beyond the longest stop's length in characters when looking for a stop."""
+
+
+@dataclass
+class _Writing:
+    """One row while it is being written."""
+
+    row: Row
+    prefix: str
+    ids: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    certainties: list[float] = field(default_factory=list)
+    end_of_text: bool = False
+    done: bool = False
+    sampled: int = 0
+
+
+class TransformersSession:
+    """See `structdecode.protocols.Session`. All model work happens in the backend's one worker thread."""
+
+    def __init__(self, backend: TransformersBackend, prompt: Prompt, images: ImageMemory) -> None:
+        self.backend, self.prompt, self.images = backend, prompt, images
+        self.codec = backend.codec
+        self.prefix: Prefix | None = None
+        self.branches: dict[tuple[int, ...], Branch] = {}
+
+    # ------------------------------------------------------------------ the protocol
+    async def extend(
+        self,
+        rows: Sequence[Row],
+        stage: Stage,
+        *,
+        sampling: Sampling,
+        force_begin: bool = True,
+        separator: str = "",
+        stops: Sequence[str] = (),
+        deadline: float | None = None,
+    ) -> Work[list[Span]]:
+        def work() -> Work[list[Span]]:
+            writings = [_Writing(row, self._forced(row.prefix, stage, force_begin, separator)) for row in rows]
+            usage = self._prefill()
+            starts, used = self._start(writings)
+            usage += used + self._write(writings, starts, stage, sampling, stops, deadline)
+            spans = [self._span(writing, stage, stops) for writing in writings]
+            return Work(spans, usage + Usage(model_calls=1))
+
+        return await self.backend.run(work)
+
+    async def log_probs(self, continuations: Sequence[str]) -> Work[list[list[float]]]:
+        def work() -> Work[list[list[float]]]:
+            usage = self._prefill()
+            assert self.prefix is not None
+            encoded = [self.codec.encode(text) for text in continuations]
+            first = self.prefix.logits.float().log_softmax(-1)
+            values = [[first[ids[0]].item()] if ids else [] for ids in encoded]
+            longer = [i for i, ids in enumerate(encoded) if len(ids) > 1]
+            if longer:
+                fed = [encoded[i][:-1] for i in longer]
+                logits, _, _ = self._feed([self.prefix.root()] * len(longer), fed)  # [B, L, V], left-padded
+                for at, i in enumerate(longer):
+                    rest = logits[at, -len(fed[at]) :].float().log_softmax(-1)
+                    values[i] += [rest[j, token].item() for j, token in enumerate(encoded[i][1:])]
+                usage += Usage(prefilled_tokens=sum(map(len, fed)))
+            return Work(values, usage + Usage(model_calls=1))
+
+        return await self.backend.run(work)
+
+    def open(self, prompt: Prompt) -> AbstractAsyncContextManager[Session]:
+        return self.backend.open_sharing(prompt, self.images)
+
+    def release(self, candidates: Sequence[Candidate]) -> None:
+        for candidate in candidates:
+            self.branches.pop(candidate.token_ids, None)
+
+    def close(self) -> None:
+        self.prefix = None
+        self.branches.clear()
+
+    # ------------------------------------------------------------------ prefill and branching
+    def _prefill(self) -> Usage:
+        """The prompt and its pictures, the first time; afterwards nothing."""
+        if self.prefix is not None:
+            return Usage()
+        inputs = self.codec.inputs(self.prompt)
+        seen = self.images.misses
+        with self.images.over(self.backend.tower if self.prompt.images else None):
+            output, rope_delta = self.backend.forward(**inputs, use_cache=True, logits_to_keep=1)
+        length = inputs["input_ids"].shape[1]
+        encoded = len(self.prompt.images) if self.prompt.images and self.images.misses > seen else 0
+        cache = output.past_key_values
+        cross_mask = inputs.get("cross_attention_mask")
+        self.prefix = Prefix(
+            layers=[_layer(cache, index, output.logits) for index in range(len(cache.layers))],
+            cross=self.backend.cross_layers,
+            length=length,
+            next_position=length + rope_delta,
+            logits=output.logits[0, -1],
+            cross_mask=None if cross_mask is None else cross_mask[:, -1:],
+        )
+        return Usage(prefilled_tokens=length, images_encoded=encoded)
+
+    def _forced(self, prefix: Candidate, stage: Stage, force_begin: bool, separator: str) -> str:
+        if not (force_begin and stage.begin) or prefix.open_stage == stage.name:
+            return ""
+        return forced_prefix(stage, prefix.spans[-1] if prefix.spans else None, separator)
+
+    def _start(self, writings: Sequence[_Writing]) -> tuple[list[Branch], Usage]:
+        """The branch each row starts from, with its logits. What several rows share is computed once."""
+        assert self.prefix is not None
+        wanted = [w.row.prefix.token_ids + self.codec.encode(w.prefix) for w in writings]
+        missing: dict[tuple[int, ...], Branch] = {}
+        cached = 0
+        for writing, ids in zip(writings, wanted, strict=True):
+            known = self.branches.get(ids)
+            if known is None or known.logits is None:
+                known = missing.setdefault(ids, self._longest_known(writing.row.prefix, ids))
+            cached += self.prefix.length + known.length
+        if () in missing:
+            self.branches[()] = missing.pop(())
+        if missing:
+            fed = [ids[branch.length :] for ids, branch in missing.items()]
+            logits, cache, widths = self._feed(list(missing.values()), fed)
+            for row, (ids, branch) in enumerate(missing.items()):
+                keep = self._own_places(branch.length, len(fed[row]), widths)
+                self.branches[ids] = Branch(harvest(cache, self.prefix, row, keep), len(ids), logits[row, -1])
+        forced = sum(len(self.codec.encode(w.prefix)) for w in {w.row.prefix.token_ids: w for w in writings}.values())
+        return [self.branches[ids] for ids in wanted], Usage(prefilled_tokens=forced, cached_tokens=cached)
+
+    def _longest_known(self, candidate: Candidate, ids: tuple[int, ...]) -> Branch:
+        """The candidate's own branch, else an ancestor's, else the bare prompt: as much as need not be computed."""
+        assert self.prefix is not None
+        for spans in range(len(candidate.spans), 0, -1):
+            known = self.branches.get(Candidate(candidate.spans[:spans]).token_ids)
+            if known is not None and known.length < len(ids):
+                return known
+        return self.prefix.root()
+
+    def _own_places(self, own: int, fed: int, widths: tuple[int, int]) -> Tensor:
+        """Where in the cache a row's own tokens are: the last ``own`` before and ``fed`` after the old end."""
+        assert self.prefix is not None
+        old_end = self.prefix.length + widths[0]
+        before = torch.arange(old_end - own, old_end)
+        after = torch.arange(old_end + widths[1] - fed, old_end + widths[1])
+        return torch.cat([before, after]).to(self.prefix.logits.device)
+
+    def _feed(self, branches: Sequence[Branch], fed: Sequence[Sequence[int]]) -> tuple[Tensor, object, tuple[int, int]]:
+        """Runs tokens behind branches, ragged, in one batch. Logits [B, longest fed, V], the cache, its widths."""
+        assert self.prefix is not None
+        cache, mask = batch_cache(self.prefix, branches)
+        device = mask.device
+        ids = pad_left(fed, 0, device)
+        fed_mask = pad_left([[1] * len(tokens) for tokens in fed], 0, device)
+        starts = torch.tensor([branch.length for branch in branches], device=device)[:, None]
+        positions = self.prefix.next_position + starts + (fed_mask.cumsum(-1) - 1).clamp_min(0)
+        output, _ = self.backend.forward(
+            input_ids=ids, attention_mask=torch.cat([mask, fed_mask], dim=1), position_ids=positions,
+            past_key_values=cache, use_cache=True, **self._cross(len(branches), ids.shape[1]),
+        )  # fmt: skip
+        return output.logits, cache, (mask.shape[1] - self.prefix.length, ids.shape[1])
+
+    def _cross(self, rows: int, tokens: int) -> dict[str, Tensor]:
+        assert self.prefix is not None
+        mask = self.prefix.cross_mask
+        return {} if mask is None else {"cross_attention_mask": mask.expand(rows, tokens, -1, -1)}
+
+    # ------------------------------------------------------------------ writing
+    def _write(
+        self,
+        writings: Sequence[_Writing],
+        starts: Sequence[Branch],
+        stage: Stage,
+        sampling: Sampling,
+        stops: Sequence[str],
+        deadline: float | None,
+    ) -> Usage:
+        """Decodes all rows in step until every one is done. Branches of what was written are kept."""
+        assert self.prefix is not None
+        cache, mask = batch_cache(self.prefix, starts)
+        own_width = mask.shape[1] - self.prefix.length
+        generators = [np.random.default_rng(w.row.seed) for w in writings]
+        logits = torch.stack([s.logits for s in starts if s.logits is not None])
+        lengths = torch.tensor([branch.length for branch in starts], device=mask.device)[:, None]
+        ones = torch.ones(len(writings), 1, dtype=mask.dtype, device=mask.device)
+        room = self.codec.max_length - self.prefix.length
+        for step in range(max(writing.row.max_tokens for writing in writings)):
+            late = deadline is not None and time.monotonic() >= deadline
+            for writing, branch in zip(writings, starts, strict=True):
+                writing.done |= late or step >= min(writing.row.max_tokens, room - branch.length)
+            if all(writing.done for writing in writings):
+                break
+            tokens = draw(logits.float(), sampling, generators)  # [B]
+            self._take(writings, logits.float(), tokens, stage, stops)
+            if all(writing.done for writing in writings):
+                break
+            mask = torch.cat([mask, ones], dim=1)
+            output, _ = self.backend.forward(
+                input_ids=tokens[:, None], attention_mask=mask,
+                position_ids=self.prefix.next_position + lengths + step,
+                past_key_values=cache, use_cache=True, **self._cross(len(writings), 1),
+            )  # fmt: skip
+            logits = output.logits[:, -1]
+        for row, (writing, start) in enumerate(zip(writings, starts, strict=True)):
+            fed = max(0, len(writing.ids) - 1)  # the last token's keys are not computed yet
+            begin = self.prefix.length + own_width - start.length
+            keep = torch.arange(begin, begin + start.length + fed, device=mask.device)
+            ids = (*writing.row.prefix.token_ids, *self.codec.encode(writing.prefix), *writing.ids)
+            self.branches.setdefault(ids, Branch(harvest(cache, self.prefix, row, keep), start.length + fed))
+        return Usage(generated_tokens=sum(writing.sampled for writing in writings))
+
+    def _take(
+        self, writings: Sequence[_Writing], logits: Tensor, tokens: Tensor, stage: Stage, stops: Sequence[str]
+    ) -> None:
+        """Books one step's tokens and marks the rows that ended with it."""
+        log_probs, certainties = (values.tolist() for values in token_statistics(logits, tokens))
+        for row, (writing, token) in enumerate(zip(writings, tokens.tolist(), strict=True)):
+            if writing.done:
+                continue
+            writing.sampled += 1
+            if token in self.codec.end_of_text:
+                writing.done = writing.end_of_text = True
+                continue
+            writing.ids.append(token)
+            writing.log_probs.append(log_probs[row])
+            writing.certainties.append(certainties[row])
+            writing.done = self._ends(writing.ids, stage, stops)
+
+    def _ends(self, ids: list[int], stage: Stage, stops: Sequence[str]) -> bool:
+        wanted = [text for text in (stage.end, *stops) if text]
+        if not wanted:
+            return False
+        window = max(map(len, wanted)) + _WINDOW_SLACK
+        return stopped(self.codec.decode(ids[-window:]), stage, stops) and stopped(
+            self.codec.decode(ids), stage, stops
+        )
+
+    def _span(self, writing: _Writing, stage: Stage, stops: Sequence[str]) -> Span:
+        return close_span(
+            stage, self.codec.decode(writing.ids), prefix=writing.prefix,
+            going_on=writing.row.prefix.open_stage == stage.name, stops=stops, end_of_text=writing.end_of_text,
+            token_ids=tuple(writing.ids), log_probs=tuple(writing.log_probs), certainties=tuple(writing.certainties),
+            seed=writing.row.seed, encode=self.codec.encode,
+        )  # fmt: skip
+
+
+def _layer(cache: object, index: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """A layer's keys and values; an empty pair for one that the model skipped."""
+    layer = cache.layers[index]  # type: ignore[attr-defined]
+    if not layer.is_initialized or layer.keys.numel() == 0:
+        empty = like.new_zeros(1, 1, 0, 1)
+        return empty, empty
+    return layer.keys, layer.values

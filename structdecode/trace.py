@@ -1,0 +1,90 @@
+"""What a search did, in full: every candidate, every score, what failed. Plain data, written so that a kill loses nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Any
+
+from structdecode.errors import ConfigError
+from structdecode.types import Candidate, Path, Score
+
+Observer = Callable[[Mapping[str, Any]], None]
+"""Called with each event as it happens; see `Trace.events`."""
+
+
+@dataclass
+class Trace:
+    """The events of one search, in order, as JSON-ready mappings with a ``kind``:
+
+    ``candidate`` (path, stage, text, finish_reason, tokens, log_prob, seed) ·
+    ``score`` (verifier, paths, values, reasons, details) · ``failure`` (verifier, error) ·
+    ``result`` (ranking: paths, best first; answer; usage; stopped_by).
+    """
+
+    header: dict[str, Any]
+    events: list[dict[str, Any]] = field(default_factory=list)
+    observer: Observer | None = field(default=None, repr=False)
+
+    def add(self, kind: str, **content: Any) -> None:
+        event = {"kind": kind, **content}
+        self.events.append(event)
+        if self.observer is not None:
+            self.observer(event)
+
+    def add_candidate(self, candidate: Candidate) -> None:
+        span = candidate.spans[-1]
+        self.add(
+            "candidate", path=list(candidate.path), stage=span.stage, text=span.text, closed=span.closed,
+            finish_reason=span.finish_reason, tokens=len(span.token_ids), log_prob=sum(span.log_probs), seed=span.seed,
+        )  # fmt: skip
+
+    def add_scores(self, verifier: str, paths: list[Path], scores: list[Score]) -> None:
+        self.add(
+            "score", verifier=verifier, paths=[list(p) for p in paths], values=[s.value for s in scores],
+            reasons=[s.reason for s in scores], details=[_plain(s.details) for s in scores],
+        )  # fmt: skip
+
+    @property
+    def failures(self) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["kind"] == "failure"]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"format": "structdecode-trace/1", **self.header, "events": self.events}
+
+    def save(self, path: str | FilePath) -> None:
+        """Writes JSON whole or not at all: a kill leaves the old file or the new one."""
+        target = FilePath(path)
+        partial = target.with_name(target.name + ".partial")
+        with partial.open("w", encoding="utf-8") as file:
+            json.dump(self.as_dict(), file, ensure_ascii=False, indent=1)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, target)
+
+    @classmethod
+    def load(cls, path: str | FilePath) -> Trace:
+        """Reads a saved trace.
+
+        Raises:
+            ConfigError: the file is not there or is not a trace.
+        """
+        try:
+            data = json.loads(FilePath(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror or error}") from None
+        except ValueError as error:
+            raise ConfigError(f"{path}: not a trace: {error}") from None
+        if not isinstance(data, dict) or data.get("format") != "structdecode-trace/1":
+            raise ConfigError(f"{path}: not a trace: no \"format\": \"structdecode-trace/1\"")
+        data.pop("format")
+        return cls(events=data.pop("events"), header=data)
+
+
+def _plain(value: Any) -> Any:
+    """JSON-ready: what JSON does not know becomes text."""
+    return json.loads(json.dumps(value if not isinstance(value, Mapping) else dict(value), default=str))
