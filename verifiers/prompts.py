@@ -9,6 +9,7 @@ trained again.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 RUBRICS: Mapping[str, str] = {
@@ -43,3 +44,8 @@ Is it right? Answer yes or no."""
 def hint_lines(stages: Mapping[str, str]) -> str:
     """Earlier stages as lines ahead of the text that is judged: ``Caption: ...``."""
     return "".join(f"{name.capitalize()}: {text}\n" for name, text in stages.items())
+
+
+def fill(template: str, **values: str) -> str:
+    """Puts values in place of ``{name}``, in one pass: braces and names inside a value are just text."""
+    return re.sub(r"\{(\w+)\}", lambda match: values.get(match.group(1), match.group(0)), template)

@@ -8,6 +8,7 @@ good, by a hash of what is on it, so no picture of the test split can have been 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -222,3 +223,18 @@ def corrupt(things: tuple[Thing, ...], rng: np.random.Generator) -> tuple[Thing,
 
 def _other(values: list[str], but: str, rng: np.random.Generator) -> str:
     return str(rng.choice([value for value in values if value != but]))
+
+
+_QUESTION = re.compile(
+    rf"(?:(how many)|subtract all) (?:({'|'.join(COLOURS)}) )?({'|'.join(f'{s}s' for s in SHAPES)}|objects)\b", re.I
+)
+
+
+def parse_question(text: str) -> Question | None:
+    """The question that a text asks, None where it is none of this world's."""
+    match = _QUESTION.search(text)
+    if match is None:
+        return None
+    count, colour, noun = match.groups()
+    shape = None if noun.lower() == "objects" else noun.lower().removesuffix("s")
+    return Question("count" if count else "subtract", colour.lower() if colour else None, shape)

@@ -136,10 +136,11 @@ class TransformersSession:
         assert self.prefix is not None
         wanted = [w.row.prefix.token_ids + self.codec.encode(w.prefix) for w in writings]
         missing: dict[tuple[int, ...], Branch] = {}
-        cached = 0
+        cached = forced = 0
         for writing, ids in zip(writings, wanted, strict=True):
             known = self.branches.get(ids)
             if known is None or known.logits is None:
+                forced += len(self.codec.encode(writing.prefix)) if ids not in missing else 0
                 known = missing.setdefault(ids, self._longest_known(writing.row.prefix, ids))
             cached += self.prefix.length + known.length
         if () in missing:
@@ -150,7 +151,6 @@ class TransformersSession:
             for row, (ids, branch) in enumerate(missing.items()):
                 keep = self._own_places(branch.length, len(fed[row]), widths)
                 self.branches[ids] = Branch(harvest(cache, self.prefix, row, keep), len(ids), logits[row, -1])
-        forced = sum(len(self.codec.encode(w.prefix)) for w in {w.row.prefix.token_ids: w for w in writings}.values())
         return [self.branches[ids] for ids in wanted], Usage(prefilled_tokens=forced, cached_tokens=cached)
 
     def _longest_known(self, candidate: Candidate, ids: tuple[int, ...]) -> Branch:

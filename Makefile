@@ -1,0 +1,35 @@
+# Every target makes .venv first if there is none.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test lint pocket card bench clean
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(STAMP) ## answer a question about a picture, stage by stage, with stage-level beam search
+	$(BIN)/python -m structdecode.demo
+
+test: $(STAMP) ## the whole test suite
+	$(BIN)/python -m pytest
+
+lint: $(STAMP) ## ruff and mypy --strict
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+pocket: $(STAMP) ## train the embedded model again from nothing (about 30 minutes on 2 cores)
+	$(BIN)/python -m structdecode.pocket.train --out runs/pocket
+
+card: $(STAMP) ## measure the embedded model: model card and the README's table
+	$(BIN)/python benchmarks/accuracy.py
+
+bench: $(STAMP) ## time the strategies, and stage beam against re-prefilling and against generate
+	$(BIN)/python -m pytest benchmarks --benchmark-json benchmarks/results/strategies.json
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,32 @@
+"""N whole answers, the verifier picks one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from structdecode.errors import ConfigError
+from structdecode.protocols import Decoder, Verifier
+from structdecode.strategies.sampling import SamplingOverrides
+from structdecode.strategies.staged import walk
+from structdecode.types import Ranked, Schema, rank
+from structdecode.verifiers.log_prob import LogProb
+
+
+@dataclass(frozen=True)
+class BestOfN(SamplingOverrides):
+    """``n`` independent answers, ranked by the verifier once they are complete (Cobbe et al. 2021, arXiv 2110.14168)."""
+
+    default_schema: ClassVar[str] = "llava-o1"
+    n: int = 8
+    verifier: Verifier = field(default_factory=LogProb)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n < 1:
+            raise ConfigError(f"best-of-n: n must be at least 1, not {self.n}")
+
+    async def __call__(self, schema: Schema, decoder: Decoder) -> Sequence[Ranked]:
+        candidates = await walk(schema, decoder, self, self.n)
+        return rank(candidates, await decoder.score(self.verifier, candidates))

@@ -1,0 +1,5 @@
+"""``python -m structdecode``."""
+
+from structdecode.cli import main
+
+main()

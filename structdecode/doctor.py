@@ -1,0 +1,115 @@
+"""Looks at a set-up and says what does not fit, with a remedy."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from structdecode.errors import StructdecodeError
+from structdecode.types import Prompt, Schema
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    ok: bool
+    what: str
+    remedy: str = ""
+
+
+def examine(model: str | None, image: Path | None, schema: str) -> list[Finding]:
+    """Everything in turn; what depends on a broken thing is left out."""
+    findings = [_versions(), _devices()]
+    loaded = _try(findings, f"schema {schema}", lambda: _schema(schema))
+    prompt = _try(findings, f"picture {image or '(a blank one)'}", lambda: _prompt(image))
+    backend = _try(findings, f"model {model or 'pocket'}", lambda: _backend(model))
+    if backend is None or prompt is None or loaded is None:
+        return findings
+    tokens = _try(findings, "chat template and processor", lambda: _tokens(backend, loaded, prompt))
+    if tokens is not None:
+        findings += _tags(backend, loaded)
+        findings.append(_sees_picture(backend))
+    return findings
+
+
+def _try(findings: list[Finding], what: str, work: Any) -> Any:
+    try:
+        value, note = work()
+    except StructdecodeError as error:
+        findings.append(Finding(False, what, str(error)))
+        return None
+    findings.append(Finding(True, f"{what}: {note}"))
+    return value
+
+
+def _versions() -> Finding:
+    names = ("structdecode", "torch", "transformers", "numpy", "pillow")
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in names]
+    return Finding(True, f"Python {platform.python_version()}, {', '.join(versions)}")
+
+
+def _devices() -> Finding:
+    import torch
+
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return Finding(True, f"devices: {', '.join(devices) or 'no CUDA'}; CPU with {torch.get_num_threads()} threads")
+
+
+def _schema(name: str) -> tuple[Schema, str]:
+    from structdecode import registry
+    from structdecode.schemas import load_schema
+
+    schema = load_schema(name) if name.endswith((".yaml", ".yml", ".json")) else registry.load("schemas", name)
+    return schema, ", ".join(stage.name for stage in schema.stages)
+
+
+def _prompt(image: Path | None) -> tuple[Prompt, str]:
+    from PIL import Image
+
+    prompt = Prompt("What is in the picture?", [image or Image.new("RGB", (64, 64), "white")])
+    return prompt, "{}x{} RGB".format(*prompt.images[0].image.size)
+
+
+def _backend(model: str | None) -> tuple[Any, str]:
+    from structdecode.cli import load_backend
+
+    backend: Any = load_backend(model)
+    parameters = sum(p.numel() for p in backend.model.parameters()) / 1e6
+    return backend, f"{type(backend.model).__name__}, {parameters:.1f} M parameters, {backend.model.dtype}"
+
+
+def _tokens(backend: Any, schema: Schema, prompt: Prompt) -> tuple[int, str]:
+    length = backend.codec.inputs(schema.ask(prompt))["input_ids"].shape[1]
+    return length, f"a prompt of {length} tokens, room for {backend.codec.max_length - length}"
+
+
+def _tags(backend: Any, schema: Schema) -> list[Finding]:
+    """A tag that does not survive the tokenizer would never be found again."""
+    findings = []
+    for stage in schema.stages:
+        for tag in filter(None, (stage.begin, stage.end)):
+            back = backend.codec.decode(backend.codec.encode(tag)).strip()
+            remedy = f"the tokenizer turns it into {back!r}: choose other tags, or add them to the tokenizer"
+            findings.append(Finding(back == tag, f"tag {tag}", remedy))
+    return findings
+
+
+def _sees_picture(backend: Any) -> Finding:
+    """Two different pictures should not give the same probabilities (a fresh Mllama's gates are closed)."""
+    from PIL import Image
+
+    from structdecode.engine import run_sync
+
+    async def first_logits(colour: str) -> Any:
+        async with backend.open(Prompt("What is it?", [Image.new("RGB", (64, 64), colour)])) as session:
+            await session.log_probs(["a"])
+            return session.prefix.logits
+
+    differs = bool((run_sync(first_logits("black")) != run_sync(first_logits("white"))).any())
+    return Finding(
+        differs, "the picture changes the answer", "the model ignores pictures: is it trained (Mllama's gates open)?"
+    )

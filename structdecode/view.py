@@ -1,0 +1,109 @@
+"""A search tree as one HTML page: nothing is loaded from anywhere, everything in it is escaped."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from structdecode.trace import Trace
+
+_STYLE = """
+:root { color-scheme: light dark; --line: #8884; --kept: #2a9d5c; --cut: #b0643a; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; margin: .5rem 0 1.5rem; } td, th { border: 1px solid var(--line); padding: .2rem .6rem; text-align: right; }
+td:first-child, th:first-child { text-align: left; }
+details { border-left: 3px solid var(--line); margin: .4rem 0 .4rem .6rem; padding-left: .8rem; }
+details.kept { border-color: var(--kept); } details.cut { border-color: var(--cut); }
+summary { cursor: pointer; overflow-wrap: anywhere; } pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: .3rem 0; }
+.note { opacity: .75; font-size: .9em; } .best { font-weight: 600; }
+"""
+
+
+def render(trace: Trace) -> str:
+    """The whole page."""
+    result = next((e for e in reversed(trace.events) if e["kind"] == "result"), {})
+    tree = _Tree(trace.events, result)
+    facts = "".join(
+        f"<tr><td>{escape(str(key))}</td><td style='text-align:left'>{escape(str(value))}</td></tr>"
+        for key, value in trace.header.items()
+    )
+    failures = "".join(
+        f"<p>Verifier failed: {escape(str(e['verifier']))}: {escape(str(e['error']))}</p>" for e in trace.failures
+    )
+    stopped = f"<p>Stopped by the budget: {escape(str(result['stopped_by']))}</p>" if result.get("stopped_by") else ""
+    title = escape(str(trace.header.get("question", "search")))
+    return (
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f"<title>{title}</title><style>{_STYLE}</style></head><body><h1>{title}</h1>"
+        f"<p class='best'>Answer: {escape(str(result.get('answer') or '(none)'))}</p>{stopped}{failures}"
+        f"<h2>Search tree</h2>{tree.html(())}<h2>Cost</h2>{_cost(result)}<h2>Run</h2><table>{facts}</table></body></html>\n"
+    )
+
+
+class _Tree:
+    """Candidates by parent, with the last scores each was given."""
+
+    def __init__(self, events: list[dict[str, Any]], result: Mapping[str, Any]) -> None:
+        self.children: dict[tuple[int, ...], list[dict[str, Any]]] = defaultdict(list)
+        self.scores: dict[tuple[int, ...], list[tuple[str, float | None, str, float | None]]] = defaultdict(list)
+        ranking = result.get("ranking") or []
+        self.best: tuple[int, ...] = tuple(ranking[0]) if ranking else ()
+        for event in events:
+            if event["kind"] == "candidate":
+                self.children[tuple(event["path"][:-1])].append(event)
+            elif event["kind"] == "score":
+                top = max((v for v in event["values"] if v is not None), default=None)
+                for path, value, reason in zip(event["paths"], event["values"], event["reasons"], strict=True):
+                    self.scores[tuple(path)].append((event["verifier"], value, reason, top))
+
+    def html(self, parent: tuple[int, ...]) -> str:
+        return "".join(self._node(event) for event in self.children[parent])
+
+    def _node(self, event: Mapping[str, Any]) -> str:
+        path = tuple(event["path"])
+        kept = path == self.best[: len(path)]
+        fate = self._fate(path, event, kept)
+        scores = "".join(
+            f"<div class='note'>{escape(str(name))}: {'unscored' if value is None else f'{value:.4f}'}"
+            f"{f' ({escape(str(reason))})' if reason else ''}</div>"
+            for name, value, reason, _ in self.scores[path]
+        )
+        facts = (
+            f"path {'.'.join(map(str, path))} · {escape(str(event['finish_reason']))} · {event['tokens']} tokens · "
+            f"log-prob {event['log_prob']:.2f} · seed {event['seed']}"
+        )
+        return (
+            f"<details class='{'kept' if kept else 'cut'}'{' open' if kept else ''}><summary>"
+            f"<b>{escape(str(event['stage']))}</b> {escape(str(event['text'])[:140])} <span class='note'>{fate}</span>"
+            f"</summary><pre>{escape(str(event['text']))}</pre><div class='note'>{facts}</div>{scores}{self.html(path)}</details>"
+        )
+
+    def _fate(self, path: tuple[int, ...], event: Mapping[str, Any], kept: bool) -> str:
+        """What became of a candidate, and why."""
+        if path == self.best:
+            return "the answer"
+        if kept or self.children[path]:
+            return "kept"
+        if event["finish_reason"] == "invalid":
+            return "pruned: malformed"
+        if not self.scores[path]:
+            return "not chosen: never scored"
+        _, value, reason, top = self.scores[path][-1]
+        if value is None:
+            return f"pruned: unscored ({escape(str(reason))})"
+        behind = (top or 0.0) - value
+        return f"pruned: {behind:.4f} below the best of its round" if behind > 0 else "pruned: a tie, drawn later"
+
+
+def _cost(result: Mapping[str, Any]) -> str:
+    parts = {**(result.get("usage_by_part") or {}), "together": result.get("usage") or {}}
+    names = list(parts["together"])
+    head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in names)
+    rows = "".join(
+        f"<tr><td>{escape(str(part))}</td>" + "".join(f"<td>{usage.get(n, 0):g}</td>" for n in names) + "</tr>"
+        for part, usage in parts.items()
+    )
+    return f"<table><tr><th></th>{head}</tr>{rows}</table>"

@@ -1,0 +1,17 @@
+"""What a verifier that asks the model shows it of a candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from structdecode.types import Candidate
+
+
+def earlier_stages(candidate: Candidate) -> Mapping[str, str]:
+    """The stages before the newest one, without SUMMARY: upstream's hint."""
+    return {n: t for n, t in candidate.stages.items() if n not in ("SUMMARY", candidate.last_stage)}
+
+
+def newest(candidate: Candidate) -> str:
+    """The newest stage's text."""
+    return candidate.stages.get(candidate.last_stage, "")

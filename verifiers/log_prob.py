@@ -1,0 +1,47 @@
+"""How probable the model found what it wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from structdecode.protocols import Model
+from structdecode.types import Candidate, Prompt, Score, Span
+
+Scope = Literal["answer", "stage"]
+
+
+@dataclass(frozen=True)
+class LogProb:
+    """Mean log-probability of the tokens that the model wrote, in nats a token. Asks the model nothing.
+
+    Attributes:
+        scope: ``answer`` takes all of it, ``stage`` only the newest stage.
+    """
+
+    scope: Scope = "answer"
+
+    async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:
+        return [_mean([v for span in in_scope(c, self.scope) for v in span.log_probs]) for c in candidates]
+
+
+@dataclass(frozen=True)
+class SelfCertainty:
+    """Mean KL divergence of the model's next-token distribution from uniform, in nats (Kang et al. 2025, arXiv 2502.18581)."""
+
+    scope: Scope = "answer"
+
+    async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:
+        return [_mean([v for span in in_scope(c, self.scope) for v in span.certainties]) for c in candidates]
+
+
+def in_scope(candidate: Candidate, scope: Scope) -> list[Span]:
+    """A candidate's spans, or those of its newest stage."""
+    return [span for span in candidate.spans if scope == "answer" or span.stage == candidate.last_stage]
+
+
+def _mean(values: list[float]) -> Score:
+    if not values:
+        return Score.unscored("the model wrote no tokens")
+    return Score(sum(values) / len(values), details={"tokens": len(values)})
