@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_LEAD = re.compile(r"(?:final answer|answer|conclusion)\s*(?:is|:|=)\s*(.+)", re.IGNORECASE | re.DOTALL)
+_LEAD = re.compile(r"(?:final answer|answer|conclusion)\s*(?:is|:|=)\s*", re.IGNORECASE)
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
@@ -22,7 +22,7 @@ def final_answer(text: str) -> str:
     """The answer itself, normalised: what follows "answer is", else a chain of thought's last number, else all of it."""
     leads = list(_LEAD.finditer(text))
     if leads:
-        return normalise(leads[-1].group(1).split("\n")[0])
+        return normalise(text[leads[-1].end() :].split("\n")[0])
     short = normalise(text)
     if len(text.split()) > 4:
         numbers = _NUMBER.findall(text)

@@ -38,8 +38,8 @@ class UnknownNameError(ConfigError):
     def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
         near = get_close_matches(name, names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        super().__init__(f"unknown {what} {name!r}{hint} Known: {', '.join(names) or 'none'}")
+        hint = f"; did you mean {near[0]!r}?" if near else ";"
+        super().__init__(f"unknown {what} {name!r}{hint} known: {', '.join(names) or 'none'}")
 
 
 class ModelError(StructdecodeError):

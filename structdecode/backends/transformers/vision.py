@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,7 +46,7 @@ class ImageMemory:
             if key not in self.outputs:
                 self.misses += 1
                 self.outputs[key] = compute(*args, **kwargs)
-            return self.outputs[key]
+            return copy.copy(self.outputs[key])  # callers put their own fields into an output (Qwen does)
 
         had_own = "forward" in vars(tower)
         tower.forward = remembered

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import base64
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from structdecode.errors import ImageError
+from structdecode.images import load_picture
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8), "RGB")
+
+
+def bomb() -> bytes:
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    data = b"IDAT" + zlib.compress(b"\0" * 1000)
+    chunks = ((13, chunk), (len(data) - 4, data))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", n) + c + struct.pack(">I", zlib.crc32(c)) for n, c in chunks)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "zero bytes"),
+        (b"hello, this is text", "not an image"),
+        (encoded(NOISE)[:600], "truncated"),
+        (encoded(NOISE, "JPEG")[:400], "(?i)truncated"),
+        (bomb(), "decompression bomb"),
+    ],
+    ids=["empty", "text", "truncated png", "truncated jpeg", "bomb"],
+)
+def test_what_cannot_be_used_is_named(tmp_path: Path, data: bytes, message: str) -> None:
+    path = tmp_path / "picture.png"
+    path.write_bytes(data)
+    with pytest.raises(ImageError, match=message) as caught:
+        load_picture(path)
+    assert "picture.png" in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(ImageError, match=message):
+        load_picture(data)
+
+
+def test_missing_file_directory_and_network(tmp_path: Path) -> None:
+    for source, message in ((tmp_path / "no.png", "no such file"), (tmp_path, "directory"), ("https://x/y.png", "not fetched")):
+        with pytest.raises(ImageError, match=message):
+            load_picture(source)
+
+
+def test_every_mode_becomes_rgb(tmp_path: Path) -> None:
+    deep = Image.fromarray(np.linspace(0, 65535, 256, dtype=np.uint16).reshape(16, 16))
+    palette = NOISE.quantize(8)
+    transparent = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    for image, kind in ((deep, "PNG"), (palette, "PNG"), (NOISE.convert("CMYK"), "JPEG"), (NOISE.convert("L"), "PNG"), (NOISE.convert("1"), "PNG")):
+        picture = load_picture(encoded(image, kind))
+        assert picture.image.mode == "RGB" and picture.image.size == image.size
+    values = np.asarray(load_picture(encoded(deep)).image)[..., 0]
+    assert values.min() < 3 and values.max() > 252 and len(np.unique(values)) > 200  # scaled, not clipped
+    assert load_picture(encoded(transparent)).image.getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_animation_gives_its_first_frame() -> None:
+    frames = [Image.new("RGB", (5, 5), colour) for colour in ("red", "green", "blue")]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert load_picture(data).image.getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_exif_orientation_is_applied() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert load_picture(encoded(Image.new("RGB", (20, 10)), "JPEG", exif=exif)).image.size == (10, 20)
+
+
+def test_data_urls(tmp_path: Path) -> None:
+    url = "data:image/png;base64," + base64.b64encode(encoded(NOISE)).decode()
+    assert load_picture(url) == load_picture(NOISE)
+    for wrong in ("data:image/png;base64,@@@", "data:image/png,plain"):
+        with pytest.raises(ImageError, match="data URL"):
+            load_picture(wrong)
+
+
+def test_same_pixels_same_digest() -> None:
+    other = NOISE.copy()
+    other.putpixel((0, 0), (1, 2, 3))
+    assert load_picture(encoded(NOISE)).digest == load_picture(NOISE).digest != load_picture(other).digest
