@@ -29,7 +29,7 @@ card: $(STAMP) ## measure the embedded model: model card and the README's table
 	$(BIN)/python benchmarks/accuracy.py
 
 bench: $(STAMP) ## time the strategies, and stage beam against re-prefilling and against generate
-	$(BIN)/python -m pytest benchmarks --benchmark-json benchmarks/results/strategies.json
+	mkdir -p benchmarks/results && $(BIN)/python -m pytest benchmarks/bench_strategies.py -s --benchmark-json benchmarks/results/strategies.json
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -32,9 +32,7 @@ class StageBeam(SamplingOverrides):
     async def __call__(self, schema: Schema, decoder: Decoder) -> Sequence[Ranked]:
         beams, ranked = [decoder.root], list[Ranked]()
         for stage in schema.stages:
-            candidates = await decoder.extend(
-                beams, stage, n=self.candidates, sampling=self.sampling(stage)
-            )
+            candidates = await decoder.extend(beams, stage, n=self.candidates, sampling=self.sampling(stage))
             ranked = rank(candidates, await decoder.score(self.verifier, candidates))
             beams = [r.candidate for r in ranked[: self.beams]]
         return ranked

@@ -30,26 +30,37 @@ BUDGET_SPENT = 3
 def generate(
     question: Annotated[str, typer.Option(help="What to ask.")],
     image: Annotated[list[Path] | None, typer.Option(help="A picture; may be given several times.")] = None,
-    model: Annotated[str | None, typer.Option(help="Checkpoint directory or hub name; default: the pocket model.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Checkpoint directory or hub name; default: the pocket model.")
+    ] = None,
     schema: Annotated[str | None, typer.Option(help="A schema's name, or a .yaml or .json file.")] = None,
     strategy: Annotated[str | None, typer.Option(help="See `structdecode list strategies`.")] = None,
     verifier: Annotated[str | None, typer.Option(help="See `structdecode list verifiers`.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value of the strategy; verifier.key=value.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value of the strategy; verifier.key=value.")
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="Named settings: llava-o1-paper.")] = None,
-    budget: Annotated[str, typer.Option(help="Limits: tokens=2000,seconds=30 (also prefill_tokens, model_calls, verifier_calls).")] = "",
+    budget: Annotated[
+        str, typer.Option(help="Limits: tokens=2000,seconds=30 (also prefill_tokens, model_calls, verifier_calls).")
+    ] = "",
     seed: Annotated[int, typer.Option(help="Decides every random choice.")] = 0,
     show_stages: Annotated[bool, typer.Option("--show-stages", help="Print the hidden stages too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     trace: Annotated[Path | None, typer.Option(help="Write the search tree here, for `structdecode view`.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: CUDA where there is one.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: CUDA where there is one.")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that a checkpoint brings.")] = False,
-    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Load weights that are not safetensors.")] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that a checkpoint brings.")
+    ] = False,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Load weights that are not safetensors.")
+    ] = False,
 ) -> None:
     """Answer a question about a picture, stage by stage.
 
     Examples:
-
     `structdecode generate --image photo.jpg --question "How many red squares are there?"`
 
     `structdecode generate --image photo.jpg --question "..." --strategy stage-beam --verifier p-true --set candidates=8`
@@ -112,7 +123,9 @@ def make_strategy(
     for_verifier = {k.removeprefix("verifier."): v for k, v in given.items() if k.startswith("verifier.")}
     fields = registry.field_types(registry.load("strategies", name))
     if (verifier or for_verifier) and "verifier" not in fields:
-        with_one = [n for n, kind in registry.load_all("strategies").items() if "verifier" in registry.field_types(kind)]
+        with_one = [
+            n for n, kind in registry.load_all("strategies").items() if "verifier" in registry.field_types(kind)
+        ]
         raise ConfigError(f"strategy {name!r} takes no verifier; these do: {', '.join(with_one)}")
     if for_verifier and verifier is None:
         raise ConfigError("--set verifier.… needs --verifier")
@@ -172,7 +185,9 @@ def as_object(result: Result, strategy: str, verifier: str | None) -> dict[str, 
 
 @app.command("list")
 def list_(
-    group: Annotated[str | None, typer.Argument(help="strategies, verifiers, backends or schemas; default: all.")] = None,
+    group: Annotated[
+        str | None, typer.Argument(help="strategies, verifiers, backends or schemas; default: all.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show what there is, plug-ins of other packages included.
@@ -186,7 +201,7 @@ def list_(
         raise UnknownNameError("group", group, registry.GROUPS)
     found: dict[str, dict[str, Any]] = {}
     for each in registry.GROUPS:
-        if group in (None, each):
+        if group is None or group == each:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 found[each] = {name: _describe(item) for name, item in registry.load_all(each).items()}
@@ -195,8 +210,8 @@ def list_(
     if as_json:
         print(json.dumps(found, ensure_ascii=False))
         return
-    for each, items in found.items():
-        print(f"{each}:")
+    for heading, items in found.items():
+        print(f"{heading}:")
         for name, about in items.items():
             print(f"  {name:18} {about['summary']}")
             if about["settings"]:
@@ -238,7 +253,9 @@ def view(
 
 @app.command()
 def doctor(
-    model: Annotated[str | None, typer.Option(help="Checkpoint directory or hub name; default: the pocket model.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Checkpoint directory or hub name; default: the pocket model.")
+    ] = None,
     image: Annotated[Path | None, typer.Option(help="A picture to try.")] = None,
     schema: Annotated[str, typer.Option(help="A schema's name or file.")] = "llava-o1",
 ) -> None:
@@ -250,7 +267,9 @@ def doctor(
 
     findings = examine(model, image, schema)
     for finding in findings:
-        print(f"{'ok  ' if finding.ok else 'FAIL'} {finding.what}" + ("" if finding.ok else f"\n     -> {finding.remedy}"))
+        print(
+            f"{'ok  ' if finding.ok else 'FAIL'} {finding.what}" + ("" if finding.ok else f"\n     -> {finding.remedy}")
+        )
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
 

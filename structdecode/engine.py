@@ -71,20 +71,19 @@ async def adecode(
     Raises:
         StructdecodeError: a mistake in what was given; nothing that goes wrong during the search raises.
     """
-    if isinstance(strategy, str):
-        strategy = registry.build("strategies", strategy)
-    schema = _resolve_schema(schema, strategy).for_prompt(prompt)
+    search: Strategy = registry.build("strategies", strategy) if isinstance(strategy, str) else strategy
+    schema = _resolve_schema(schema, search).for_prompt(prompt)
     meter = Meter(budget or Budget())
     header = {
         "question": prompt.question, "images": [p.digest for p in prompt.images], "schema": schema.name,
-        "stages": [s.name for s in schema.stages], "strategy": repr(strategy), "backend": backend.name,
+        "stages": [s.name for s in schema.stages], "strategy": repr(search), "backend": backend.name,
         "seed": seed, "sample_id": sample_id,
     }  # fmt: skip
     trace = Trace(header, observer=observer)
     async with backend.open(schema.ask(prompt)) as session:
         decoder = _Decoder(prompt, schema, session, meter, trace, (seed, sample_id), verifier_timeout)
         try:
-            ranked = list(await strategy(schema, decoder))
+            ranked = list(await search(schema, decoder))
         except BudgetSpent:
             ranked = decoder.salvage()
     return _result(ranked, schema, meter, trace, seed)
@@ -151,7 +150,7 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
 def _resolve_schema(schema: Schema | str | None, strategy: Strategy) -> Schema:
     if isinstance(schema, Schema):
         return schema
-    found = registry.load("schemas", schema or getattr(strategy, "default_schema", "llava-o1"))
+    found = registry.load("schemas", schema or str(getattr(strategy, "default_schema", "llava-o1")))
     if not isinstance(found, Schema):
         raise ConfigError(f"schema {schema!r} is a {type(found).__name__}, not a Schema")
     return found
@@ -229,9 +228,7 @@ class _Decoder:
         finally:
             self._meter.settle(sum(limits), used, "generator")
         kept = [(parent, choice) for parent, choice, limit in zip(parents, choices, limits, strict=True) if limit > 0]
-        children = [
-            parent.extended(span, choice) for (parent, choice), span in zip(kept, work.value, strict=True)
-        ]
+        children = [parent.extended(span, choice) for (parent, choice), span in zip(kept, work.value, strict=True)]
         self._note_cut(children, rows, sampling)
         for child in children:
             self._made.append(child)
@@ -314,9 +311,7 @@ class _Model:
     def __init__(self, session: Session, meter: Meter, seed: tuple[int, str]) -> None:
         self._session, self._meter, self._seed = session, meter, seed
 
-    async def complete(
-        self, prompt: Prompt, *, n: int = 1, sampling: Sampling, stop: Sequence[str] = ()
-    ) -> list[Span]:
+    async def complete(self, prompt: Prompt, *, n: int = 1, sampling: Sampling, stop: Sequence[str] = ()) -> list[Span]:
         limits = self._meter.reserve(n, sampling.max_tokens)
         digests = [picture.digest for picture in prompt.images]
         rows = [

@@ -94,7 +94,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image.seek(0)
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):  # 16-bit and float grey: Pillow's own conversion would clip at 255
-        low, high = (float(v) for v in image.getextrema())  # type: ignore[arg-type]
+        _low, high = (float(v) for v in image.getextrema())  # type: ignore[arg-type]
         top = 65535.0 if high > 255 else 255.0 if high > 1 or image.mode != "F" else 1.0
         image = image.convert("F").point(lambda v: v * (255.0 / top)).convert("L")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:

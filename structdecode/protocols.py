@@ -35,9 +35,7 @@ class Row:
 class Model(Protocol):
     """A metered handle on the model, for verifiers that ask it something."""
 
-    async def complete(
-        self, prompt: Prompt, *, n: int = 1, sampling: Sampling, stop: Sequence[str] = ()
-    ) -> list[Span]:
+    async def complete(self, prompt: Prompt, *, n: int = 1, sampling: Sampling, stop: Sequence[str] = ()) -> list[Span]:
         """``n`` free answers to a prompt of the verifier's own. Pictures seen before are not encoded again."""
 
     async def log_probs(self, prompt: Prompt, continuations: Sequence[str]) -> list[list[float]]:

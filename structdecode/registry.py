@@ -57,7 +57,8 @@ def load(group: Group, name: str) -> Any:
     except StructdecodeError:
         raise
     except Exception as error:
-        package = points[name].dist.name if points[name].dist else points[name].value
+        distribution = points[name].dist
+        package = distribution.name if distribution is not None else points[name].value
         raise ConfigError(
             f"{_singular(group)} {name!r} of package {package!r} cannot be loaded: {type(error).__name__}: {error}"
         ) from error
@@ -67,7 +68,9 @@ def name_of(group: Group, kind: type) -> str | None:
     """The name that a class was registered or installed under, without loading anything."""
     place = f"{kind.__module__}:{kind.__qualname__}"
     installed = (name for name, point in _installed(group).items() if point.value == place)
-    return next((n for (g, n), item in _registered.items() if g == group and item is kind), None) or next(installed, None)
+    return next((n for (g, n), item in _registered.items() if g == group and item is kind), None) or next(
+        installed, None
+    )
 
 
 def load_all(group: Group) -> dict[str, Any]:

@@ -48,11 +48,9 @@ def close_span(
 ) -> Span:
     """Makes a span of what was written after ``prefix``, closing it by force where the model did not.
 
-    Args:
-        written: the model's text, up to and including what stopped it.
-        going_on: the stage was begun by an earlier span, so no begin tag is due.
-        end_of_text: the model ended its text (else it met a stop or ran out of tokens).
-        encode: text to token ids, for what is put around the model's own tokens.
+    ``written`` is the model's text up to and including what stopped it; ``going_on`` says that the stage was
+    begun by an earlier span, so no begin tag is due; ``end_of_text`` that the model ended its text (else it met
+    a stop or ran out of tokens). ``encode`` gives the token ids of what is put around the model's own.
     """
     end_at = written.find(stage.end) if stage.end else -1
     at_stop = end_at < 0 and not end_of_text and any(stop in written for stop in stops if stop)

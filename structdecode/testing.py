@@ -39,9 +39,7 @@ class EchoModel:
     def __init__(self, reply: Callable[[str], str] = lambda question: "yes") -> None:
         self.reply, self.asked = reply, list[Prompt]()
 
-    async def complete(
-        self, prompt: Prompt, *, n: int = 1, sampling: Sampling, stop: Sequence[str] = ()
-    ) -> list[Span]:
+    async def complete(self, prompt: Prompt, *, n: int = 1, sampling: Sampling, stop: Sequence[str] = ()) -> list[Span]:
         self.asked.append(prompt)
         return [Span("REPLY", self.reply(prompt.question))] * n
 

@@ -80,7 +80,7 @@ class Trace:
         except ValueError as error:
             raise ConfigError(f"{path}: not a trace: {error}") from None
         if not isinstance(data, dict) or data.get("format") != "structdecode-trace/1":
-            raise ConfigError(f"{path}: not a trace: no \"format\": \"structdecode-trace/1\"")
+            raise ConfigError(f'{path}: not a trace: no "format": "structdecode-trace/1"')
         data.pop("format")
         return cls(events=data.pop("events"), header=data)
 

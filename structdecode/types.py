@@ -266,5 +266,6 @@ def rank(candidates: Sequence[Candidate], scores: Sequence[Score]) -> list[Ranke
     """Best first: well-formed before malformed, scored before unscored, then by value; ties keep their order."""
     pairs = [Ranked(c, s) for c, s in zip(candidates, scores, strict=True)]
     return sorted(
-        pairs, key=lambda r: (not r.candidate.valid, not r.score.scored, -r.score.value if r.score.value is not None else 0)
+        pairs,
+        key=lambda r: (not r.candidate.valid, not r.score.scored, -r.score.value if r.score.value is not None else 0),
     )

@@ -23,7 +23,7 @@ summary { cursor: pointer; overflow-wrap: anywhere; } pre { white-space: pre-wra
 
 def render(trace: Trace) -> str:
     """The whole page."""
-    result = next((e for e in reversed(trace.events) if e["kind"] == "result"), {})
+    result: dict[str, Any] = next((e for e in reversed(trace.events) if e["kind"] == "result"), {})
     tree = _Tree(trace.events, result)
     facts = "".join(
         f"<tr><td>{escape(str(key))}</td><td style='text-align:left'>{escape(str(value))}</td></tr>"

@@ -49,7 +49,18 @@ def test_json_of_every_strategy(picture: Path, strategy: str) -> None:
 
 def test_terminal_trace_and_view(picture: Path, tmp_path: Path) -> None:
     trace = tmp_path / "trace.json"
-    done = run("generate", "--image", picture, "--question", QUESTION, "--verifier", "p-true", "--trace", trace, "--show-stages")
+    done = run(
+        "generate",
+        "--image",
+        picture,
+        "--question",
+        QUESTION,
+        "--verifier",
+        "p-true",
+        "--trace",
+        trace,
+        "--show-stages",
+    )
     for text in ("SUMMARY", "CAPTION", "REASONING", "CONCLUSION", "Answer:", "What it cost", "What the search chose"):
         assert text in done.stdout
     run("view", trace)
@@ -59,9 +70,28 @@ def test_terminal_trace_and_view(picture: Path, tmp_path: Path) -> None:
 
 
 def test_preset_prints_every_setting(picture: Path) -> None:
-    done = run("generate", "--image", picture, "--question", QUESTION, "--preset", "llava-o1-paper", "--set", "verifier.max_tokens=8", "--set", "max_tokens=60")
+    done = run(
+        "generate",
+        "--image",
+        picture,
+        "--question",
+        QUESTION,
+        "--preset",
+        "llava-o1-paper",
+        "--set",
+        "verifier.max_tokens=8",
+        "--set",
+        "max_tokens=60",
+    )
     shown = " ".join(done.stdout.split())
-    for setting in ("candidates=2", "beams=1", "temperature=0.6", "top_p=0.9", "pre_check=True", "tournament='knockout'"):
+    for setting in (
+        "candidates=2",
+        "beams=1",
+        "temperature=0.6",
+        "top_p=0.9",
+        "pre_check=True",
+        "tournament='knockout'",
+    ):
         assert setting in shown
 
 
@@ -134,9 +164,16 @@ def test_pocket_sample(tmp_path: Path) -> None:
     records = [json.loads(line) for line in (out / "questions.jsonl").read_text().splitlines()]
     assert len(records) == 3
     scene = next(world.scenes("test"))
-    assert records[0]["conversations"] == [{"from": "human", "value": scene.question.text}, {"from": "gpt", "value": scene.response}]
+    assert records[0]["conversations"] == [
+        {"from": "human", "value": scene.question.text},
+        {"from": "gpt", "value": scene.response},
+    ]
     assert list(Image.open(out / records[0]["image"]).getdata()) == list(scene.render().getdata())
-    for arguments, message in (((), "not empty"), (("--force", "--n", 0), "at least 1"), (("--force", "--split", "tset"), "did you mean 'test'")):
+    for arguments, message in (
+        ((), "not empty"),
+        (("--force", "--n", 0), "at least 1"),
+        (("--force", "--split", "tset"), "did you mean 'test'"),
+    ):
         assert message in run("pocket", "sample", "--out", out, *arguments, code=2).stderr
 
 

@@ -99,7 +99,9 @@ def test_verifier_work_is_counted_in_full() -> None:
     def judge(prompt: Prompt, prefix: Candidate, stage: Stage, seed: int) -> str:
         return "I choose response 1" if stage.name == "REPLY" else scripted(prompt, prefix, stage, seed)
 
-    strategy = registry.build("strategies", "best-of-n", {"n": 3, "verifier": registry.build("verifiers", "self-judge")})
+    strategy = registry.build(
+        "strategies", "best-of-n", {"n": 3, "verifier": registry.build("verifiers", "self-judge")}
+    )
     result = sd.decode(QUESTION, backend=ScriptedBackend(judge), strategy=strategy)
     verifier = result.usage_by_part["verifier"]
     assert verifier.generated_tokens == 2 * len("I choose response 1")

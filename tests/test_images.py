@@ -28,7 +28,9 @@ def bomb() -> bytes:
     chunk = b"IHDR" + header
     data = b"IDAT" + zlib.compress(b"\0" * 1000)
     chunks = ((13, chunk), (len(data) - 4, data))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", n) + c + struct.pack(">I", zlib.crc32(c)) for n, c in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", n) + c + struct.pack(">I", zlib.crc32(c)) for n, c in chunks
+    )
 
 
 @pytest.mark.parametrize(
@@ -53,7 +55,11 @@ def test_what_cannot_be_used_is_named(tmp_path: Path, data: bytes, message: str)
 
 
 def test_missing_file_directory_and_network(tmp_path: Path) -> None:
-    for source, message in ((tmp_path / "no.png", "no such file"), (tmp_path, "directory"), ("https://x/y.png", "not fetched")):
+    for source, message in (
+        (tmp_path / "no.png", "no such file"),
+        (tmp_path, "directory"),
+        ("https://x/y.png", "not fetched"),
+    ):
         with pytest.raises(ImageError, match=message):
             load_picture(source)
 
@@ -62,7 +68,13 @@ def test_every_mode_becomes_rgb(tmp_path: Path) -> None:
     deep = Image.fromarray(np.linspace(0, 65535, 256, dtype=np.uint16).reshape(16, 16))
     palette = NOISE.quantize(8)
     transparent = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
-    for image, kind in ((deep, "PNG"), (palette, "PNG"), (NOISE.convert("CMYK"), "JPEG"), (NOISE.convert("L"), "PNG"), (NOISE.convert("1"), "PNG")):
+    for image, kind in (
+        (deep, "PNG"),
+        (palette, "PNG"),
+        (NOISE.convert("CMYK"), "JPEG"),
+        (NOISE.convert("L"), "PNG"),
+        (NOISE.convert("1"), "PNG"),
+    ):
         picture = load_picture(encoded(image, kind))
         assert picture.image.mode == "RGB" and picture.image.size == image.size
     values = np.asarray(load_picture(encoded(deep)).image)[..., 0]

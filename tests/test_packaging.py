@@ -50,10 +50,15 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_holds_everything_and_no_top_level_strategies(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {str(p.relative_to(ROOT)) for p in (ROOT / "structdecode").rglob("*.py") if "__pycache__" not in p.parts}
-    modules |= {f"structdecode/{p.relative_to(ROOT)}" for d in ("strategies", "verifiers") for p in (ROOT / d).glob("*.py")}
+    modules |= {
+        f"structdecode/{p.relative_to(ROOT)}" for d in ("strategies", "verifiers") for p in (ROOT / d).glob("*.py")
+    }
     assert modules <= names
     assert {"structdecode/py.typed", "structdecode/pocket/checkpoint/model.safetensors"} <= names
-    assert {name.split("/")[0] for name in names} == {"structdecode", f"structdecode-{PROJECT['project']['version']}.dist-info"}
+    assert {name.split("/")[0] for name in names} == {
+        "structdecode",
+        f"structdecode-{PROJECT['project']['version']}.dist-info",
+    }
 
 
 def test_third_party_plugins_are_found_and_a_broken_one_breaks_nothing(wheel: Path, tmp_path: Path) -> None:
@@ -70,6 +75,6 @@ def test_third_party_plugins_are_found_and_a_broken_one_breaks_nothing(wheel: Pa
     assert found["shortest"]["settings"] == {"enough": 3}
     assert "p-true" in found and "broken" not in found
     assert "structdecode-broken" in done.stderr and "a_package_that_does_not_exist" in done.stderr
-    use = "generate --question Hi --strategy best-of-n --verifier broken".split()
+    use = ["generate", "--question", "Hi", "--strategy", "best-of-n", "--verifier", "broken"]
     failed = subprocess.run([*command[:3], *use], capture_output=True, text=True, env=environment)
     assert failed.returncode == 2 and "structdecode-broken" in failed.stderr and "Traceback" not in failed.stderr

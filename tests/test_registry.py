@@ -19,7 +19,9 @@ def test_every_entry_point_loads() -> None:
 
 
 def test_texts_become_the_fields_types() -> None:
-    made = registry.build("strategies", "stage-beam", {"candidates": "6", "temperature": "0.5", "top_k": "none", "verifier": "p-true"})
+    made = registry.build(
+        "strategies", "stage-beam", {"candidates": "6", "temperature": "0.5", "top_k": "none", "verifier": "p-true"}
+    )
     assert made == StageBeam(candidates=6, temperature=0.5, top_k=None, verifier=PTrue())
     judge = registry.build("verifiers", "self-judge", {"both_orders": "true", "tournament": "round-robin"})
     assert (judge.both_orders, judge.tournament) == (True, "round-robin")
@@ -49,7 +51,9 @@ def test_texts_become_the_fields_types() -> None:
         ("verifiers", "ensemble", {"members": "a"}, "use the Python interface"),
     ],
 )
-def test_bad_settings_say_what_and_how(group: registry.Group, name: str, settings: dict[str, str], message: str) -> None:
+def test_bad_settings_say_what_and_how(
+    group: registry.Group, name: str, settings: dict[str, str], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         registry.build(group, name, settings)
 

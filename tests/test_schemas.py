@@ -18,7 +18,10 @@ GIVEN = {
     "name": "two",
     "instruction": "Think. {question}",
     "force_begin": False,
-    "stages": [{"name": "PLAN", "visible": False, "sampling": {"temperature": 0.3, "max_tokens": 50}}, {"name": "END", "begin": "[", "end": "]"}],
+    "stages": [
+        {"name": "PLAN", "visible": False, "sampling": {"temperature": 0.3, "max_tokens": 50}},
+        {"name": "END", "begin": "[", "end": "]"},
+    ],
 }
 
 
@@ -73,7 +76,10 @@ def test_empty_questions_are_refused() -> None:
 
 @given(st.lists(st.tuples(st.booleans(), st.none() | st.floats(-5, 5)), max_size=12))
 def test_ranking(rows: list[tuple[bool, float | None]]) -> None:
-    candidates = [Candidate((Span("A", "", finish_reason="stop" if valid else "invalid"),), (i,)) for i, (valid, _) in enumerate(rows)]
+    candidates = [
+        Candidate((Span("A", "", finish_reason="stop" if valid else "invalid"),), (i,))
+        for i, (valid, _) in enumerate(rows)
+    ]
     ranked = rank(candidates, [Score(value) for _, value in rows])
     keys = [(r.candidate.valid, r.score.scored, r.score.value or 0.0) for r in ranked]
     assert keys == sorted(keys, key=lambda k: (not k[0], not k[1], -k[2] if k[1] else 0))
@@ -101,6 +107,10 @@ def test_reservations_never_add_up_to_more_than_the_budget(tokens: int, calls: l
 def test_budget_texts() -> None:
     assert Budget.parse("tokens=5, seconds=1.5") == Budget(tokens=5, seconds=1.5)
     assert Budget.parse("") == Budget()
-    for text, message in (("token=5", "did you mean 'tokens'"), ("tokens=many", "must be a number"), ("tokens=-1", "0 or more")):
+    for text, message in (
+        ("token=5", "did you mean 'tokens'"),
+        ("tokens=many", "must be a number"),
+        ("tokens=-1", "0 or more"),
+    ):
         with pytest.raises(ConfigError, match=message):
             Budget.parse(text)

@@ -26,7 +26,10 @@ def test_well_formed_answers_come_apart_whole(bodies: list[str], space: str) -> 
     assert all(span.finish_reason == "stop" for span in spans)
 
 
-@given(st.text("<>/ab " + "SUMMARYCAPTIONREASONINGCONCLUSION", max_size=80) | st.lists(st.sampled_from([*TAGS, "x"])).map("".join))
+@given(
+    st.text("<>/ab " + "SUMMARYCAPTIONREASONINGCONCLUSION", max_size=80)
+    | st.lists(st.sampled_from([*TAGS, "x"])).map("".join)
+)
 def test_nothing_that_a_model_writes_raises(text: str) -> None:
     spans = parse(sd.LLAVA_O1, text)
     assert {span.stage for span in spans} == {stage.name for stage in sd.LLAVA_O1.stages}

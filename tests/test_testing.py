@@ -23,7 +23,9 @@ def test_built_in_verifiers(name: str) -> None:
     check_verifier(registry.build("verifiers", name, NEEDS.get(name)))
 
 
-@pytest.mark.parametrize("name", ["direct", "cot", "staged", "best-of-n", "self-consistency", "stage-beam", "sentence-beam"])
+@pytest.mark.parametrize(
+    "name", ["direct", "cot", "staged", "best-of-n", "self-consistency", "stage-beam", "sentence-beam"]
+)
 def test_built_in_strategies(name: str) -> None:
     check_strategy(registry.build("strategies", name))
 
@@ -41,7 +43,11 @@ def test_law_breaking_verifiers_are_caught() -> None:
         async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:
             return self.scores
 
-    for scores, message in (([], "but 0 scores"), ([Score(math.nan)] * 4, "not finite"), ([Score(1.0)] * 4, "for no candidates")):
+    for scores, message in (
+        ([], "but 0 scores"),
+        ([Score(math.nan)] * 4, "not finite"),
+        ([Score(1.0)] * 4, "for no candidates"),
+    ):
         with pytest.raises(AssertionError, match=message):
             check_verifier(Wrong(scores))
 

@@ -25,9 +25,13 @@ def test_why_something_was_pruned() -> None:
     def model(prompt: sd.Prompt, prefix: sd.Candidate, stage: sd.Stage, seed: int) -> str:
         return {0: "never closed", 1: f"long {stage.end}"}.get(seed % 3, f"x {stage.end}")
 
-    strategy = registry.build("strategies", "stage-beam", {"candidates": 8, "verifier": registry.build("verifiers", "rule", {"pattern": "x"})})
+    strategy = registry.build(
+        "strategies", "stage-beam", {"candidates": 8, "verifier": registry.build("verifiers", "rule", {"pattern": "x"})}
+    )
     result = sd.decode(sd.Prompt("?"), backend=sd.ScriptedBackend(model), strategy=strategy)
     page = render(result.trace)
     assert "pruned: malformed" in page and "pruned: 1.0000 below the best" in page and "a tie, drawn later" in page
-    spent = sd.decode(sd.Prompt("?"), backend=sd.ScriptedBackend(model), strategy=strategy, budget=sd.Budget(verifier_calls=3))
+    spent = sd.decode(
+        sd.Prompt("?"), backend=sd.ScriptedBackend(model), strategy=strategy, budget=sd.Budget(verifier_calls=3)
+    )
     assert "Stopped by the budget: verifier_calls" in render(spent.trace)

@@ -49,4 +49,6 @@ class Agreement:
         if not held:
             return Score.unscored("nothing to check yet")
         broken = [name for name, holds in held.items() if not holds]
-        return Score(1 - len(broken) / len(held), f"not: {', '.join(broken)}" if broken else "no contradiction", dict(held))
+        return Score(
+            1 - len(broken) / len(held), f"not: {', '.join(broken)}" if broken else "no contradiction", dict(held)
+        )

@@ -85,9 +85,7 @@ def comparison(question: str, first: Candidate, second: Candidate) -> str:
         hint, texts = prompts.hint_lines(earlier_stages(first)), (newest(first), newest(second))
     else:
         rubric, hint, texts = prompts.WHOLE_ANSWER_RUBRIC, "", (first.text, second.text)
-    return prompts.fill(
-        prompts.JUDGE, rubric=rubric, question=question, hint=hint, first=texts[0], second=texts[1]
-    )
+    return prompts.fill(prompts.JUDGE, rubric=rubric, question=question, hint=hint, first=texts[0], second=texts[1])
 
 
 def parse_verdict(reply: str) -> Verdict:

@@ -66,7 +66,7 @@ class _ScriptedSession:
         prefix = forced_prefix(stage, previous, separator) if forced else ""
         ends = [(written.index(text) + len(text)) for text in (stage.end, *stops) if text and text in written]
         ended = min(ends, default=None)
-        cut = ended is None and len(written) > row.max_tokens or ended is not None and ended > row.max_tokens
+        cut = (ended is None and len(written) > row.max_tokens) or (ended is not None and ended > row.max_tokens)
         written = written[: row.max_tokens] if cut else written[:ended]
         end_of_text = not cut and ended is None
         ids = tuple(map(ord, written))

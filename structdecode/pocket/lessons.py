@@ -16,7 +16,7 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from structdecode.pocket import world
-from structdecode.pocket.world import Scene, Thing
+from structdecode.pocket.world import Scene
 from structdecode.schemas import BUILT_IN
 from structdecode.verifiers import prompts
 
@@ -199,7 +199,7 @@ def encode(lesson: Lesson, tokenizer: PreTrainedTokenizerFast) -> Encoded:
             piece_ids = tokenizer.encode(piece, add_special_tokens=False)
             ids += piece_ids
             marks += [-100] * len(piece_ids)
-    reply = tokenizer.encode(lesson.reply, add_special_tokens=False) + [tokenizer.eos_token_id]
+    reply = [*tokenizer.encode(lesson.reply, add_special_tokens=False), tokenizer.eos_token_id]
     targets = [-100] * (len(ids) - 1) + reply
     return Encoded(ids + reply[:-1], targets, marks + [-100] * (len(reply) - 1), lesson.scene)
 

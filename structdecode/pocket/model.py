@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import (
     MllamaConfig,
     MllamaForConditionalGeneration,
@@ -35,10 +35,14 @@ CHAT_TEMPLATE = (
 )
 
 
+PLURAL = "|".join(f"(?<={noun})s\\b" for noun in (*world.SHAPES, "object"))
+"""A plural's s is a token of its own, so that squares are known to be more of a square."""
+
+
 def vocabulary() -> list[str]:
     """Every word of the world, of the built-in instructions and of the verifiers' questions, in a fixed order."""
     texts = [
-        " ".join([*world.COLOURS, *world.SHAPES, *(f"{s}s" for s in world.SHAPES), "objects"]),
+        " ".join([*world.COLOURS, *world.SHAPES, "object"]),
         " ".join(world.CELLS),
         " ".join(str(n) for n in range(world.GRID**2 + 1)),
         "How many are there? Subtract all. How many objects are left?",
@@ -48,8 +52,8 @@ def vocabulary() -> list[str]:
         "I choose response 1 2 yes no correct incorrect summary caption reasoning conclusion answer",
         "What is in the picture? Describe the image of a an and or not none",
     ]  # fmt: skip
-    words = dict.fromkeys(re.findall(r"\w+|[^\w\s]", re.sub(r"\{\w+\}|<[^>]*>", " ", " ".join(texts).lower())))
-    return list(words)
+    text = re.sub(r"\{\w+\}|<[^>]*>", " ", " ".join(texts).lower())
+    return list(dict.fromkeys(["##s", *re.findall(r"\w+|[^\w\s]", re.sub(PLURAL, "", text))]))
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -57,9 +61,14 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     stage_tags = [tag for stage in BUILT_IN["llava-o1"].stages for tag in (stage.begin, stage.end)]
     words = [*SPECIAL, *vocabulary()]
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.Lowercase(),
+            *(normalizers.Replace(f"{noun}s", f"{noun} ##s") for noun in (*world.SHAPES, "object")),
+        ]
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation(behavior="isolated")]
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(r"##s|[^\w\s]"), "isolated")]
     )
     tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=True)
     tokenizer.add_special_tokens(SPECIAL)

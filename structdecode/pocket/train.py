@@ -1,6 +1,6 @@
 """Trains the pocket model from nothing: ``python -m structdecode.pocket.train --out DIR``.
 
-Each step sees answers, verdicts and comparisons. Half-way, a pool of the model's own sampled answers, marked
+First it learns to answer, then to judge as well. Half-way, a pool of the model's own sampled answers, marked
 by the world's truth, takes the place of most corrupted ones, so that the verifier learns the errors that the
 generator makes (Cobbe et al., arXiv 2110.14168). A checkpoint a few hundred steps; a restart goes on from it.
 """
@@ -25,21 +25,25 @@ from structdecode.pocket import lessons, world
 from structdecode.pocket.lessons import Attempt, Encoded, Lesson
 from structdecode.pocket.model import build_model, build_processor, build_tokenizer
 
+WEIGHTS = {"answers": 1.0, "verdicts": 0.4, "comparisons": 0.3, "pre_checks": 0.1}
+"""Of the losses of a step's groups."""
+
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides what comes out. Batch sizes are sequences a step."""
 
     seed: int = 1
-    steps: int = 2600
+    steps: int = 2300
     lr: float = 1e-3
     warmup_steps: int = 60
     decay_from: float = 0.5
-    answers: int = 44
-    verdicts: int = 20
-    comparisons: int = 12
-    pre_checks: int = 6
-    own_samples_from: float = 0.35
+    answers: int = 56
+    verdicts: int = 16
+    comparisons: int = 8
+    pre_checks: int = 4
+    verify_from: float = 0.3
+    own_samples_from: float = 0.5
     own_samples_every: int = 8
     own_samples_batch: int = 48
     pool: int = 3000
@@ -54,9 +58,7 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         self.tokenizer: PreTrainedTokenizerFast = build_tokenizer()
         self.model: MllamaForConditionalGeneration = build_model(self.tokenizer)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=recipe.lr, betas=(0.9, 0.98), weight_decay=0.01
-        )
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=recipe.lr, betas=(0.9, 0.98), weight_decay=0.01)
         self.rng = np.random.default_rng(recipe.seed)
         self.scenes = world.scenes("train", recipe.seed)
         self.pool: deque[tuple[Attempt, Attempt]] = deque(maxlen=recipe.pool)
@@ -82,6 +84,9 @@ class Trainer:
     def groups(self) -> list[list[Encoded]]:
         """One step's sequences, grouped by length and by whether there is a picture."""
         recipe, rng = self.recipe, self.rng
+        if self.step < recipe.verify_from * recipe.steps:
+            total = recipe.answers + recipe.verdicts + recipe.comparisons
+            return [[lessons.encode(lessons.answering(self.scene(), rng), self.tokenizer) for _ in range(total)]]
         answers = [lessons.answering(self.scene(), rng) for _ in range(recipe.answers)]
         verdicts = [lessons.yes_no(self.attempts()[0], rng) for _ in range(recipe.verdicts)]
         checks = [lessons.pre_check(self.attempts()[0], rng) for _ in range(recipe.pre_checks)]
@@ -90,7 +95,9 @@ class Trainer:
             lesson = lessons.comparison(*self.attempts(), rng)
             if lesson is not None:
                 comparisons.append(lesson)
-        return [[lessons.encode(x, self.tokenizer) for x in group] for group in (answers, verdicts, comparisons, checks)]
+        return [
+            [lessons.encode(x, self.tokenizer) for x in group] for group in (answers, verdicts, comparisons, checks)
+        ]
 
     # ---------------------------------------------------------------- training
     def lr(self) -> float:
@@ -103,9 +110,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr()
         losses = {}
-        for name, encoded in zip(("answers", "verdicts", "comparisons", "pre_checks"), self.groups(), strict=True):
+        for (name, weight), encoded in zip(WEIGHTS.items(), self.groups(), strict=False):
             loss = self.loss(encoded)
-            weight = {"answers": 1.0, "verdicts": 0.4, "comparisons": 0.3, "pre_checks": 0.1}[name]
             (weight * loss).backward()  # type: ignore[no-untyped-call]
             losses[name] = loss.item()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -119,7 +125,7 @@ class Trainer:
         pad = self.tokenizer.pad_token_id
         ids = torch.tensor([e.ids + [pad] * (width - len(e.ids)) for e in encoded])  # [B, L], right-padded
         logits = self.model(input_ids=ids, use_cache=False, **image_inputs([e.scene for e in encoded])).logits
-        loss = logits.new_zeros(())
+        loss: torch.Tensor = logits.new_zeros(())
         for kind in ("targets", "marks"):
             wanted = torch.tensor([getattr(e, kind) + [-100] * (width - len(e.ids)) for e in encoded])
             if (wanted >= 0).any():
@@ -215,21 +221,28 @@ def sample_replies(
     temperature: float,
     max_new_tokens: int = 110,
 ) -> list[dict[str, str] | None]:
-    """One staged answer a scene, sampled in one left-padded batch; None where the tags are wrong."""
-    encoded = [lessons.encode(Lesson(scene.question.text, "", scene), tokenizer) for scene in scenes]
-    prompts = [e.ids[: len(e.ids)] for e in encoded]
-    width = max(map(len, prompts))
-    pad = tokenizer.pad_token_id
+    """One staged answer a scene; None where the tags are wrong.
+
+    Prompts of one length go together, so that nothing is padded: in training nothing is, on the left.
+    """
+    prompts = [lessons.encode(Lesson(scene.question.text, "", scene), tokenizer).ids for scene in scenes]
+    by_length: dict[int, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        by_length.setdefault(len(prompt), []).append(index)
+    replies: list[dict[str, str] | None] = [None] * len(scenes)
     model.eval()
-    output = model.generate(
-        input_ids=torch.tensor([[pad] * (width - len(p)) + p for p in prompts]),
-        attention_mask=torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts]),
-        do_sample=temperature > 0,
-        max_new_tokens=max_new_tokens,
-        **({"temperature": temperature, "top_k": 0} if temperature > 0 else {}),
-        **image_inputs(scenes),
-    )
-    return [split_stages(tokenizer.decode(row[width:], skip_special_tokens=True)) for row in output]
+    for indices in by_length.values():
+        output = model.generate(
+            input_ids=torch.tensor([prompts[i] for i in indices]),
+            do_sample=temperature > 0,
+            max_new_tokens=max_new_tokens,
+            **({"temperature": temperature, "top_k": 0} if temperature > 0 else {}),
+            **image_inputs([scenes[i] for i in indices]),
+        )
+        for index, row in zip(indices, output, strict=True):
+            text = tokenizer.decode(row[len(prompts[index]) :], skip_special_tokens=True)
+            replies[index] = split_stages(text)
+    return replies
 
 
 def split_stages(text: str) -> dict[str, str] | None:
@@ -244,7 +257,9 @@ def split_stages(text: str) -> dict[str, str] | None:
 
 
 @torch.no_grad()
-def accuracy(model: Any, tokenizer: Any, n: int = 300, temperature: float = 0.0, split: world.Split = "validation") -> tuple[float, float]:
+def accuracy(
+    model: Any, tokenizer: Any, n: int = 300, temperature: float = 0.0, split: world.Split = "validation"
+) -> tuple[float, float]:
     """Share of right conclusions and of right captions over `n` scenes of a split."""
     source = world.scenes(split, 7)
     batch = [next(source) for _ in range(n)]

@@ -32,7 +32,11 @@ def share_right(strategy: object, n: int = 150) -> tuple[float, float]:
     right = spans = 0
     for i in range(n):
         result = sd.decode(
-            Prompt("?"), backend=ScriptedBackend(noisy), schema=SCHEMA, strategy=strategy, sample_id=str(i)  # type: ignore[arg-type]
+            Prompt("?"),
+            backend=ScriptedBackend(noisy),
+            schema=SCHEMA,
+            strategy=strategy,
+            sample_id=str(i),  # type: ignore[arg-type]
         )
         right += set(result.stages.values()) == {"right"}
         spans += sum(event["kind"] == "candidate" for event in result.trace.events)
@@ -85,7 +89,7 @@ def test_sentence_beam_chooses_at_every_full_stop() -> None:
 
     strategy = registry.build("strategies", "sentence-beam", {"candidates": 8, "verifier": Words()})
     result = sd.decode(Prompt("?"), backend=ScriptedBackend(sentences), schema=SCHEMA, strategy=strategy)
-    assert result.stages == {name: "right. right. right" for name in "ABC"}
+    assert result.stages == dict.fromkeys("ABC", "right. right. right")
     assert result.best is not None and result.best.valid
     assert len(result.best.spans) == 9
     assert result.best.text.count("<A>") == result.best.text.count("</A>") == 1

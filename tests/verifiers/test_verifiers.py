@@ -142,7 +142,9 @@ def test_agreement_knows_the_little_worlds_arithmetic() -> None:
     wrong_list = candidate("s", cap, "1 a1 red square. so 1.", "1")
     wrong_end = candidate("s", cap, "1 a1 red square. 2 c3 red square. so 2.", "3")
     unreadable = candidate("s", "a1 red house.")
-    assert values(*score(Agreement(), [right, wrong_list, wrong_end, unreadable])) == pytest.approx([1.0, 2 / 3, 2 / 3, 0.0])
+    assert values(*score(Agreement(), [right, wrong_list, wrong_end, unreadable])) == pytest.approx(
+        [1.0, 2 / 3, 2 / 3, 0.0]
+    )
     assert not score(Agreement(), [candidate("s")])[0].scored
     hook = Agreement(check=lambda question, stages: {"short": len(stages["SUMMARY"]) < 3})
     assert values(*score(hook, [right])) == [1.0]
@@ -167,7 +169,11 @@ def test_ensemble_weighs_and_leaves_out_what_is_not_scored() -> None:
     assert values(*score(plain, captions("x", "xxx"))) == pytest.approx([1.0, 3.0])
     scaled = score(Ensemble(members, normalise="minmax"), captions("x", "xx", "xxx"))
     assert scaled[2].value == 1.0 and scaled[2].details["b"] is None
-    for wrong in ({"members": {}}, {"members": members, "weights": {"c": 1.0}}, {"members": members, "weights": {"a": 0.0}}):
+    for wrong in (
+        {"members": {}},
+        {"members": members, "weights": {"c": 1.0}},
+        {"members": members, "weights": {"a": 0.0}},
+    ):
         with pytest.raises(ConfigError):
             Ensemble(**wrong)  # type: ignore[arg-type]
 

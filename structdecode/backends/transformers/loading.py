@@ -68,7 +68,9 @@ def _check_directory(directory: Path, trust_remote_code: bool, allow_pickle: boo
     except ValueError as error:
         raise ModelError(f"model {directory}: config.json is not JSON ({error})") from None
     if "auto_map" in config and not trust_remote_code:
-        raise ModelError(f"model {directory}: brings code of its own; run it only if you trust it (--trust-remote-code)")
+        raise ModelError(
+            f"model {directory}: brings code of its own; run it only if you trust it (--trust-remote-code)"
+        )
     if not any((directory / f).exists() for f in ("processor_config.json", "preprocessor_config.json")):
         raise ModelError(f"model {directory}: no processor (preprocessor_config.json): text-only, or copy it beside it")
     has_safetensors = any(directory.glob("*.safetensors"))

@@ -256,9 +256,7 @@ class TransformersSession:
         if not wanted:
             return False
         window = max(map(len, wanted)) + _WINDOW_SLACK
-        return stopped(self.codec.decode(ids[-window:]), stage, stops) and stopped(
-            self.codec.decode(ids), stage, stops
-        )
+        return stopped(self.codec.decode(ids[-window:]), stage, stops) and stopped(self.codec.decode(ids), stage, stops)
 
     def _span(self, writing: _Writing, stage: Stage, stops: Sequence[str]) -> Span:
         return close_span(

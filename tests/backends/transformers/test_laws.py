@@ -263,7 +263,12 @@ def test_borrowed_model_is_given_back_as_it_was(picture: Image.Image) -> None:
 
 
 def test_text_only_prompt_leaves_the_caption_out(backend: TransformersBackend) -> None:
-    schema = Schema("s", tuple(Stage(s.name, s.begin, s.end, Sampling(max_tokens=4), needs_image=s.needs_image) for s in LLAVA_O1.stages))
+    schema = Schema(
+        "s",
+        tuple(
+            Stage(s.name, s.begin, s.end, Sampling(max_tokens=4), needs_image=s.needs_image) for s in LLAVA_O1.stages
+        ),
+    )
     result = decode(Prompt("What is one and one?"), backend=backend, schema=schema)
     assert list(result.stages) == ["SUMMARY", "REASONING", "CONCLUSION"]
     assert result.usage.images_encoded == 0

@@ -9,7 +9,16 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-SPECIAL = ["<|pad|>", "<|bos|>", "<|eot|>", "<|user|>", "<|assistant|>", "<image>", "<|vision_start|>", "<|vision_end|>"]
+SPECIAL = [
+    "<|pad|>",
+    "<|bos|>",
+    "<|eot|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<image>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+]
 TEXT = (
     "<SUMMARY> I will count the shapes. </SUMMARY>\n\n<CAPTION> a red square and a blue circle. </CAPTION>\n\n"
     "<REASONING> One and one is two. </REASONING>\n\n<CONCLUSION> 2 </CONCLUSION> How many objects are there?"
@@ -27,7 +36,10 @@ def tokenizer(image: str = "<image>") -> PreTrainedTokenizerFast:
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=320, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=320,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     bpe.train_from_iterator([TEXT] * 4, trainer)
     fast = PreTrainedTokenizerFast(
@@ -66,7 +78,9 @@ def mllama() -> tuple[Any, Any]:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.rsplit(".", 1)[-1] in ("cross_attn_attn_gate", "cross_attn_mlp_gate"):
-                parameter.fill_(1.0)  # fresh gates are closed: no picture would be seen, and picture tests prove nothing
+                parameter.fill_(
+                    1.0
+                )  # fresh gates are closed: no picture would be seen, and picture tests prove nothing
     pictures = MllamaImageProcessorPil(size={"height": 28, "width": 28}, max_image_tiles=4)
     return model, MllamaProcessor(pictures, tok, chat_template=tok.chat_template)
 
@@ -78,7 +92,12 @@ def llava() -> tuple[Any, Any]:
     tok = tokenizer()
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(
-            hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, image_size=28, patch_size=14
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            image_size=28,
+            patch_size=14,
         ),
         text_config=LlamaConfig(**_text(len(tok))),
         image_token_index=tok.convert_tokens_to_ids("<image>"),
@@ -107,7 +126,9 @@ def idefics3() -> tuple[Any, Any]:
         image_token_id=tok.convert_tokens_to_ids("<image>"),
         scale_factor=1,
     )  # fmt: skip
-    pictures = Idefics3ImageProcessorPil(size={"longest_edge": 28}, max_image_size={"longest_edge": 28}, do_image_splitting=False)
+    pictures = Idefics3ImageProcessorPil(
+        size={"longest_edge": 28}, max_image_size={"longest_edge": 28}, do_image_splitting=False
+    )
     processor = Idefics3Processor(pictures, tok, image_seq_len=4, chat_template=tok.chat_template)
     return Idefics3ForConditionalGeneration(config), processor
 
@@ -127,7 +148,9 @@ def qwen2_5_vl() -> tuple[Any, Any]:
         image_token_id=ids("<image>"), vision_start_token_id=ids("<|vision_start|>"), vision_end_token_id=ids("<|vision_end|>"),
     )  # fmt: skip
     template = TEMPLATE.replace("IMAGE", "<|vision_start|><image><|vision_end|>")
-    return Qwen2_5_VLForConditionalGeneration(config), QwenProcessor(Qwen2VLImageProcessorPil(min_pixels=56 * 56, max_pixels=84 * 84), tok, template)
+    return Qwen2_5_VLForConditionalGeneration(config), QwenProcessor(
+        Qwen2VLImageProcessorPil(min_pixels=56 * 56, max_pixels=84 * 84), tok, template
+    )
 
 
 class QwenProcessor:
@@ -139,7 +162,9 @@ class QwenProcessor:
     def apply_chat_template(self, messages: Any, **options: Any) -> Any:
         return self.tokenizer.apply_chat_template(messages, chat_template=self.chat_template, **options)
 
-    def __call__(self, text: list[str], images: Any = None, add_special_tokens: bool = True, return_tensors: str = "pt") -> Any:
+    def __call__(
+        self, text: list[str], images: Any = None, add_special_tokens: bool = True, return_tensors: str = "pt"
+    ) -> Any:
         pictures = {}
         if images:
             pictures = dict(self.image_processor([i for row in images for i in row], return_tensors="pt"))

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+
+from structdecode.pocket import lessons, world
+from structdecode.schemas import LLAVA_O1
+from structdecode.tags import parse
+
+
+def take(split: world.Split, n: int, seed: int = 0) -> list[world.Scene]:
+    return list(itertools.islice(world.scenes(split, seed), n))
+
+
+def test_scenes_are_the_same_each_time_and_their_answers_true() -> None:
+    assert take("test", 50) == take("test", 50) != take("test", 50, seed=1)
+    for scene in take("test", 200):
+        words = re.findall(
+            r"\b(red|green|blue|yellow|circle|square|triangle|object)s?\b",
+            scene.question.text.split("How")[0] or scene.question.text,
+        )
+        wanted = [
+            w
+            for w in (words or re.findall(r"\b(red|green|blue|yellow|circle|square|triangle)s?\b", scene.question.text))
+            if w != "object"
+        ]
+        matching = sum(all(word in (t.colour, t.shape) for word in wanted) for t in scene.things)
+        subtract = scene.question.text.startswith("Subtract")
+        assert scene.answer == str(len(scene.things) - matching if subtract else matching)
+        assert [span.text for span in parse(LLAVA_O1, scene.response)] == list(scene.stages.values())
+
+
+def test_no_layout_is_in_two_splits() -> None:
+    layouts = {split: {s.things for s in take(split, 3000)} for split in ("train", "validation", "test")}
+    assert not layouts["train"] & layouts["test"] and not layouts["train"] & layouts["validation"]
+    assert not layouts["test"] & layouts["validation"]
+
+
+def test_questions_and_captions_are_read_back() -> None:
+    for scene in take("train", 300):
+        assert world.parse_question(scene.question.text) == scene.question
+        assert world.parse_things(scene.stages["CAPTION"]) == list(scene.things)
+    assert world.parse_question("Where is the cat?") is None
+    assert world.parse_things("a1 red house.") is None
+
+
+def test_corruptions_are_wrong_and_their_verdicts_true() -> None:
+    rng = np.random.default_rng(0)
+    for scene in take("train", 300):
+        assert world.corrupt(scene.things, rng) != scene.things
+        wrong, right = lessons.corrupted_attempt(scene, rng), lessons.true_attempt(scene)
+        assert right.right and not wrong.right
+        assert all(lessons.WRONG not in right.marked(name) for name in lessons.STAGES)
+        listed = {part.strip(" .") for part in wrong.marked("CAPTION").split(".")}
+        for part in filter(None, listed):
+            if part[:-1] not in set(map(str, scene.things)):
+                assert part.endswith(lessons.WRONG)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> object:
+    from structdecode.pocket.model import build_tokenizer
+
+    return build_tokenizer()
+
+
+def test_lessons_have_no_unknown_word_and_targets_in_place(tokenizer: lessons.PreTrainedTokenizerFast) -> None:
+    rng = np.random.default_rng(1)
+    for scene in take("train", 60):
+        wrong, right = lessons.corrupted_attempt(scene, rng), lessons.true_attempt(scene)
+        made = [
+            lessons.answering(scene, rng),
+            lessons.yes_no(wrong, rng),
+            lessons.pre_check(right, rng),
+            lessons.comparison(wrong, right, rng),
+        ]
+        for lesson in filter(None, made):
+            encoded = lessons.encode(lesson, tokenizer)
+            assert tokenizer.unk_token_id not in encoded.ids
+            assert len(encoded.ids) == len(encoded.targets) == len(encoded.marks)
+            learned = [t for t in encoded.targets if t >= 0]
+            assert tokenizer.decode(learned[:-1]) == tokenizer.decode(tokenizer.encode(lesson.reply))
+            assert learned[-1] == tokenizer.eos_token_id
+            assert sum(m >= 0 for m in encoded.marks) == sum(
+                lesson.prompt.count(m) for m in (lessons.RIGHT, lessons.WRONG)
+            )
