@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Literal
@@ -86,7 +87,9 @@ class Meter:
         self.budget = budget
         self.parts: dict[Part, Usage] = {"generator": Usage(), "verifier": Usage()}
         self.stopped_by: str | None = None
-        self._reserved = 0
+        self._held = {"tokens": 0, "model_calls": 0}
+        self._admitted = 0
+        self._lock = threading.Lock()
         self._start = time.monotonic()
 
     @property
@@ -109,8 +112,8 @@ class Meter:
         used, left = self.usage, {}
         for limit, count in _COUNTED_BY.items():
             allowed = getattr(self.budget, limit)
-            reserved = self._reserved if limit == "tokens" else 0
-            left[limit] = None if allowed is None else max(0, allowed - getattr(used, count) - reserved)
+            taken = self._admitted if limit == "prefill_tokens" else getattr(used, count) + self._held.get(limit, 0)
+            left[limit] = None if allowed is None else max(0, allowed - taken)
         seconds = None if self.budget.seconds is None else max(0.0, self.budget.seconds - used.seconds)
         return Budget(**left, seconds=seconds)
 
@@ -125,7 +128,8 @@ class Meter:
     def reserve(self, rows: int, wanted: int) -> list[int]:
         """Token limits for ``rows`` generations of up to ``wanted`` tokens each, shared out evenly.
 
-        A row that gets less than 1 cannot run; the caller drops it. Settle with `settle`.
+        A row that gets less than 1 cannot run; the caller drops it. Holds one model call too; `settle` gives both
+        back.
         """
         self.check("tokens", "model_calls")
         left = self.remaining.tokens
@@ -133,13 +137,33 @@ class Meter:
         if left is not None and left < wanted * rows:
             limits = [left // rows + (row < left % rows) for row in range(rows)]
             limits = [min(wanted, limit) for limit in limits]
-        self._reserved += sum(limits)
+        self._held["tokens"] += sum(limits)
+        self._held["model_calls"] += 1
         return limits
+
+    def hold_call(self) -> None:
+        """Holds one model call that generates nothing; settle it with 0 tokens."""
+        self.check("model_calls", "prefill_tokens")
+        self._held["model_calls"] += 1
 
     def settle(self, reserved: int, used: Usage, part: Part) -> None:
         """Gives a reservation back and books what was really used."""
-        self._reserved -= reserved
+        self._held["tokens"] -= reserved
+        self._held["model_calls"] -= 1
         self.charge(used, part)
+
+    def admit(self, tokens: int) -> None:
+        """Asked by a backend right before it computes prompt tokens; any thread.
+
+        Raises:
+            BudgetSpent: there is no room for them; then nothing is to be computed.
+        """
+        with self._lock:
+            limit = self.budget.prefill_tokens
+            if limit is not None and self._admitted + tokens > limit:
+                self.stopped_by = self.stopped_by or "prefill_tokens"
+                raise BudgetSpent("prefill_tokens")
+            self._admitted += tokens
 
     def charge(self, used: Usage, part: Part) -> None:
         self.parts[part] += replace(used, seconds=0.0)

@@ -222,7 +222,7 @@ class _Decoder:
         try:
             work = await self._session.extend(
                 rows, stage, sampling=sampling, force_begin=self._schema.force_begin,
-                separator=self._schema.separator, stops=stops, deadline=self._meter.deadline,
+                separator=self._schema.separator, stops=stops, deadline=self._meter.deadline, admit=self._meter.admit,
             )  # fmt: skip
             used = work.usage
         finally:
@@ -323,7 +323,12 @@ class _Model:
         try:
             async with self._session.open(prompt) as session:
                 work = await session.extend(
-                    rows, Stage("REPLY"), sampling=sampling, stops=stop, deadline=self._meter.deadline
+                    rows,
+                    Stage("REPLY"),
+                    sampling=sampling,
+                    stops=stop,
+                    deadline=self._meter.deadline,
+                    admit=self._meter.admit,
                 )
             used = work.usage
         finally:
@@ -331,8 +336,12 @@ class _Model:
         return work.value
 
     async def log_probs(self, prompt: Prompt, continuations: Sequence[str]) -> list[list[float]]:
-        self._meter.check("model_calls", "prefill_tokens")
-        async with self._session.open(prompt) as session:
-            work = await session.log_probs(continuations)
-        self._meter.charge(work.usage, "verifier")
+        self._meter.hold_call()
+        used = Usage()
+        try:
+            async with self._session.open(prompt) as session:
+                work = await session.log_probs(continuations, admit=self._meter.admit)
+            used = work.usage
+        finally:
+            self._meter.settle(0, used, "verifier")
         return work.value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar, runtime_checkable
@@ -30,6 +30,14 @@ class Row:
     prefix: Candidate
     seed: int
     max_tokens: int
+
+
+Admit = Callable[[int], None]
+"""Asked with a number of prompt tokens before they are computed; raises `BudgetSpent` where they may not be."""
+
+
+def admit_all(tokens: int) -> None:
+    """No limit."""
 
 
 class Model(Protocol):
@@ -116,14 +124,16 @@ class Session(Protocol):
         separator: str = "",
         stops: Sequence[str] = (),
         deadline: float | None = None,
+        admit: Admit = admit_all,
     ) -> Work[list[Span]]:
         """One span a row, in order. Each row's result depends on its prefix and seed alone.
 
         A row stops at the stage's end tag, at one of ``stops``, at end-of-text, at its ``max_tokens``, or when
         `time.monotonic` passes ``deadline``; the last two finish with ``length`` and are closed by force.
+        ``admit`` is asked before prompt tokens are computed, and raises where there is no budget for them.
         """
 
-    async def log_probs(self, continuations: Sequence[str]) -> Work[list[list[float]]]:
+    async def log_probs(self, continuations: Sequence[str], *, admit: Admit = admit_all) -> Work[list[list[float]]]:
         """Log-probability of each token of each text as the continuation of the bare prompt."""
 
     def open(self, prompt: Prompt) -> AbstractAsyncContextManager[Session]:

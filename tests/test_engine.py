@@ -192,3 +192,21 @@ def test_trace_is_json_and_comes_back(tmp_path: Any) -> None:
             Trace.load(path)
     with pytest.raises(sd.StructdecodeError, match="No such file"):
         Trace.load(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("verifier", ["p-true", "self-judge"])
+@pytest.mark.parametrize("most", [1, 2, 3, 5, 8])
+def test_parallel_calls_of_a_verifier_do_not_overshoot_either(verifier: str, most: int) -> None:
+    strategy = registry.build("strategies", "stage-beam", {"verifier": registry.build("verifiers", verifier)})
+    result = sd.decode(QUESTION, backend=BACKEND, strategy=strategy, budget=sd.Budget(model_calls=most))
+    assert result.usage.model_calls <= most
+    assert result.stopped_by == "model_calls"
+
+
+@pytest.mark.parametrize("verifier", ["p-true", "self-judge"])
+@pytest.mark.parametrize("most", [0, 10, 31, 200, 500])
+def test_prefill_budget_is_never_overshot(verifier: str, most: int) -> None:
+    strategy = registry.build("strategies", "stage-beam", {"verifier": registry.build("verifiers", verifier)})
+    result = sd.decode(QUESTION, backend=BACKEND, strategy=strategy, budget=sd.Budget(prefill_tokens=most))
+    assert result.usage.prefilled_tokens <= most
+    assert result.stopped_by == "prefill_tokens"

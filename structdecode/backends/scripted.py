@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
 from structdecode.budget import Usage
-from structdecode.protocols import Row, Session, Work
+from structdecode.protocols import Admit, Row, Session, Work, admit_all
 from structdecode.tags import close_span, forced_prefix
 from structdecode.types import Candidate, Prompt, Sampling, Span, Stage
 
@@ -47,8 +47,9 @@ class _ScriptedSession:
         separator: str = "",
         stops: Sequence[str] = (),
         deadline: float | None = None,
+        admit: Admit = admit_all,
     ) -> Work[list[Span]]:
-        usage = self._prefill()
+        usage = self._prefill(admit)
         spans = []
         for row in rows:
             late = deadline is not None and time.monotonic() > deadline
@@ -76,8 +77,8 @@ class _ScriptedSession:
             encode=lambda text: tuple(map(ord, text)),
         )  # fmt: skip
 
-    async def log_probs(self, continuations: Sequence[str]) -> Work[list[list[float]]]:
-        usage = self._prefill()
+    async def log_probs(self, continuations: Sequence[str], *, admit: Admit = admit_all) -> Work[list[list[float]]]:
+        usage = self._prefill(admit)
         return Work([[-1.0] * len(text) for text in continuations], usage + Usage(model_calls=1))
 
     def open(self, prompt: Prompt) -> AbstractAsyncContextManager[Session]:
@@ -86,9 +87,10 @@ class _ScriptedSession:
     def release(self, candidates: Sequence[Candidate]) -> None:
         pass
 
-    def _prefill(self) -> Usage:
+    def _prefill(self, admit: Admit) -> Usage:
         if self.prefilled:
             return Usage(cached_tokens=len(self.prompt.question))
+        admit(len(self.prompt.question))
         self.prefilled = True
         new = {picture.digest for picture in self.prompt.images} - self.seen
         self.seen |= new

@@ -17,7 +17,7 @@ from structdecode.backends.transformers.kv import Branch, Prefix, batch_cache, h
 from structdecode.backends.transformers.sampling import draw, token_statistics
 from structdecode.backends.transformers.vision import ImageMemory
 from structdecode.budget import Usage
-from structdecode.protocols import Row, Session, Work
+from structdecode.protocols import Admit, Row, Session, Work, admit_all
 from structdecode.tags import close_span, forced_prefix, stopped
 from structdecode.types import Candidate, Prompt, Sampling, Span, Stage
 
@@ -62,20 +62,21 @@ class TransformersSession:
         separator: str = "",
         stops: Sequence[str] = (),
         deadline: float | None = None,
+        admit: Admit = admit_all,
     ) -> Work[list[Span]]:
         def work() -> Work[list[Span]]:
             writings = [_Writing(row, self._forced(row.prefix, stage, force_begin, separator)) for row in rows]
-            usage = self._prefill()
-            starts, used = self._start(writings)
+            usage = self._prefill(admit)
+            starts, used = self._start(writings, admit)
             usage += used + self._write(writings, starts, stage, sampling, stops, deadline)
             spans = [self._span(writing, stage, stops) for writing in writings]
             return Work(spans, usage + Usage(model_calls=1))
 
         return await self.backend.run(work)
 
-    async def log_probs(self, continuations: Sequence[str]) -> Work[list[list[float]]]:
+    async def log_probs(self, continuations: Sequence[str], *, admit: Admit = admit_all) -> Work[list[list[float]]]:
         def work() -> Work[list[list[float]]]:
-            usage = self._prefill()
+            usage = self._prefill(admit)
             assert self.prefix is not None
             encoded = [self.codec.encode(text) for text in continuations]
             first = self.prefix.logits.float().log_softmax(-1)
@@ -83,6 +84,7 @@ class TransformersSession:
             longer = [i for i, ids in enumerate(encoded) if len(ids) > 1]
             if longer:
                 fed = [encoded[i][:-1] for i in longer]
+                admit(sum(map(len, fed)))
                 logits, _, _ = self._feed([self.prefix.root()] * len(longer), fed)  # [B, L, V], left-padded
                 for at, i in enumerate(longer):
                     rest = logits[at, -len(fed[at]) :].float().log_softmax(-1)
@@ -104,15 +106,16 @@ class TransformersSession:
         self.branches.clear()
 
     # ------------------------------------------------------------------ prefill and branching
-    def _prefill(self) -> Usage:
+    def _prefill(self, admit: Admit) -> Usage:
         """The prompt and its pictures, the first time; afterwards nothing."""
         if self.prefix is not None:
             return Usage()
         inputs = self.codec.inputs(self.prompt)
+        length = inputs["input_ids"].shape[1]
+        admit(length)
         seen = self.images.misses
         with self.images.over(self.backend.tower if self.prompt.images else None):
             output, rope_delta = self.backend.forward(**inputs, use_cache=True, logits_to_keep=1)
-        length = inputs["input_ids"].shape[1]
         encoded = len(self.prompt.images) if self.prompt.images and self.images.misses > seen else 0
         cache = output.past_key_values
         cross_mask = inputs.get("cross_attention_mask")
@@ -131,7 +134,7 @@ class TransformersSession:
             return ""
         return forced_prefix(stage, prefix.spans[-1] if prefix.spans else None, separator)
 
-    def _start(self, writings: Sequence[_Writing]) -> tuple[list[Branch], Usage]:
+    def _start(self, writings: Sequence[_Writing], admit: Admit) -> tuple[list[Branch], Usage]:
         """The branch each row starts from, with its logits. What several rows share is computed once."""
         assert self.prefix is not None
         wanted = [w.row.prefix.token_ids + self.codec.encode(w.prefix) for w in writings]
@@ -143,6 +146,7 @@ class TransformersSession:
                 forced += len(self.codec.encode(writing.prefix)) if ids not in missing else 0
                 known = missing.setdefault(ids, self._longest_known(writing.row.prefix, ids))
             cached += self.prefix.length + known.length
+        admit(forced)
         if () in missing:
             self.branches[()] = missing.pop(())
         if missing:
