@@ -69,14 +69,14 @@ def generate(
 
     Exit codes: 0 answered, 2 wrong usage or bad input, 3 stopped by the budget before an answer.
     """
+    from structdecode.assembly import find_schema, load_backend, make_strategy
     from structdecode.budget import Budget
-    from structdecode.schemas import load_schema
     from structdecode.types import Prompt
 
     _check_writable(trace)
     prompt = Prompt(question, list(image or []))
     made, verifier_name, strategy_name = make_strategy(strategy, verifier, set_ or [], preset)
-    chosen_schema = load_schema(schema) if schema and schema.endswith((".yaml", ".yml", ".json")) else schema
+    chosen_schema = find_schema(schema) if schema else None
     limits = Budget.parse(budget)
     backend = load_backend(
         model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
@@ -92,57 +92,6 @@ def generate(
     if result.stopped_by and not result.answer:
         print(f"structdecode: stopped by the budget ({result.stopped_by}) before an answer", file=sys.stderr)
         raise typer.Exit(BUDGET_SPENT)
-
-
-def make_strategy(
-    strategy: str | None, verifier: str | None, settings: list[str], preset: str | None
-) -> tuple[Any, str | None, str]:
-    """The strategy with its verifier in it, the verifier's name, and the strategy's.
-
-    Raises:
-        ConfigError: a name, key or value is unknown or wrong.
-    """
-    from structdecode import registry
-    from structdecode.errors import UnknownNameError
-    from structdecode.presets import PRESETS
-
-    given: dict[str, str] = {}
-    if preset is not None:
-        if preset not in PRESETS:
-            raise UnknownNameError("preset", preset, PRESETS)
-        chosen = PRESETS[preset]
-        strategy, verifier = strategy or chosen.strategy, verifier or chosen.verifier
-        given.update(chosen.settings)
-    for item in settings:
-        key, equals, value = item.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"--set takes key=value, not {item!r}")
-        given[key] = value
-    name = strategy or "stage-beam"
-    own = {k: v for k, v in given.items() if not k.startswith("verifier.")}
-    for_verifier = {k.removeprefix("verifier."): v for k, v in given.items() if k.startswith("verifier.")}
-    fields = registry.field_types(registry.load("strategies", name))
-    if (verifier or for_verifier) and "verifier" not in fields:
-        with_one = [
-            n for n, kind in registry.load_all("strategies").items() if "verifier" in registry.field_types(kind)
-        ]
-        raise ConfigError(f"strategy {name!r} takes no verifier; these do: {', '.join(with_one)}")
-    if for_verifier and verifier is None:
-        raise ConfigError("--set verifier.… needs --verifier")
-    built = {"verifier": registry.build("verifiers", verifier, for_verifier)} if verifier else {}
-    made = registry.build("strategies", name, {**own, **built})
-    used = verifier
-    if used is None and "verifier" in fields:
-        used = registry.name_of("verifiers", type(made.verifier))
-    return made, used, name
-
-
-def load_backend(model: str | None, **options: Any) -> Backend:
-    """The model's backend; None is the pocket model."""
-    from structdecode.backends.transformers import TransformersBackend
-    from structdecode.pocket import checkpoint_path
-
-    return TransformersBackend.load(model or str(checkpoint_path()), **options)
 
 
 def _run(

@@ -14,7 +14,7 @@ SCENE = 7
 
 def run(folder: Path, console: Any) -> None:
     """One held-out picture, one question, stage-level beam search with a verifier; writes a trace."""
-    from structdecode.cli import load_backend, make_strategy
+    from structdecode.assembly import load_backend, make_strategy
     from structdecode.engine import decode
     from structdecode.terminal import LiveStages, show_result
     from structdecode.types import Prompt

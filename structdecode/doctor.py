@@ -60,10 +60,9 @@ def _devices() -> Finding:
 
 
 def _schema(name: str) -> tuple[Schema, str]:
-    from structdecode import registry
-    from structdecode.schemas import load_schema
+    from structdecode.assembly import find_schema
 
-    schema = load_schema(name) if name.endswith((".yaml", ".yml", ".json")) else registry.load("schemas", name)
+    schema = find_schema(name)
     return schema, ", ".join(stage.name for stage in schema.stages)
 
 
@@ -75,7 +74,7 @@ def _prompt(image: Path | None) -> tuple[Prompt, str]:
 
 
 def _backend(model: str | None) -> tuple[Any, str]:
-    from structdecode.cli import load_backend
+    from structdecode.assembly import load_backend
 
     backend: Any = load_backend(model)
     parameters = sum(p.numel() for p in backend.model.parameters()) / 1e6

@@ -1,0 +1,194 @@
+"""What a strategy is handed: the engine's side of `Decoder` and `Model`, where every call is metered, seeded and traced."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from structdecode import registry, seeds
+from structdecode.budget import Budget, Meter, Usage
+from structdecode.errors import BudgetSpent, ConfigError
+from structdecode.protocols import Row, Session, Verifier
+from structdecode.trace import Trace
+from structdecode.types import Candidate, Path, Prompt, Ranked, Sampling, Schema, Score, Span, Stage, rank
+
+
+class MeteredDecoder:
+    """The strategy's only handle on the world."""
+
+    def __init__(
+        self,
+        prompt: Prompt,
+        schema: Schema,
+        session: Session,
+        meter: Meter,
+        trace: Trace,
+        seed: tuple[int, str],
+        verifier_timeout: float | None,
+    ) -> None:
+        self.prompt, self.root = prompt, Candidate()
+        self.rng = np.random.default_rng(seeds.derive(*seed, "strategy"))
+        self._schema, self._session, self._meter, self._trace = schema, session, meter, trace
+        self._seed, self._timeout = seed, verifier_timeout
+        self._children: dict[Path, int] = defaultdict(int)
+        self._made: list[Candidate] = []
+        self._scores: dict[Path, Score] = {}
+
+    @property
+    def remaining(self) -> Budget:
+        return self._meter.remaining
+
+    async def extend(
+        self,
+        candidates: Sequence[Candidate],
+        stage: Stage,
+        *,
+        n: int = 1,
+        sampling: Sampling | None = None,
+        stops: Sequence[str] = (),
+    ) -> list[Candidate]:
+        if n < 1:
+            raise ConfigError(f"n must be at least 1, not {n}")
+        parents = [candidate for candidate in candidates for _ in range(n)]
+        if not parents:
+            return []
+        sampling = sampling or stage.sampling
+        choices = [self._next_choice(parent) for parent in parents]
+        limits = self._meter.reserve(len(parents), sampling.max_tokens)
+        rows = [
+            Row(parent, seeds.derive(*self._seed, (*parent.path, choice), stage.name), limit)
+            for parent, choice, limit in zip(parents, choices, limits, strict=True)
+            if limit > 0
+        ]
+        used = Usage()
+        try:
+            work = await self._session.extend(
+                rows, stage, sampling=sampling, force_begin=self._schema.force_begin,
+                separator=self._schema.separator, stops=stops, deadline=self._meter.deadline, admit=self._meter.admit,
+            )  # fmt: skip
+            used = work.usage
+        finally:
+            self._meter.settle(sum(limits), used, "generator")
+        kept = [(parent, choice) for parent, choice, limit in zip(parents, choices, limits, strict=True) if limit > 0]
+        children = [parent.extended(span, choice) for (parent, choice), span in zip(kept, work.value, strict=True)]
+        self._note_cut(children, rows, sampling)
+        for child in children:
+            self._made.append(child)
+            self._trace.add_candidate(child)
+        return children
+
+    def _next_choice(self, parent: Candidate) -> int:
+        self._children[parent.path] += 1
+        return self._children[parent.path] - 1
+
+    def _note_cut(self, children: list[Candidate], rows: list[Row], sampling: Sampling) -> None:
+        """Remembers which limit cut a span short, if it was the budget and not the stage's own."""
+        for child, row in zip(children, rows, strict=True):
+            span = child.spans[-1]
+            if span.finish_reason == "length" and len(span.token_ids) < sampling.max_tokens:
+                limit = "tokens" if len(span.token_ids) >= row.max_tokens else self._meter.late
+                self._meter.stopped_by = self._meter.stopped_by or limit
+
+    async def score(self, verifier: Verifier, candidates: Sequence[Candidate]) -> list[Score]:
+        if not candidates:
+            return []
+        name = verifier_name(verifier)
+        scores = await self._ask(verifier, name, list(candidates))
+        for candidate, score in zip(candidates, scores, strict=True):
+            self._scores[candidate.path] = score
+        self._trace.add_scores(name, [c.path for c in candidates], scores)
+        return scores
+
+    async def _ask(self, verifier: Verifier, name: str, candidates: list[Candidate]) -> list[Score]:
+        """The border: whatever a verifier does, one finite or absent score a candidate comes back."""
+        calls = self._meter.remaining.verifier_calls
+        asked = candidates if calls is None else candidates[:calls]
+        if len(asked) < len(candidates):
+            self._meter.stopped_by = self._meter.stopped_by or "verifier_calls"
+        late = [Score.unscored("budget spent: verifier_calls")] * (len(candidates) - len(asked))
+        if not asked:
+            return late
+        self._meter.charge(Usage(verifier_calls=len(asked)), "verifier")
+        model = MeteredModel(self._session, self._meter, self._seed)
+        try:
+            scores = await asyncio.wait_for(verifier.score(self.prompt, asked, model), self._timeout)
+        except BudgetSpent as spent:
+            return [Score.unscored(f"budget spent: {spent.limit}")] * len(candidates)
+        except TimeoutError:
+            return self._failed(name, f"no score within {self._timeout} s", candidates)
+        except Exception as error:
+            return self._failed(name, f"{type(error).__name__}: {error}", candidates)
+        if not isinstance(scores, Sequence) or len(scores) != len(asked):
+            got = len(scores) if isinstance(scores, Sequence) else type(scores).__name__
+            return self._failed(name, f"{len(asked)} candidates, but {got} scores", candidates)
+        return [self._checked(name, score) for score in scores] + late
+
+    def _checked(self, name: str, score: Any) -> Score:
+        if not isinstance(score, Score):
+            return self._failed(name, f"not a Score: {score!r}", [self.root])[0]
+        if score.value is not None and not math.isfinite(score.value):
+            return self._failed(name, f"score {score.value} is not finite", [self.root])[0]
+        return score
+
+    def _failed(self, name: str, error: str, candidates: list[Candidate]) -> list[Score]:
+        self._trace.add("failure", verifier=name, error=error)
+        return [Score.unscored(f"{name} failed: {error}")] * len(candidates)
+
+    def salvage(self) -> list[Ranked]:
+        """What there is when the budget ends a strategy: finished answers first, then those that got furthest."""
+        finished = [c for c in self._made if c.finished(self._schema)]
+        furthest = max((len(c.stages) for c in self._made), default=0)
+        chosen = finished or [c for c in self._made if len(c.stages) == furthest]
+        return rank(chosen, [self._scores.get(c.path, Score.unscored("budget spent")) for c in chosen])
+
+
+def verifier_name(verifier: object) -> str:
+    """The name a verifier goes by: its registered one, else its class's."""
+    return registry.name_of("verifiers", type(verifier)) or type(verifier).__name__
+
+
+class MeteredModel:
+    """`Model` over a session: a verifier's questions, charged to the verifier."""
+
+    def __init__(self, session: Session, meter: Meter, seed: tuple[int, str]) -> None:
+        self._session, self._meter, self._seed = session, meter, seed
+
+    async def complete(self, prompt: Prompt, *, n: int = 1, sampling: Sampling, stop: Sequence[str] = ()) -> list[Span]:
+        limits = self._meter.reserve(n, sampling.max_tokens)
+        digests = [picture.digest for picture in prompt.images]
+        rows = [
+            Row(Candidate(), seeds.derive(*self._seed, "verifier", prompt.question, digests, i), limit)
+            for i, limit in enumerate(limits)
+            if limit > 0
+        ]
+        used = Usage()
+        try:
+            async with self._session.open(prompt) as session:
+                work = await session.extend(
+                    rows,
+                    Stage("REPLY"),
+                    sampling=sampling,
+                    stops=stop,
+                    deadline=self._meter.deadline,
+                    admit=self._meter.admit,
+                )
+            used = work.usage
+        finally:
+            self._meter.settle(sum(limits), used, "verifier")
+        return work.value
+
+    async def log_probs(self, prompt: Prompt, continuations: Sequence[str]) -> list[list[float]]:
+        self._meter.hold_call()
+        used = Usage()
+        try:
+            async with self._session.open(prompt) as session:
+                work = await session.log_probs(continuations, admit=self._meter.admit)
+            used = work.usage
+        finally:
+            self._meter.settle(0, used, "verifier")
+        return work.value
