@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from scipy import stats
 
+from structdecode import registry
 from structdecode.backends.transformers import TransformersBackend
 from structdecode.backends.transformers.sampling import draw, filtered
 from structdecode.engine import adecode, decode, decode_many
@@ -282,3 +283,28 @@ def test_several_pictures_and_earlier_turns(mllama: TransformersBackend, picture
     assert written == generate(mllama, prompt, 12)[: len(written)]
     result = asyncio.run(adecode(prompt, backend=mllama, schema=SHORT))
     assert result.usage.images_encoded == 2
+
+
+@pytest.mark.parametrize(
+    "strategy", ["direct", "cot", "staged", "best-of-n", "self-consistency", "stage-beam", "sentence-beam"]
+)
+def test_no_strategy_computes_the_prompt_twice(
+    mllama: TransformersBackend, picture: Image.Image, strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all that reaches the model's forward only the first is as long as the prompt."""
+    fed: list[int] = []
+    forward = mllama.forward
+
+    def counted(**inputs: object) -> object:
+        ids = inputs["input_ids"]
+        assert isinstance(ids, torch.Tensor)
+        fed.append(ids.shape[1])
+        return forward(**inputs)
+
+    monkeypatch.setattr(mllama, "forward", counted)
+    prompt = Prompt("How many objects are there, if you look at all of the picture? " * 3, [picture])
+    built = registry.build("strategies", strategy, {"max_tokens": 6, "temperature": 1.0})
+    result = decode(prompt, backend=mllama, strategy=built, seed=2)
+    assert result.usage.images_encoded == 1
+    assert len(fed) > 3 and fed[0] > 60
+    assert max(fed[1:]) < fed[0] / 2
