@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-SAMPLED = {"temperature": "1.0", "top_p": "1.0", "max_tokens": "100"}
+SAMPLED = {"temperature": "1.0", "top_p": "1.0", "max_tokens": "120"}
 """At the paper's 0.6 and 0.9 this model's samples hardly differ."""
 
 JUDGE = {"verifier.max_tokens": "8", "verifier.temperature": "0"}
@@ -76,10 +76,24 @@ def run_cell(job: tuple[str, int, int]) -> tuple[str, list[dict[str, Any]]]:
                     [final_answer(r.candidate.stages.get("CONCLUSION", "")) == truth, r.score.value]
                     for r in result.candidates
                 ],
+                "rounds": rounds(result.trace.events, {k: v.lower() for k, v in scenes[at].stages.items()}),
             }
 
     asyncio.run(run())
     return name, rows
+
+
+def rounds(events: list[dict[str, Any]], truth: dict[str, str]) -> dict[str, list[list[Any]]]:
+    """By stage, of every candidate that was scored there: whether that stage is wholly right, and the score."""
+    made = {tuple(e["path"]): e for e in events if e["kind"] == "candidate"}
+    found: dict[str, list[list[Any]]] = defaultdict(list)
+    for event in events:
+        if event["kind"] == "score":
+            for path, value in zip(event["paths"], event["values"], strict=True):
+                candidate = made[tuple(path)]
+                right = candidate["text"].lower() == truth.get(candidate["stage"])
+                found[candidate["stage"]].append([right, value])
+    return found
 
 
 def share(rows: list[bool]) -> tuple[float, float]:
@@ -96,15 +110,15 @@ def paired(ours: list[bool], theirs: list[bool]) -> str:
     return f"{100 * mean:+.1f} ± {100 * math.sqrt(variance / len(differences)):.1f}"
 
 
-def within_question_auc(rows: list[dict[str, Any]]) -> tuple[float, int]:
-    """How often a right candidate is scored above a wrong one of the same question, ties as half."""
+def within_question_auc(questions: list[list[list[Any]]]) -> str:
+    """How often a right candidate is scored above a wrong one of the same question, ties as half; number of pairs."""
     wins, pairs = 0.0, 0
-    for row in rows:
-        right = [v for ok, v in row["pool"] if ok and v is not None]
-        wrong = [v for ok, v in row["pool"] if not ok and v is not None]
+    for scored in questions:
+        right = [v for ok, v in scored if ok and v is not None]
+        wrong = [v for ok, v in scored if not ok and v is not None]
         wins += sum((a > b) + 0.5 * (a == b) for a in right for b in wrong)
         pairs += len(right) * len(wrong)
-    return wins / max(pairs, 1), pairs
+    return f"{wins / pairs:.3f} ({pairs})" if pairs else "-"
 
 
 def table(cells: dict[str, list[dict[str, Any]]]) -> str:
@@ -132,10 +146,17 @@ def table(cells: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def verifier_lines(cells: dict[str, list[dict[str, Any]]]) -> str:
-    lines = ["| verifier | within-question AUC, whole answers | pairs |", "| --- | ---: | ---: |"]
+    lines = [
+        "| verifier | caption | reasoning | conclusion | whole answers |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
     for verifier in ("log-prob", "self-certainty", "p-true", "self-judge"):
-        auc, pairs = within_question_auc(cells[f"best-of-N, {verifier}, N=4"])
-        lines.append(f"| {verifier} | {auc:.3f} | {pairs} |")
+        beam, whole = cells[f"stage beam, {verifier}, N=4"], cells[f"best-of-N, {verifier}, N=4"]
+        by_stage = [
+            within_question_auc([row["rounds"].get(stage, []) for row in beam])
+            for stage in ("CAPTION", "REASONING", "CONCLUSION")
+        ]
+        lines.append(f"| {verifier} | {' | '.join(by_stage)} | {within_question_auc([row['pool'] for row in whole])} |")
     return "\n".join(lines)
 
 
@@ -157,7 +178,8 @@ on pictures of coloured shapes, to try structdecode on. It knows nothing else.
 
 {table(cells)}
 
-How well its verifiers tell right from wrong answers to one question (0.5 is chance):
+How well verifiers tell right from wrong candidates of one question: the share of pairs of a right and a wrong one
+in which the right one has the higher score (within-question AUC, 0.5 is chance; number of pairs in brackets).
 
 {verifier_lines(cells)}
 """
@@ -165,7 +187,7 @@ How well its verifiers tell right from wrong answers to one question (0.5 is cha
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--n", type=int, default=400, help="questions")
+    parser.add_argument("--n", type=int, default=300, help="questions")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
     arguments = parser.parse_args()

@@ -76,7 +76,7 @@ class MeteredDecoder:
             self._meter.settle(sum(limits), used, "generator")
         kept = [(parent, choice) for parent, choice, limit in zip(parents, choices, limits, strict=True) if limit > 0]
         children = [parent.extended(span, choice) for (parent, choice), span in zip(kept, work.value, strict=True)]
-        self._note_cut(children, rows, sampling)
+        self._note_cut(children, rows, len(parents), sampling)
         for child in children:
             self._made.append(child)
             self._trace.add_candidate(child)
@@ -86,8 +86,10 @@ class MeteredDecoder:
         self._children[parent.path] += 1
         return self._children[parent.path] - 1
 
-    def _note_cut(self, children: list[Candidate], rows: list[Row], sampling: Sampling) -> None:
+    def _note_cut(self, children: list[Candidate], rows: list[Row], asked: int, sampling: Sampling) -> None:
         """Remembers which limit cut a span short, if it was the budget and not the stage's own."""
+        if len(children) < asked:
+            self._meter.stopped_by = self._meter.stopped_by or "tokens"
         for child, row in zip(children, rows, strict=True):
             span = child.spans[-1]
             if span.finish_reason == "length" and len(span.token_ids) < sampling.max_tokens:

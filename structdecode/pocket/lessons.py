@@ -54,29 +54,25 @@ class Attempt:
     def marked(self, name: str) -> str:
         """A stage's text with a verdict mark behind each object or number."""
         text = self.stages[name]
-        if name == "CAPTION":
-            return _mark(text, set(map(str, self.scene.things)), ordered=[str(t) for t in self.scene.things])
-        if name == "REASONING":
-            counted = [str(t) for t in self.scene.question.counted(self.scene.things)]
-            return _mark(text, set(counted), ordered=counted, answer=self.scene.answer)
+        if name in ("CAPTION", "REASONING"):
+            return _mark(text, self.scene.stages[name].lower())
         if name == "CONCLUSION":
             return text + (RIGHT if text == self.scene.answer else WRONG)
         return text
 
 
-def _mark(text: str, true: set[str], ordered: list[str], answer: str | None = None) -> str:
-    """Marks each sentence: right if it is true and nothing was left out since the last true one."""
-    done, marked = 0, []
-    for sentence in filter(None, (part.strip() for part in text.split("."))):
-        words = sentence.split()
-        if words[0] == "so":
-            verdict = words[-1] == answer and done == len(ordered)
-        else:
-            thing = " ".join(words[-3:])
-            verdict = thing in true and done < len(ordered) and ordered[done] == thing
-            done = ordered.index(thing) + 1 if thing in true else done + 1
+def _mark(text: str, truth: str) -> str:
+    """Marks each sentence: right if it is true and nothing was left out since the sentence before."""
+    true, done, marked = _sentences(truth), 0, []
+    for sentence in _sentences(text):
+        verdict = done < len(true) and true[done] == sentence
+        done = true.index(sentence) + 1 if sentence in true else done + 1
         marked.append(f"{sentence}{RIGHT if verdict else WRONG}.")
     return " ".join(marked)
+
+
+def _sentences(text: str) -> list[str]:
+    return [part.strip() for part in text.split(".") if part.strip()]
 
 
 def true_attempt(scene: Scene) -> Attempt:

@@ -34,7 +34,7 @@ class Recipe:
     """Everything that decides what comes out. Batch sizes are sequences a step."""
 
     seed: int = 1
-    steps: int = 2300
+    steps: int = 1300
     lr: float = 1e-3
     warmup_steps: int = 60
     decay_from: float = 0.5
@@ -42,12 +42,12 @@ class Recipe:
     verdicts: int = 16
     comparisons: int = 8
     pre_checks: int = 4
-    verify_from: float = 0.3
-    own_samples_from: float = 0.5
+    verify_from: float = 0.4
+    own_samples_from: float = 0.6
     own_samples_every: int = 8
-    own_samples_batch: int = 48
+    own_samples_batch: int = 32
     pool: int = 3000
-    checkpoint_every: int = 250
+    checkpoint_every: int = 100
 
 
 class Trainer:
@@ -219,7 +219,7 @@ def sample_replies(
     tokenizer: PreTrainedTokenizerFast,
     scenes: Sequence[world.Scene],
     temperature: float,
-    max_new_tokens: int = 110,
+    max_new_tokens: int = 120,
 ) -> list[dict[str, str] | None]:
     """One staged answer a scene; None where the tags are wrong.
 

@@ -131,10 +131,13 @@ def caption(things: tuple[Thing, ...]) -> str:
 
 
 def reasoning(question: Question, things: tuple[Thing, ...]) -> str:
-    """The objects that count, numbered, then the number: ``1 a1 red square. 2 c3 red circle. So 2.``"""
+    """Every object, whether it counts, and the count so far: ``a1 red square in 1. c3 blue circle out 1. So 1.``"""
+    steps, count = [], 0
     counted = question.counted(things)
-    listed = [f"{number} {thing}." for number, thing in enumerate(counted, start=1)]
-    return " ".join([*listed, f"So {len(counted)}."])
+    for thing in things:
+        count += thing in counted
+        steps.append(f"{thing} {'in' if thing in counted else 'out'} {count}.")
+    return " ".join([*steps, f"So {count}."])
 
 
 def parse_things(text: str) -> list[Thing] | None:

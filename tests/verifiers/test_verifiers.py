@@ -138,9 +138,10 @@ def test_rule() -> None:
 
 def test_agreement_knows_the_little_worlds_arithmetic() -> None:
     cap = "a1 red square. b2 red circle. c3 red square."
-    right = candidate("s", cap, "1 a1 red square. 2 c3 red square. so 2.", "2")
-    wrong_list = candidate("s", cap, "1 a1 red square. so 1.", "1")
-    wrong_end = candidate("s", cap, "1 a1 red square. 2 c3 red square. so 2.", "3")
+    steps = "a1 red square in 1. b2 red circle out 1. c3 red square in 2. so 2."
+    right = candidate("s", cap, steps, "2")
+    wrong_list = candidate("s", cap, "a1 red square in 1. so 1.", "1")
+    wrong_end = candidate("s", cap, steps, "3")
     unreadable = candidate("s", "a1 red house.")
     assert values(*score(Agreement(), [right, wrong_list, wrong_end, unreadable])) == pytest.approx(
         [1.0, 2 / 3, 2 / 3, 0.0]

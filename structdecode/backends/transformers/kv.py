@@ -34,7 +34,7 @@ class Prefix:
     Attributes:
         layers: self-attention layers hold the prompt's tokens, cross-attention layers the picture's.
         cross: which layers are cross-attention (they never grow).
-        length: prompt tokens in the cache. positions: the position of the next token (mRoPE may lag behind).
+        length: prompt tokens in the cache. next_position: the next token's position (mRoPE's lags behind ``length``).
     """
 
     layers: Layers
@@ -58,10 +58,7 @@ def batch_cache(prefix: Prefix, branches: Sequence[Branch]) -> tuple[DynamicCach
         if index not in prefix.cross:
             owns = [_padded([branch.own[index][i] for branch in branches], longest) for i in (0, 1)]
             shared = (torch.cat([shared[0], owns[0]], dim=2), torch.cat([shared[1], owns[1]], dim=2))
-        if shared[0].shape[2]:
-            cache.update(*shared, index)
-        else:  # a cross-attention layer without a picture stays empty, and the model skips it
-            cache.update(shared[0], shared[1], index)
+        cache.update(*shared, index)  # a cross-attention layer without a picture stays empty, and the model skips it
     lengths = torch.tensor([branch.length for branch in branches], device=prefix.logits.device)
     places = torch.arange(prefix.length + longest, device=lengths.device)
     is_prompt, is_own = places < prefix.length, places >= prefix.length + longest - lengths[:, None]
