@@ -25,7 +25,7 @@ def run(folder: Path, console: Any) -> None:
     scene.render().save(picture)
     console.print(f"Picture:  {picture} (held out from training)")
     console.print(f"Question: {scene.question.text}")
-    strategy, _, _ = make_strategy("stage-beam", "p-true", ["candidates=4", "temperature=1.0"], None)
+    strategy, _, _ = make_strategy("stage-beam", "log-prob", ["candidates=4", "temperature=1.0"], None)
     with LiveStages(console) as live:
         backend = load_backend(None)
         result = decode(
