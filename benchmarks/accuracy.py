@@ -199,9 +199,10 @@ def main() -> None:
             print(f"[{done}/{len(jobs)}] {name}: {100 * share([r['correct'] for r in rows])[0]:.1f} %", flush=True)
     cells = {name: found[name] for name in CELLS}
     (ROOT / "docs").mkdir(exist_ok=True)
-    (ROOT / "docs/accuracy.json").write_text(
-        json.dumps({"n": arguments.n, "seed": arguments.seed, "cells": cells}) + "\n"
-    )
+    fields = ("answer", "correct", "captioned", "pool")
+    kept = {name: [{key: row[key] for key in fields} for row in rows] for name, rows in cells.items()}
+    record = {"n": arguments.n, "seed": arguments.seed, "cells": kept}
+    (ROOT / "docs/accuracy.json").write_text(json.dumps(record, separators=(",", ":")) + "\n")
     (ROOT / "structdecode/pocket/checkpoint/README.md").write_text(card(cells, arguments.n, arguments.seed))
     readme = (ROOT / "README.md").read_text()
     begin, end = "<!-- accuracy -->\n", "<!-- /accuracy -->"

@@ -9,47 +9,31 @@ from dataclasses import dataclass
 from structdecode.protocols import Model
 from structdecode.types import Candidate, Prompt, Score
 
-Check = Callable[[str, Mapping[str, str]], Mapping[str, bool] | Score | float]
-"""(question, stages by name) -> whether each thing that could be checked holds; or a score of its own."""
+Check = Callable[[str, Mapping[str, str]], Mapping[str, bool]]
+"""(question, stages by name) -> whether each thing that could be checked holds."""
 
 
 def counting(question: str, stages: Mapping[str, str]) -> Mapping[str, bool]:
-    """The pocket world's arithmetic: reasoning lists what counts of the caption, and the numbers agree.
-
-    Nothing is checked on any other question. Reasoning that has not come to its "So N." yet holds while what it
-    lists so far is right. Case and white space do not matter.
-    """
+    """The pocket world's arithmetic: reasoning lists what the caption shows, and the numbers agree."""
     from structdecode.pocket import world
 
     asked = world.parse_question(question)
-    if asked is None:
-        return {}
-    held: dict[str, bool] = {}
     things = world.parse_things(stages.get("CAPTION", "").lower())
+    held: dict[str, bool] = {}
     if "CAPTION" in stages:
         held["caption is readable"] = things is not None
     steps = stages.get("REASONING", "").lower()
-    total = re.search(r"\bso (\d+)\s*\.?\s*$", steps)
-    if "CAPTION" in stages and things is not None and steps:
-        expected = [str(thing) for thing in asked.counted(tuple(things))]
-        listed = _listed(steps[: total.start()] if total else steps)
-        whole = total is None or int(total.group(1)) == len(listed) == len(expected)
-        held["reasoning follows from caption"] = whole and listed == expected[: len(listed)]
-    said = re.findall(r"\d+", stages.get("CONCLUSION", ""))
+    total = re.search(r"so (\d+)\.?\s*$", steps)
+    if asked is not None and things is not None and steps:
+        held["reasoning follows from caption"] = steps == world.reasoning(asked, tuple(things)).lower()
     if total and "CONCLUSION" in stages:
-        held["conclusion repeats reasoning"] = said[-1:] == [total.group(1)]
+        held["conclusion repeats reasoning"] = stages["CONCLUSION"].strip(" .") == total.group(1)
     return held
-
-
-def _listed(steps: str) -> list[str]:
-    """The objects of ``1 a1 red square. 2 c3 red circle.``; a sentence of another form stays as it is."""
-    sentences = (" ".join(part.split()) for part in steps.split("."))
-    return [re.sub(r"^\d+ ", "", sentence) for sentence in sentences if sentence]
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """The share of checks that hold; unscored where nothing can be checked. Asks the model nothing.
+    """The share of checks that hold; unscored where nothing can be checked yet. Asks the model nothing.
 
     Attributes:
         check: what is checked; the default knows the pocket world, any function of question and stages will do.
@@ -62,10 +46,9 @@ class Agreement:
 
     def _score(self, prompt: Prompt, candidate: Candidate) -> Score:
         held = self.check(prompt.question, candidate.stages)
-        if not isinstance(held, Mapping):
-            return held if isinstance(held, Score) else Score(float(held))
         if not held:
-            return Score.unscored("nothing can be checked")
+            return Score.unscored("nothing to check yet")
         broken = [name for name, holds in held.items() if not holds]
-        reason = f"not: {', '.join(broken)}" if broken else "no contradiction"
-        return Score(1 - len(broken) / len(held), reason, dict(held))
+        return Score(
+            1 - len(broken) / len(held), f"not: {', '.join(broken)}" if broken else "no contradiction", dict(held)
+        )

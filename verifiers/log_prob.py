@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -29,13 +28,7 @@ class LogProb:
 
 @dataclass(frozen=True)
 class SelfCertainty:
-    """Mean KL divergence of the model's next-token distribution from uniform, in nats.
-
-    Kang et al. 2025 (arXiv 2502.18581). Asks the model nothing.
-
-    Attributes:
-        scope: ``answer`` takes all of it, ``stage`` only the newest stage.
-    """
+    """Mean KL divergence of the model's next-token distribution from uniform, in nats (Kang et al. 2025, arXiv 2502.18581)."""
 
     scope: Scope = "answer"
 
@@ -51,7 +44,4 @@ def in_scope(candidate: Candidate, scope: Scope) -> list[Span]:
 def _mean(values: list[float]) -> Score:
     if not values:
         return Score.unscored("the model wrote no tokens")
-    mean = sum(values) / len(values)
-    if not math.isfinite(mean):
-        return Score.unscored("a token's value is not finite")
-    return Score(mean, details={"tokens": len(values)})
+    return Score(sum(values) / len(values), details={"tokens": len(values)})

@@ -18,7 +18,7 @@ class Rule:
     Attributes:
         pattern: a regular expression that has to be found in the text.
         predicate: or a function of the text.
-        stage: which stage, in any case; None takes the newest.
+        stage: which stage; None takes the newest.
     """
 
     pattern: str = ""
@@ -34,14 +34,10 @@ class Rule:
             raise ConfigError(f"rule: pattern {self.pattern!r} is not a regular expression: {error}") from None
 
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:
-        return [self._score(self._text(candidate)) for candidate in candidates]
-
-    def _text(self, candidate: Candidate) -> str | None:
-        wanted = (self.stage or candidate.last_stage).upper()
-        return next((text for name, text in candidate.stages.items() if name.upper() == wanted), None)
+        return [self._score(candidate.stages.get(self.stage or candidate.last_stage)) for candidate in candidates]
 
     def _score(self, text: str | None) -> Score:
         if text is None:
-            return Score.unscored(f"no stage {self.stage!r} yet" if self.stage else "nothing is written yet")
+            return Score.unscored(f"no stage {self.stage!r} yet")
         kept = bool(re.search(self.pattern, text)) and (self.predicate is None or bool(self.predicate(text)))
         return Score(float(kept), "keeps the rule" if kept else "breaks the rule")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,95 +12,71 @@ import numpy as np
 from structdecode import seeds
 from structdecode.protocols import Model, PairwiseJudge, Verdict
 from structdecode.types import Candidate, Prompt, Score
-from structdecode.verifiers.asking import together
-
-
-@dataclass(frozen=True)
-class Tie(Verdict):
-    """Nobody wins, and that was read, not guessed: the two are the same, or the judge contradicts itself."""
-
-    winner: None = None
-
-
-@dataclass
-class Tally:
-    """A candidate's matches. ``undecided`` counts all without a winner, ``unparseable`` the unreadable ones of them."""
-
-    wins: int = 0
-    undecided: int = 0
-    unparseable: int = 0
-
-    def score(self, value: float, reason: str = "") -> Score:
-        words = f"{self.wins} won" + (f", {self.undecided} undecided" if self.undecided else "")
-        words += f", {self.unparseable} of them without a readable verdict" if self.unparseable else ""
-        return Score(value, reason or words, dict(vars(self)))
 
 
 @dataclass(frozen=True)
 class Knockout:
     """Random pairs, losers out, until one is left: LLaVA-o1's own. The score is the share of rounds survived.
 
-    Upstream: `inference/demo/simple_inference.py`. A match without a winner sends the one drawn first on, is
-    counted as undecided and is nobody's win. Pairing is drawn from the candidates' paths, so the same search
-    pairs the same way. One left over has a bye; one alone is unopposed and scores 1.
+    A match without a readable verdict sends the one drawn first on, is counted as undecided and is nobody's win.
+    Pairing is drawn from the candidates' paths, so the same search pairs the same way.
     """
 
     judge: PairwiseJudge
 
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:
-        tallies, reached, rounds = [Tally() for _ in candidates], [0] * len(candidates), 0
-        order = [int(i) for i in _rng(candidates).permutation(len(candidates))]
+        order = list(_rng(candidates).permutation(len(candidates)))
+        wins, undecided, rounds = [0] * len(candidates), [0] * len(candidates), 0
+        reached = [0] * len(candidates)
         while len(order) > 1:
             rounds += 1
             pairs = list(zip(order[::2], order[1::2], strict=False))
-            bye = order[2 * len(pairs) :]
-            verdicts = await _compare(self.judge, prompt, candidates, pairs, model)
-            _count(pairs, verdicts, tallies)
-            order = bye + [pair[verdict.winner or 0] for pair, verdict in zip(pairs, verdicts, strict=True)]
-            for index in order:
+            verdicts = await asyncio.gather(
+                *(self.judge.compare(prompt, candidates[a], candidates[b], model) for a, b in pairs)
+            )
+            through = [order[-1]] if len(order) % 2 else []
+            for (a, b), verdict in zip(pairs, verdicts, strict=True):
+                winner = (a, b)[verdict.winner or 0]
+                wins[winner] += verdict.winner is not None
+                undecided[a] += verdict.winner is None
+                undecided[b] += verdict.winner is None
+                through.append(winner)
+            for index in through:
                 reached[index] = rounds
-        if not rounds:
-            return [tally.score(1.0, "unopposed") for tally in tallies]
-        return [tally.score(reached[i] / rounds) for i, tally in enumerate(tallies)]
+            order = through
+        return [_score(reached[i] / max(rounds, 1), wins[i], undecided[i], rounds) for i in range(len(candidates))]
 
 
 @dataclass(frozen=True)
 class RoundRobin:
-    """Every pair is judged; the score is the share of matches won. A match without a winner counts for neither."""
+    """Every pair is judged; the score is the share of matches won, an undecided one counting for neither."""
 
     judge: PairwiseJudge
 
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:
-        tallies = [Tally() for _ in candidates]
         pairs = list(itertools.combinations(range(len(candidates)), 2))
         flip = _rng(candidates).random(len(pairs)) < 0.5  # who is shown first is random, against position bias
         drawn = [(b, a) if swap else (a, b) for (a, b), swap in zip(pairs, flip, strict=True)]
-        _count(drawn, await _compare(self.judge, prompt, candidates, drawn, model), tallies)
-        if not pairs:
-            return [tally.score(1.0, "unopposed") for tally in tallies]
-        return [tally.score(tally.wins / (len(candidates) - 1)) for tally in tallies]
-
-
-async def _compare(
-    judge: PairwiseJudge,
-    prompt: Prompt,
-    candidates: Sequence[Candidate],
-    pairs: Sequence[tuple[int, int]],
-    model: Model,
-) -> list[Verdict]:
-    """One round: all its matches at once."""
-    return await together(*(judge.compare(prompt, candidates[a], candidates[b], model) for a, b in pairs))
-
-
-def _count(pairs: Sequence[tuple[int, int]], verdicts: Sequence[Verdict], tallies: Sequence[Tally]) -> None:
-    for pair, verdict in zip(pairs, verdicts, strict=True):
-        if verdict.winner is not None:
-            tallies[pair[verdict.winner]].wins += 1
-            continue
-        for index in pair:
-            tallies[index].undecided += 1
-            tallies[index].unparseable += not isinstance(verdict, Tie)
+        verdicts: list[Verdict] = await asyncio.gather(
+            *(self.judge.compare(prompt, candidates[a], candidates[b], model) for a, b in drawn)
+        )
+        wins, undecided = [0] * len(candidates), [0] * len(candidates)
+        for pair, verdict in zip(drawn, verdicts, strict=True):
+            if verdict.winner is not None:
+                wins[pair[verdict.winner]] += 1
+            else:
+                for index in pair:
+                    undecided[index] += 1
+        matches = len(candidates) - 1
+        return [_score(wins[i] / max(matches, 1), wins[i], undecided[i], matches) for i in range(len(candidates))]
 
 
 def _rng(candidates: Sequence[Candidate]) -> np.random.Generator:
     return np.random.default_rng(seeds.derive("tournament", *(candidate.path for candidate in candidates)))
+
+
+def _score(value: float, wins: int, undecided: int, matches: int) -> Score:
+    if not matches:
+        return Score(1.0, "unopposed", {"wins": 0, "unparseable": 0})
+    reason = f"{wins} won, {undecided} without a readable verdict" if undecided else f"{wins} won"
+    return Score(value, reason, {"wins": wins, "unparseable": undecided})
