@@ -1,4 +1,4 @@
-"""Builds the pocket model: a 1.8 M parameter Mllama, its word-level tokenizer and its processor."""
+"""Builds the pocket model: a 2.4 M parameter Mllama, its word-level tokenizer and its processor."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from structdecode.schemas import BUILT_IN
 from structdecode.verifiers import prompts
 
 WIDTH = 128
-TEXT_LAYERS = 6
+TEXT_LAYERS = 8
 CROSS_ATTENTION_LAYERS = [1, 3]
 HEADS = 4
 SPECIAL = ["<|pad|>", "<|bos|>", "<|eot|>", "<|user|>", "<|assistant|>", "<|system|>", "<|image|>", "<unk>"]

@@ -34,30 +34,27 @@ WEIGHTS = {"answers": 1.0, "verdicts": 0.4, "comparisons": 0.3, "pre_checks": 0.
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides what comes out. Batch sizes are sequences a step."""
+    """Everything that decides what comes out.
+
+    A step takes ``batch`` answers until ``verify_from`` (a share of the steps), then ``answers``, ``verdicts``, ...
+    """
 
     seed: int = 1
-    steps: int = 1460
-    masked_steps: int = 160
-    masked_lr: float = 4e-4
+    steps: int = 2200
     lr: float = 1e-3
     warmup_steps: int = 60
     decay_from: float = 0.5
-    answers: int = 56
-    verdicts: int = 16
-    comparisons: int = 8
+    batch: int = 80
+    answers: int = 36
+    verdicts: int = 32
+    comparisons: int = 12
     pre_checks: int = 4
-    verify_from: float = 0.4
-    own_samples_from: float = 0.6
+    verify_from: float = 0.35
+    own_samples_from: float = 0.5
     own_samples_every: int = 8
     own_samples_batch: int = 32
     pool: int = 3000
     checkpoint_every: int = 100
-
-    @property
-    def main_steps(self) -> int:
-        """Steps without the processor's cross-attention mask; the last ``masked_steps`` get used to it."""
-        return self.steps - self.masked_steps
 
 
 class Trainer:
@@ -94,9 +91,8 @@ class Trainer:
     def groups(self) -> list[list[Encoded]]:
         """One step's sequences, grouped by length and by whether there is a picture."""
         recipe, rng = self.recipe, self.rng
-        if self.step < recipe.verify_from * recipe.main_steps:
-            total = recipe.answers + recipe.verdicts + recipe.comparisons
-            return [[lessons.encode(lessons.answering(self.scene(), rng), self.tokenizer) for _ in range(total)]]
+        if self.step < recipe.verify_from * recipe.steps:
+            return [[lessons.encode(lessons.answering(self.scene(), rng), self.tokenizer) for _ in range(recipe.batch)]]
         answers = [lessons.answering(self.scene(), rng) for _ in range(recipe.answers)]
         verdicts = [lessons.yes_no(self.attempts()[0], rng) for _ in range(recipe.verdicts)]
         checks = [lessons.pre_check(self.attempts()[0], rng) for _ in range(recipe.pre_checks)]
@@ -111,16 +107,10 @@ class Trainer:
 
     # ---------------------------------------------------------------- training
     def lr(self) -> float:
-        recipe, step, main = self.recipe, self.step, self.recipe.main_steps
-        if self.masked:
-            return recipe.masked_lr * max(0.02, (recipe.steps - step) / recipe.masked_steps)
-        left = (main - step) / (main * (1 - recipe.decay_from))
+        """Warm-up, constant, then linear decay from ``decay_from``."""
+        recipe, step = self.recipe, self.step
+        left = (recipe.steps - step) / (recipe.steps * (1 - recipe.decay_from))
         return recipe.lr * min(1.0, (step + 1) / recipe.warmup_steps, max(left, 0.02))
-
-    @property
-    def masked(self) -> bool:
-        """Whether the processor's cross-attention mask is in force."""
-        return self.step >= self.recipe.main_steps
 
     def train_step(self) -> dict[str, float]:
         self.model.train()
@@ -141,7 +131,7 @@ class Trainer:
         width = max(len(e.ids) for e in encoded)
         pad = self.tokenizer.pad_token_id
         ids = torch.tensor([e.ids + [pad] * (width - len(e.ids)) for e in encoded])  # [B, L], right-padded
-        images = image_inputs([e.scene for e in encoded], ids if self.masked else None)
+        images = image_inputs([e.scene for e in encoded], ids)
         logits = self.model(input_ids=ids, use_cache=False, **images).logits
         loss: torch.Tensor = logits.new_zeros(())
         for kind in ("targets", "marks"):
@@ -156,7 +146,7 @@ class Trainer:
         """Two sampled answers to each of a batch of new training questions go into the pool if one is wrong."""
         scenes = [self.scene() for _ in range(self.recipe.own_samples_batch)]
         twice = [scene for scene in scenes for _ in range(2)]
-        replies = sample_replies(self.model, self.tokenizer, twice, temperature=1.0, masked=self.masked)
+        replies = sample_replies(self.model, self.tokenizer, twice, temperature=1.0)
         for scene, first, second in zip(scenes, replies[::2], replies[1::2], strict=True):
             pair = [Attempt(scene, stages) for stages in (first, second) if stages is not None]
             if len(pair) == 1 or (len(pair) == 2 and pair[0].right and pair[1].right):
@@ -173,7 +163,7 @@ class Trainer:
         start, log = time.time(), (self.out / "log.jsonl").open("a")
         mean: dict[str, float] = {}
         while self.step < self.recipe.steps:
-            own = self.step >= self.recipe.own_samples_from * self.recipe.main_steps
+            own = self.step >= self.recipe.own_samples_from * self.recipe.steps
             if own and self.step % self.recipe.own_samples_every == 0:
                 self.sample_own()
             for name, loss in self.train_step().items():
@@ -219,26 +209,20 @@ class Trainer:
         (path / "recipe.json").write_text(json.dumps(asdict(self.recipe), indent=1) + "\n")
 
 
-def image_inputs(
-    scenes: Sequence[world.Scene | None], masked_ids: torch.Tensor | None = None
-) -> dict[str, torch.Tensor]:
-    """Mllama's picture inputs for a batch; nothing for a text-only batch.
+def image_inputs(scenes: Sequence[world.Scene | None], ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Mllama's picture inputs for a batch of ids [B, L]; nothing for a text-only batch.
 
-    With ``masked_ids`` [B, L] the processor's mask too: tokens in front of the image token do not see the picture.
+    The mask is the processor's: tokens in front of the image token do not see the picture.
     """
     pictured = [scene for scene in scenes if scene is not None]
     if not pictured:
         return {}
-    batch = len(pictured)
-    mask = {}
-    if masked_ids is not None:
-        position = torch.arange(masked_ids.shape[1])
-        mask["cross_attention_mask"] = (position >= IMAGE_AT).long().expand(batch, -1)[..., None, None]
+    batch, sees = len(pictured), torch.arange(ids.shape[1]) >= IMAGE_AT
     return {
-        **mask,
         "pixel_values": torch.from_numpy(lessons.pixels([scene.render() for scene in pictured])),
         "aspect_ratio_ids": torch.ones(batch, 1, dtype=torch.long),
         "aspect_ratio_mask": torch.ones(batch, 1, 1, dtype=torch.long),
+        "cross_attention_mask": sees.long().expand(batch, -1)[..., None, None],
     }
 
 
@@ -249,7 +233,6 @@ def sample_replies(
     scenes: Sequence[world.Scene],
     temperature: float,
     max_new_tokens: int = 120,
-    masked: bool = True,
 ) -> list[dict[str, str] | None]:
     """One staged answer a scene; None where the tags are wrong.
 
@@ -268,7 +251,7 @@ def sample_replies(
             do_sample=temperature > 0,
             max_new_tokens=max_new_tokens,
             **({"temperature": temperature, "top_k": 0} if temperature > 0 else {}),
-            **image_inputs([scenes[i] for i in indices], ids if masked else None),
+            **image_inputs([scenes[i] for i in indices], ids),
         )
         for index, row in zip(indices, output, strict=True):
             text = tokenizer.decode(row[len(prompts[index]) :], skip_special_tokens=True)

@@ -12,7 +12,7 @@ import torch
 
 from structdecode.backends.transformers.encoding import Codec
 from structdecode.backends.transformers.loading import check_processor, load_model
-from structdecode.backends.transformers.session import TransformersSession
+from structdecode.backends.transformers.plain.session import PlainSession
 from structdecode.backends.transformers.vision import ImageMemory, vision_tower
 from structdecode.protocols import Session
 from structdecode.types import Prompt
@@ -69,7 +69,7 @@ class TransformersBackend:
     @asynccontextmanager
     async def open_sharing(self, prompt: Prompt, images: ImageMemory) -> AsyncIterator[Session]:
         """A session whose pictures are looked up in (and added to) an image memory."""
-        session = TransformersSession(self, prompt, images)
+        session = PlainSession(self, prompt, images)
         try:
             yield session
         finally:

@@ -22,6 +22,7 @@ class Codec:
             _as_list(self.tokenizer.eos_token_id)
         )
         text_config = model.config.get_text_config()
+        self._may_end: dict[tuple[int, str], bool] = {}
         self.max_length: int = getattr(text_config, "max_position_embeddings", None) or 1 << 30
 
     def inputs(self, prompt: Prompt) -> dict[str, Tensor]:
@@ -65,6 +66,14 @@ class Codec:
     def encode(self, text: str) -> tuple[int, ...]:
         """Tokens of text put into an answer, nothing added around it."""
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def may_end(self, token: int, stop: str) -> bool:
+        """Whether a token can be the last of those that spell a stop: cheap, and never wrongly False."""
+        key = (token, stop)
+        if key not in self._may_end:
+            plain = stop.isascii() and not stop[-1].isspace()  # a lone token may lose its space, or be half a letter
+            self._may_end[key] = not plain or stop[-1] in self.decode([token])
+        return self._may_end[key]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Exact text of an answer's tokens, special ones included (a tag may be one)."""

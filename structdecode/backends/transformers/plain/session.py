@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,36 +11,19 @@ import torch
 from torch import Tensor
 
 from structdecode.backends.transformers.encoding import pad_left
-from structdecode.backends.transformers.kv import Branch, Prefix, batch_cache, harvest
-from structdecode.backends.transformers.sampling import draw, token_statistics
+from structdecode.backends.transformers.plain.kv import Branch, Prefix, batch_cache, harvest
+from structdecode.backends.transformers.sampling import draw
 from structdecode.backends.transformers.vision import ImageMemory
+from structdecode.backends.transformers.writing import Order, Writing, take
 from structdecode.budget import Usage
 from structdecode.protocols import Admit, Row, Session, Work, admit_all
-from structdecode.tags import close_span, forced_prefix, stopped
 from structdecode.types import Candidate, Prompt, Sampling, Span, Stage
 
 if TYPE_CHECKING:
     from structdecode.backends.transformers.backend import TransformersBackend
 
-_WINDOW_SLACK = 8
-"""Tokens looked at beyond the longest stop's length in characters when looking for a stop."""
 
-
-@dataclass
-class _Writing:
-    """One row while it is being written."""
-
-    row: Row
-    prefix: str
-    ids: list[int] = field(default_factory=list)
-    log_probs: list[float] = field(default_factory=list)
-    certainties: list[float] = field(default_factory=list)
-    end_of_text: bool = False
-    done: bool = False
-    sampled: int = 0
-
-
-class TransformersSession:
+class PlainSession:
     """See `structdecode.protocols.Session`. All model work happens in the backend's one worker thread."""
 
     def __init__(self, backend: TransformersBackend, prompt: Prompt, images: ImageMemory) -> None:
@@ -65,12 +46,12 @@ class TransformersSession:
         admit: Admit = admit_all,
     ) -> Work[list[Span]]:
         def work() -> Work[list[Span]]:
-            writings = [_Writing(row, self._forced(row.prefix, stage, force_begin, separator)) for row in rows]
+            order = Order(stage, sampling, force_begin, separator, stops, deadline)
+            writings = [Writing(row, order, self.codec) for row in rows]
             usage = self._prefill(admit)
             starts, used = self._start(writings, admit)
-            usage += used + self._write(writings, starts, stage, sampling, stops, deadline)
-            spans = [self._span(writing, stage, stops) for writing in writings]
-            return Work(spans, usage + Usage(model_calls=1))
+            usage += used + self._write(writings, starts, order)
+            return Work([writing.span() for writing in writings], usage + Usage(model_calls=1))
 
         return await self.backend.run(work)
 
@@ -129,21 +110,16 @@ class TransformersSession:
         )
         return Usage(prefilled_tokens=length, images_encoded=encoded)
 
-    def _forced(self, prefix: Candidate, stage: Stage, force_begin: bool, separator: str) -> str:
-        if not (force_begin and stage.begin) or prefix.open_stage == stage.name:
-            return ""
-        return forced_prefix(stage, prefix.spans[-1] if prefix.spans else None, separator)
-
-    def _start(self, writings: Sequence[_Writing], admit: Admit) -> tuple[list[Branch], Usage]:
+    def _start(self, writings: Sequence[Writing], admit: Admit) -> tuple[list[Branch], Usage]:
         """The branch each row starts from, with its logits. What several rows share is computed once."""
         assert self.prefix is not None
-        wanted = [w.row.prefix.token_ids + self.codec.encode(w.prefix) for w in writings]
         missing: dict[tuple[int, ...], Branch] = {}
         cached = forced = 0
-        for writing, ids in zip(writings, wanted, strict=True):
+        for writing in writings:
+            ids = writing.wanted
             known = self.branches.get(ids)
             if known is None or known.logits is None:
-                forced += len(self.codec.encode(writing.prefix)) if ids not in missing else 0
+                forced += len(writing.prefix_ids) if ids not in missing else 0
                 known = missing.setdefault(ids, self._longest_known(writing.row.prefix, ids))
             cached += self.prefix.length + known.length
         admit(forced)
@@ -155,7 +131,9 @@ class TransformersSession:
             for row, (ids, branch) in enumerate(missing.items()):
                 keep = self._own_places(branch.length, len(fed[row]), widths)
                 self.branches[ids] = Branch(harvest(cache, self.prefix, row, keep), len(ids), logits[row, -1])
-        return [self.branches[ids] for ids in wanted], Usage(prefilled_tokens=forced, cached_tokens=cached)
+        return [self.branches[writing.wanted] for writing in writings], Usage(
+            prefilled_tokens=forced, cached_tokens=cached
+        )
 
     def _longest_known(self, candidate: Candidate, ids: tuple[int, ...]) -> Branch:
         """The candidate's own branch, else an ancestor's, else the bare prompt: as much as need not be computed."""
@@ -195,15 +173,7 @@ class TransformersSession:
         return {} if mask is None else {"cross_attention_mask": mask.expand(rows, tokens, -1, -1)}
 
     # ------------------------------------------------------------------ writing
-    def _write(
-        self,
-        writings: Sequence[_Writing],
-        starts: Sequence[Branch],
-        stage: Stage,
-        sampling: Sampling,
-        stops: Sequence[str],
-        deadline: float | None,
-    ) -> Usage:
+    def _write(self, writings: Sequence[Writing], starts: Sequence[Branch], order: Order) -> Usage:
         """Decodes all rows in step until every one is done. Branches of what was written are kept."""
         assert self.prefix is not None
         cache, mask = batch_cache(self.prefix, starts)
@@ -214,13 +184,13 @@ class TransformersSession:
         ones = torch.ones(len(writings), 1, dtype=mask.dtype, device=mask.device)
         room = self.codec.max_length - self.prefix.length
         for step in range(max(writing.row.max_tokens for writing in writings)):
-            late = deadline is not None and time.monotonic() >= deadline
+            late = order.late
             for writing, branch in zip(writings, starts, strict=True):
                 writing.done |= late or step >= min(writing.row.max_tokens, room - branch.length)
             if all(writing.done for writing in writings):
                 break
-            tokens = draw(logits.float(), sampling, generators)  # [B]
-            self._take(writings, logits.float(), tokens, stage, stops)
+            tokens = draw(logits.float(), order.sampling, generators)  # [B]
+            take(writings, logits.float(), tokens)
             if all(writing.done for writing in writings):
                 break
             mask = torch.cat([mask, ones], dim=1)
@@ -234,41 +204,9 @@ class TransformersSession:
             fed = max(0, len(writing.ids) - 1)  # the last token's keys are not computed yet
             begin = self.prefix.length + own_width - start.length
             keep = torch.arange(begin, begin + start.length + fed, device=mask.device)
-            ids = (*writing.row.prefix.token_ids, *self.codec.encode(writing.prefix), *writing.ids)
+            ids = (*writing.wanted, *writing.ids)
             self.branches.setdefault(ids, Branch(harvest(cache, self.prefix, row, keep), start.length + fed))
         return Usage(generated_tokens=sum(writing.sampled for writing in writings))
-
-    def _take(
-        self, writings: Sequence[_Writing], logits: Tensor, tokens: Tensor, stage: Stage, stops: Sequence[str]
-    ) -> None:
-        """Books one step's tokens and marks the rows that ended with it."""
-        log_probs, certainties = (values.tolist() for values in token_statistics(logits, tokens))
-        for row, (writing, token) in enumerate(zip(writings, tokens.tolist(), strict=True)):
-            if writing.done:
-                continue
-            writing.sampled += 1
-            if token in self.codec.end_of_text:
-                writing.done = writing.end_of_text = True
-                continue
-            writing.ids.append(token)
-            writing.log_probs.append(log_probs[row])
-            writing.certainties.append(certainties[row])
-            writing.done = self._ends(writing.ids, stage, stops)
-
-    def _ends(self, ids: list[int], stage: Stage, stops: Sequence[str]) -> bool:
-        wanted = [text for text in (stage.end, *stops) if text]
-        if not wanted:
-            return False
-        window = max(map(len, wanted)) + _WINDOW_SLACK
-        return stopped(self.codec.decode(ids[-window:]), stage, stops) and stopped(self.codec.decode(ids), stage, stops)
-
-    def _span(self, writing: _Writing, stage: Stage, stops: Sequence[str]) -> Span:
-        return close_span(
-            stage, self.codec.decode(writing.ids), prefix=writing.prefix,
-            going_on=writing.row.prefix.open_stage == stage.name, stops=stops, end_of_text=writing.end_of_text,
-            token_ids=tuple(writing.ids), log_probs=tuple(writing.log_probs), certainties=tuple(writing.certainties),
-            seed=writing.row.seed, encode=self.codec.encode,
-        )  # fmt: skip
 
 
 def _layer(cache: object, index: int, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,104 @@
+"""One row while it is being written: what was drawn, and whether it is done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from structdecode.backends.transformers.encoding import Codec
+from structdecode.backends.transformers.sampling import token_statistics
+from structdecode.protocols import Row
+from structdecode.tags import close_span, forced_prefix, stopped
+from structdecode.types import Candidate, Sampling, Span, Stage
+
+_WINDOW_SLACK = 8
+"""Tokens looked at beyond the longest stop's length in characters when looking for a stop."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What all rows of one `extend` have in common."""
+
+    stage: Stage
+    sampling: Sampling
+    force_begin: bool = True
+    separator: str = ""
+    stops: Sequence[str] = ()
+    deadline: float | None = None
+
+    def forced(self, prefix: Candidate) -> str:
+        """The text that is put before what the model writes behind a candidate."""
+        if not (self.force_begin and self.stage.begin) or prefix.open_stage == self.stage.name:
+            return ""
+        return forced_prefix(self.stage, prefix.spans[-1] if prefix.spans else None, self.separator)
+
+    @property
+    def late(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+
+@dataclass
+class Writing:
+    """A row's tokens so far. ``wanted`` is the whole answer up to where the model goes on: prefix and forced text."""
+
+    row: Row
+    order: Order
+    codec: Codec
+    ids: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    certainties: list[float] = field(default_factory=list)
+    end_of_text: bool = False
+    done: bool = False
+    sampled: int = 0
+
+    def __post_init__(self) -> None:
+        self.prefix = self.order.forced(self.row.prefix)
+        self.prefix_ids = self.codec.encode(self.prefix) if self.prefix else ()
+        self.wanted: tuple[int, ...] = (*self.row.prefix.token_ids, *self.prefix_ids)
+        self._stops = tuple(text for text in (self.order.stage.end, *self.order.stops) if text)
+
+    def restart(self) -> None:
+        """Forgets what was written; the same seed writes it again."""
+        self.ids, self.log_probs, self.certainties = [], [], []
+        self.end_of_text = self.done = False
+        self.sampled = 0
+
+    def take(self, token: int, log_prob: float, certainty: float) -> None:
+        """Books one drawn token."""
+        self.sampled += 1
+        if token in self.codec.end_of_text:
+            self.done = self.end_of_text = True
+            return
+        self.ids.append(token)
+        self.log_probs.append(log_prob)
+        self.certainties.append(certainty)
+        self.done = self._at_stop(token)
+
+    def _at_stop(self, token: int) -> bool:
+        if not any(self.codec.may_end(token, stop) for stop in self._stops):
+            return False
+        window = max(map(len, self._stops)) + _WINDOW_SLACK
+        stage, stops = self.order.stage, self.order.stops
+        if not stopped(self.codec.decode(self.ids[-window:]), stage, stops):
+            return False
+        return stopped(self.codec.decode(self.ids), stage, stops)
+
+    def span(self) -> Span:
+        order = self.order
+        return close_span(
+            order.stage, self.codec.decode(self.ids), prefix=self.prefix,
+            going_on=self.row.prefix.open_stage == order.stage.name, stops=order.stops, end_of_text=self.end_of_text,
+            token_ids=tuple(self.ids), log_probs=tuple(self.log_probs), certainties=tuple(self.certainties),
+            seed=self.row.seed, encode=self.codec.encode,
+        )  # fmt: skip
+
+
+def take(writings: Sequence[Writing], logits: Tensor, tokens: Tensor) -> None:
+    """Books one step's tokens [B], drawn from logits [B, V], in the rows that are not done."""
+    log_probs, certainties = (values.tolist() for values in token_statistics(logits, tokens))
+    for writing, *drawn in zip(writings, tokens.tolist(), log_probs, certainties, strict=True):
+        if not writing.done:
+            writing.take(*drawn)
