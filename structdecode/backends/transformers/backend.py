@@ -6,18 +6,25 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 
 from structdecode.backends.transformers.encoding import Codec
 from structdecode.backends.transformers.loading import check_processor, load_model
 from structdecode.backends.transformers.plain.session import PlainSession
+from structdecode.backends.transformers.slots.attention import slots_can_run, text_configs
+from structdecode.backends.transformers.slots.forward import Forward
+from structdecode.backends.transformers.slots.prefixes import PrefixCache
+from structdecode.backends.transformers.slots.scheduler import Scheduler
+from structdecode.backends.transformers.slots.session import SlotSession
 from structdecode.backends.transformers.vision import ImageMemory, vision_tower
+from structdecode.errors import ConfigError, UnknownNameError
 from structdecode.protocols import Session
 from structdecode.types import Prompt
 
 T = TypeVar("T")
+Engine = Literal["slots", "plain"]
 
 
 class TransformersBackend:
@@ -30,16 +37,45 @@ class TransformersBackend:
         model: an image-text-to-text model, on its device.
         processor: its processor, with an image processor, a tokenizer and a chat template.
         name: what traces call it; default: the model's own name or path.
+        engine: ``slots`` decodes all open questions in one batch; ``plain`` takes one request at a time (the
+            specification of the other, and the way for models that attend otherwise than fully and causally).
+        max_rows: the most rows that are decoded in one batch.
+        prefix_cache_bytes: what prompts are kept for later ones, least recently used first out; 0 keeps none.
+
+    Raises:
+        ModelError: the processor takes no pictures or has no chat template.
+        ConfigError: the engine is unknown or a limit below what makes sense.
     """
 
-    def __init__(self, model: Any, processor: Any, name: str | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        name: str | None = None,
+        *,
+        engine: Engine = "slots",
+        max_rows: int = 256,
+        prefix_cache_bytes: int = 1 << 30,
+    ) -> None:
         self.model, self.processor = model, processor
         self.name = name or str(getattr(model, "name_or_path", "") or type(model).__name__)
         check_processor(processor, self.name)
         self.codec = Codec(processor, model)
+        self.image_token: int | None = getattr(model.config, "image_token_id", None)
         self.tower = vision_tower(model)
         text_config = model.config.get_text_config()
         self.cross_layers = frozenset(getattr(text_config, "cross_attention_layers", None) or ())
+        if engine not in get_args(Engine):
+            raise UnknownNameError("engine", engine, get_args(Engine))
+        if max_rows < 1 or prefix_cache_bytes < 0:
+            raise ConfigError(f"max_rows must be 1 or more (not {max_rows}), prefix_cache_bytes 0 or more")
+        self.engine: Engine = engine if slots_can_run(model) else "plain"
+        self.prefixes = PrefixCache(prefix_cache_bytes)
+        forward = Forward(
+            lambda **inputs: self.forward(**inputs)[0].logits, text_configs(model), text_config.num_hidden_layers,
+            self.cross_layers, self.codec.max_length,
+        )  # fmt: skip
+        self.scheduler = Scheduler(forward, self._borrowed, max_rows)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="structdecode-model")
 
     @classmethod
@@ -51,8 +87,11 @@ class TransformersBackend:
         dtype: str = "auto",
         trust_remote_code: bool = False,
         allow_pickle: bool = False,
+        engine: Engine = "slots",
+        max_rows: int = 256,
+        prefix_cache_bytes: int = 1 << 30,
     ) -> TransformersBackend:
-        """Loads a checkpoint directory or hub name; ``device=None`` is CUDA where there is one.
+        """Loads a checkpoint directory or hub name; ``device=None`` is CUDA where there is one. The rest as above.
 
         Raises:
             ModelError: it cannot be loaded; the message says what to do.
@@ -61,7 +100,7 @@ class TransformersBackend:
         model, processor = load_model(
             name, device=device, dtype=dtype, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
         )
-        return cls(model, processor, name)
+        return cls(model, processor, name, engine=engine, max_rows=max_rows, prefix_cache_bytes=prefix_cache_bytes)
 
     def open(self, prompt: Prompt) -> AbstractAsyncContextManager[Session]:
         return self.open_sharing(prompt, ImageMemory())
@@ -69,7 +108,7 @@ class TransformersBackend:
     @asynccontextmanager
     async def open_sharing(self, prompt: Prompt, images: ImageMemory) -> AsyncIterator[Session]:
         """A session whose pictures are looked up in (and added to) an image memory."""
-        session = PlainSession(self, prompt, images)
+        session = (SlotSession if self.engine == "slots" else PlainSession)(self, prompt, images)
         try:
             yield session
         finally:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import pytest
 import torch
 from PIL import Image
 
 from structdecode.backends.transformers import TransformersBackend
+from structdecode.backends.transformers.backend import Engine
 from structdecode.types import Prompt
 from tests.backends.transformers import tiny
 
@@ -19,14 +21,29 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="session", params=sorted(tiny.ARCHITECTURES))
-def backend(request: pytest.FixtureRequest) -> TransformersBackend:
-    return TransformersBackend(*tiny.build(request.param), name=request.param)
+@lru_cache
+def shared_backend(name: str, engine: Engine) -> TransformersBackend:
+    return TransformersBackend(*tiny.build(name), name=name, engine=engine)
 
 
-@pytest.fixture(scope="session")
-def mllama() -> TransformersBackend:
-    return TransformersBackend(*tiny.build("mllama"), name="mllama")
+@pytest.fixture(params=["slots", "plain"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture(params=sorted(tiny.ARCHITECTURES))
+def backend(request: pytest.FixtureRequest, engine: Engine) -> TransformersBackend:
+    """Every architecture under every engine, with nothing in its prefix cache."""
+    backend = shared_backend(request.param, engine)
+    backend.prefixes.clear()
+    return backend
+
+
+@pytest.fixture
+def mllama(engine: Engine) -> TransformersBackend:
+    backend = shared_backend("mllama", engine)
+    backend.prefixes.clear()
+    return backend
 
 
 @pytest.fixture(scope="session")

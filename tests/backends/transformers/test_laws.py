@@ -14,6 +14,7 @@ from scipy import stats
 from structdecode import registry
 from structdecode.backends.transformers import TransformersBackend
 from structdecode.backends.transformers.sampling import draw, filtered
+from structdecode.backends.transformers.slots.attention import text_configs
 from structdecode.engine import adecode, decode, decode_many
 from structdecode.protocols import Row
 from structdecode.schemas import LLAVA_O1
@@ -252,12 +253,14 @@ def test_borrowed_model_is_given_back_as_it_was(picture: Image.Image) -> None:
         existing = hooks(model)  # transformers itself adds some at the first forward
         model.train()
         before = {k: v.clone() for k, v in model.state_dict().items()}
+        attention = [c._attn_implementation for c in text_configs(model)]
         config, padding = model.generation_config.to_dict(), processor.tokenizer.padding_side
         backend = TransformersBackend(model, processor)
         decode(Prompt("What is it?", [picture]), backend=backend, schema=SHORT, strategy="best-of-n", seed=1)
         assert model.training
         assert backend.tower is not None and "forward" not in vars(backend.tower)
         assert hooks(model) == existing
+        assert [c._attn_implementation for c in text_configs(model)] == attention
         assert getattr(model.model, "rope_deltas", None) is None
         assert (model.generation_config.to_dict(), processor.tokenizer.padding_side) == (config, padding)
         assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
@@ -281,6 +284,7 @@ def test_several_pictures_and_earlier_turns(mllama: TransformersBackend, picture
     prompt = Prompt("And now?", [picture, picture.rotate(90)], [Message("user", "Look."), Message("assistant", "Yes.")])
     written = list(asyncio.run(grow(mllama, prompt, [4, 8])).token_ids)
     assert written == generate(mllama, prompt, 12)[: len(written)]
+    mllama.prefixes.clear()
     result = asyncio.run(adecode(prompt, backend=mllama, schema=SHORT))
     assert result.usage.images_encoded == 2
 

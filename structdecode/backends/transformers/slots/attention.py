@@ -1,0 +1,195 @@
+"""Attention of rows that share their beginnings: one product for all over what is shared, joined with each one's own.
+
+For rows that go on from one segment the queries are folded into one, so that its keys and values are read once;
+the result is joined with the attention over the row's own tokens through the two log-sum-exps (Hydragen, Juravsky
+et al. 2024, arXiv 2402.05099, section 3; cascade inference in FlashInfer). Cross-attention to a picture folds all
+rows of the picture in the same way. Exact up to rounding. Registered as a transformers attention function, so no
+model code is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from structdecode.backends.transformers.slots.kv import Segment
+
+NAME = "structdecode-shared-prefix"
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Rows that go on from one segment. ``rows`` [G] are their numbers, None for all of the batch."""
+
+    segment: Segment
+    rows: Tensor | None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Rows that look at one set of pictures.
+
+    Attributes:
+        layers: keys and values [1, H, S, D] by layer number.
+        rows: [G], None for all.
+        mask: additive, [1, 1, T or 1, S], None where all of it is seen.
+    """
+
+    layers: dict[int, tuple[Tensor, Tensor]]
+    rows: Tensor | None
+    mask: Tensor | None
+
+
+@dataclass
+class Batch:
+    """What the attention function has to know about the rows of one forward.
+
+    Attributes:
+        own_mask: additive, [n, 1, T, width]: what each token sees of its row's slot; None where all of it.
+    """
+
+    own_mask: Tensor | None
+    shared: Sequence[Shared] = ()
+    seen: Sequence[Seen] = ()
+    cross: frozenset[int] = field(default_factory=frozenset)
+    position: dict[int, int] = field(default_factory=dict)
+
+
+def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+    """Attention and the log-sum-exp of its scores. [B, H, T, D] and [B, H, S, D] -> [B, H, T, D], [B, H, T]"""
+    if query.device.type == "cpu":
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, keys, values, 0.0, False, attn_mask=mask, scale=scale
+        )
+        return out, lse
+    scores = torch.matmul(query, keys.transpose(-1, -2)).float() * scale  # [B, H, T, S]
+    if mask is not None:
+        scores = scores + mask
+    lse = scores.logsumexp(-1)
+    return torch.matmul((scores - lse[..., None]).exp().to(values.dtype), values), lse
+
+
+def join(one: Tensor, one_lse: Tensor, other: Tensor, other_lse: Tensor) -> Tensor:
+    """Attention over the union of two sets of keys, from the attention over each."""
+    weight = (other_lse - one_lse).sigmoid().to(one.dtype)[..., None]  # [B, H, T, 1]
+    return torch.lerp(one, other, weight)
+
+
+def _fold(tensor: Tensor) -> Tensor:
+    """All rows' queries as one row's. [G, H, T, D] -> [1, H, G * T, D]"""
+    return tensor.transpose(0, 1).flatten(1, 2)[None]
+
+
+def _pick(tensor: Tensor, rows: Tensor | None) -> Tensor:
+    return tensor if rows is None else tensor.index_select(0, rows)
+
+
+def shared_prefix_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    rows: Batch | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """A transformers attention function. query [n, H, T, D]; key, value [n, Hkv, width, D] -> [n, T, H, D]"""
+    assert rows is not None
+    n, heads, tokens, dim = query.shape
+    scale = dim**-0.5 if scaling is None else scaling
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    if layer in rows.cross:
+        return _pictures(query, rows, layer, scale).transpose(1, 2), None
+    groups = heads // key.shape[1]
+    packed = query.reshape(n, key.shape[1], groups * tokens, dim)  # a key's heads become tokens of one
+    mask = rows.own_mask
+    if mask is not None and groups > 1:
+        mask = mask.repeat(1, 1, groups, 1)
+    if not rows.shared:
+        out = nn.functional.scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=scale)
+    else:
+        own, own_lse = attend(packed, key, value, mask, scale)
+        out = _with_shared(packed, own, own_lse, rows, rows.position[layer], scale)
+    return out.reshape(n, heads, tokens, value.shape[-1]).transpose(1, 2), None
+
+
+def _with_shared(query: Tensor, own: Tensor, own_lse: Tensor, rows: Batch, layer: int, scale: float) -> Tensor:
+    """Joins what the rows see of their shared segments. [n, H, T, D] -> [n, H, T, D]"""
+    tokens = query.shape[2]
+    out = own
+    for shared in rows.shared:
+        keys, values = shared.segment.layer(layer)
+        chosen = _pick(query, shared.rows)
+        common, lse = attend(_fold(chosen), keys, values, None, scale)
+        common = common[0].unflatten(1, (-1, tokens)).transpose(0, 1)  # [G, H, T, D]
+        lse = lse[0].unflatten(1, (-1, tokens)).transpose(0, 1)
+        if shared.rows is None:
+            return join(own, own_lse, common, lse)
+        joined = join(own.index_select(0, shared.rows), own_lse.index_select(0, shared.rows), common, lse)
+        if out is own:
+            out = own.clone()
+        out[shared.rows] = joined
+    return out
+
+
+def _pictures(query: Tensor, rows: Batch, layer: int, scale: float) -> Tensor:
+    """Cross-attention; rows without a picture get zeros. [n, H, T, D] -> [n, H, T, D]"""
+    _, heads, tokens, dim = query.shape
+    out = query.new_zeros(query.shape) if not rows.seen or rows.seen[0].rows is not None else query
+    for seen in rows.seen:
+        keys, values = seen.layers[layer]
+        groups = heads // keys.shape[1]
+        chosen = _pick(query, seen.rows)
+        packed = chosen.reshape(len(chosen), keys.shape[1], groups * tokens, dim)
+        mask = seen.mask
+        if mask is not None and mask.shape[2] > 1:
+            mask = mask.repeat(1, 1, len(chosen) * groups, 1)
+        found = nn.functional.scaled_dot_product_attention(_fold(packed), keys, values, attn_mask=mask, scale=scale)
+        found = found[0].unflatten(1, (-1, groups * tokens)).transpose(0, 1).reshape(chosen.shape)
+        if seen.rows is None:
+            return found
+        out[seen.rows] = found
+    return out
+
+
+def text_configs(model: nn.Module) -> list[Any]:
+    """The configurations in which the text model's attention is named."""
+    decoder = model.get_decoder()  # type: ignore[operator]
+    found = {id(m.config): m.config for m in decoder.modules() if hasattr(m, "config")}
+    return list(found.values())
+
+
+def slots_can_run(model: nn.Module) -> bool:
+    """Whether the text model attends fully and causally, and lets its attention be put in from outside."""
+    if not getattr(model, "_supports_attention_backend", False):
+        return False
+    for config in text_configs(model):
+        kinds = set(getattr(config, "layer_types", None) or ())
+        window = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+        capped = getattr(config, "attn_logit_softcapping", None)
+        if kinds - {"full_attention"} or (window and not kinds) or capped:
+            return False
+    return True
+
+
+@contextmanager
+def attending(configs: Sequence[Any]) -> Iterator[None]:
+    """While this is open the text model attends through `shared_prefix_attention`; then as before."""
+    before = [config._attn_implementation_internal for config in configs]
+    for config in configs:
+        config._attn_implementation_internal = NAME
+    try:
+        yield
+    finally:
+        for config, name in zip(configs, before, strict=True):
+            config._attn_implementation_internal = name
+
+
+AttentionInterface.register(NAME, shared_prefix_attention)

@@ -1,0 +1,312 @@
+"""Decodes the open rows of all open requests in one batch, a slot each; a slot that falls free is filled at once.
+
+A request is a generator that yields what it needs (tokens to feed, rows to write, a call of the model) and is
+sent on when it is there. One iteration of the loop: let the requests say what they want, run one chunk of prompt
+tokens, then one decoding step for every row. Everything here happens in the backend's one worker thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import defaultdict, deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from structdecode.backends.transformers.sampling import draw
+from structdecode.backends.transformers.slots.forward import Forward, Occupant, Place, Slots
+from structdecode.backends.transformers.writing import Writing, take
+from structdecode.types import Sampling
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+CHUNK = 512
+"""Prompt tokens of one row that are computed between two decoding steps."""
+
+
+@dataclass
+class Call:
+    """A piece of model work of its own (a first prompt with its pictures)."""
+
+    work: Callable[[], Any]
+    result: Any = None
+    done: bool = False
+
+
+@dataclass
+class Feed(Occupant):
+    """Tokens to run behind a place.
+
+    Attributes:
+        every: asks for the logits after each of them, not the last alone.
+        mask: which pictures' patches each token sees, additive [1, 1, T, S]; None: what the place says.
+        blind: [T], tokens that see no picture at all; None where all do.
+    """
+
+    tokens: Sequence[int] = ()
+    every: bool = False
+    mask: Tensor | None = None
+    blind: Tensor | None = None
+    fed: int = 0
+    logits: list[Tensor] = field(default_factory=list)  # [T, V] each
+    done: bool = False
+
+    def aim(self, longest: int) -> None:
+        """Cuts out what the next chunk of up to ``longest`` tokens sees, right-padded."""
+        chunk = slice(self.fed, self.fed + longest)
+        if self.blind is not None:
+            self.chunk_blind = self.blind[chunk]
+        if self.mask is not None:
+            part = self.mask[:, :, chunk]
+            self.chunk_mask = torch.nn.functional.pad(part, (0, 0, 0, longest - part.shape[2]))
+
+
+@dataclass
+class Write(Occupant):
+    """A row to decode."""
+
+    writing: Writing = None  # type: ignore[assignment]
+    generator: np.random.Generator = None  # type: ignore[assignment]
+    result: Place | None = None
+    logits: Tensor | None = None  # [V]
+
+    @property
+    def done(self) -> bool:
+        return self.result is not None
+
+
+Request = Sequence[Call] | Sequence[Feed] | Sequence[Write]
+Steps = Generator[Request, None, T]
+
+
+@dataclass
+class _Job:
+    steps: Steps[Any]
+    answer: asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop
+    wanted: Request = ()
+
+
+class Scheduler:
+    """Takes requests from any event loop; see the module."""
+
+    def __init__(self, forward: Forward, guard: Callable[[], AbstractContextManager[None]], max_rows: int) -> None:
+        self.forward, self.max_rows = forward, max_rows
+        self._guard = guard
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="structdecode-model")
+        self._lock = threading.Lock()
+        self._inbox: deque[_Job] = deque()
+        self._running = False
+        self._jobs: list[_Job] = []
+        self._answers: list[tuple[_Job, Any, BaseException | None]] = []
+        self._calls: deque[Call] = deque()
+        self._feeds: deque[Feed] = deque()
+        self._waiting: deque[Write] = deque()
+        self._feeding: Slots[Feed] | None = None
+        self._writing: Slots[Write] | None = None
+        self._last: tuple[Tensor, list[int]] = torch.empty(0), []
+
+    async def run(self, steps: Steps[T]) -> T:
+        """The generator's return value.
+
+        Raises:
+            whatever the generator raises, and what the model raises on its work.
+        """
+        loop = asyncio.get_running_loop()
+        job = _Job(steps, loop.create_future(), loop)
+        with self._lock:
+            self._inbox.append(job)
+            start, self._running = not self._running, True
+        if start:
+            self._worker.submit(self._work)
+        return await job.answer  # type: ignore[no-any-return]
+
+    # ------------------------------------------------------------------ the loop
+    def _work(self) -> None:
+        """Works until nothing is open. The last answers go out when the model has been given back."""
+        while True:
+            with torch.inference_mode(), self._guard():
+                while self._take_in():
+                    self._iterate()
+                    if self._jobs:
+                        self._deliver()
+            self._deliver()
+            with self._lock:
+                if not self._inbox:
+                    self._running = False
+                    return
+
+    def _take_in(self) -> bool:
+        with self._lock:
+            self._jobs += self._inbox
+            self._inbox.clear()
+        return bool(self._jobs)
+
+    def _iterate(self) -> None:
+        for job in list(self._jobs):
+            if job.answer.cancelled():
+                self._drop(job)
+            if all(item.done for item in job.wanted):
+                self._advance(job)
+        try:
+            self._call()
+            self._feed_chunk()
+            self._decode_step()
+        except Exception as error:  # the model itself failed: every open request was part of the batch
+            log.warning("a batch failed: %s: %s", type(error).__name__, error)
+            for job in list(self._jobs):
+                self._end(job, None, error)
+            self._reset()
+
+    def _advance(self, job: _Job) -> None:
+        try:
+            if job.answer.cancelled():
+                return self._end(job, None, None)
+            job.wanted = job.steps.send(None)
+        except StopIteration as stop:
+            return self._end(job, stop.value, None)
+        except Exception as error:  # the request's own: a spent budget, a refused prompt
+            return self._end(job, None, error)
+        for item in job.wanted:
+            if isinstance(item, Call):
+                self._calls.append(item)
+            elif isinstance(item, Feed):
+                self._feeds.append(item)
+            else:
+                self._waiting.append(item)
+
+    @staticmethod
+    def _drop(job: _Job) -> None:
+        """Nobody waits for it any more: its rows end with the next step."""
+        for item in job.wanted:
+            if isinstance(item, Write):
+                item.writing.done = True
+
+    def _end(self, job: _Job, value: Any, error: BaseException | None) -> None:
+        job.steps.close()
+        self._jobs.remove(job)
+        self._answers.append((job, value, error))
+
+    def _deliver(self) -> None:
+        for job, value, error in self._answers:
+            try:
+                job.loop.call_soon_threadsafe(_settle, job.answer, value, error)
+            except RuntimeError:  # the event loop that asked is closed
+                log.debug("nobody waits for an answer any more")
+        self._answers.clear()
+
+    def _reset(self) -> None:
+        self._calls.clear()
+        self._feeds.clear()
+        self._waiting.clear()
+        self._feeding = self._writing = None
+
+    # ------------------------------------------------------------------ one iteration's work
+    def _call(self) -> None:
+        """Prompts come first while there is room for their rows; else one between two steps."""
+        while self._calls:
+            call = self._calls.popleft()
+            call.result, call.done = call.work(), True
+            if self._writing is not None and len(self._writing.rows) >= self.max_rows // 2:
+                return
+
+    def _feed_chunk(self) -> None:
+        while self._feeds and (self._feeding is None or len(self._feeding.rows) < self.max_rows):
+            feed = self._feeds.popleft()
+            self._feeding = self._feeding or Slots(self.forward.pool_like(feed.place))
+            self._feeding.add(feed, lone=False)
+        if self._feeding is None or not self._feeding.rows:
+            return
+        rows = list(self._feeding.rows)
+        longest = max(min(CHUNK, len(feed.tokens) - feed.fed) for feed in rows)
+        for feed in rows:
+            feed.aim(longest)
+        tokens = [feed.tokens[feed.fed : feed.fed + CHUNK] for feed in rows]
+        every = any(feed.every for feed in rows)
+        logits = self.forward(self._feeding, tokens, every=every)  # [n, T or 1, V]
+        for index, (feed, chunk) in enumerate(zip(rows, tokens, strict=True)):
+            feed.fed += len(chunk)
+            if feed.every:
+                feed.logits.append(logits[index, : len(chunk)])
+            elif feed.fed == len(feed.tokens):
+                feed.logits.append(logits[index, len(chunk) - 1 : len(chunk)] if every else logits[index])
+        for index in reversed(range(len(rows))):
+            if rows[index].fed == len(rows[index].tokens):
+                rows[index].place = self._feeding.grown(index, rows[index].logits[-1][-1].clone())
+                rows[index].done = True
+                self._feeding.remove(index)
+
+    def _decode_step(self) -> None:
+        slots = self._admitted()
+        if slots is None or not slots.rows:
+            return
+        for row in slots.rows:
+            row.writing.done |= row.writing.order.late or self.forward.full(row)
+        self._retire(slots)
+        if not slots.rows:
+            return
+        logits = self._logits(slots.rows)
+        tokens = self._draw(slots.rows, logits)
+        take([row.writing for row in slots.rows], logits, tokens)
+        for row in slots.rows:
+            row.writing.done |= row.writing.sampled >= row.writing.row.max_tokens
+        drawn = dict(zip(map(id, slots.rows), tokens.tolist(), strict=True))
+        self._retire(slots)
+        if slots.rows:
+            after = self.forward(slots, [[drawn[id(row)]] for row in slots.rows])[:, -1]
+            for row, row_logits in zip(slots.rows, after, strict=True):
+                row.logits = row_logits
+            self._last = after, [id(row) for row in slots.rows]
+
+    def _logits(self, rows: Sequence[Write]) -> Tensor:
+        """Behind each row's last token. [n, V], float32"""
+        logits, after_rows = self._last
+        if after_rows != [id(row) for row in rows]:
+            logits = torch.stack([row.logits for row in rows if row.logits is not None])
+        return logits.float()
+
+    def _admitted(self) -> Slots[Write] | None:
+        while self._waiting and (self._writing is None or len(self._writing.rows) < self.max_rows):
+            row = self._waiting.popleft()
+            self._writing = self._writing or Slots(self.forward.pool_like(row.place))
+            row.logits = row.place.logits
+            self._writing.add(row, lone=row.lone)
+        return self._writing
+
+    @staticmethod
+    def _retire(slots: Slots[Write]) -> None:
+        for index in reversed(range(len(slots.rows))):
+            row = slots.rows[index]
+            if row.writing.done:
+                row.result = slots.grown(index, None, keep=max(0, len(row.writing.ids) - 1))
+                slots.remove(index)
+
+    @staticmethod
+    def _draw(rows: Sequence[Write], logits: Tensor) -> Tensor:
+        by_sampling: dict[Sampling, list[int]] = defaultdict(list)
+        for index, row in enumerate(rows):
+            by_sampling[row.writing.order.sampling].append(index)
+        if len(by_sampling) == 1:
+            return draw(logits, rows[0].writing.order.sampling, [row.generator for row in rows])
+        tokens = logits.new_zeros(len(rows), dtype=torch.long)
+        for sampling, indices in by_sampling.items():
+            tokens[indices] = draw(logits[indices], sampling, [rows[i].generator for i in indices])
+        return tokens
+
+
+def _settle(answer: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
+    if answer.done():
+        return
+    if error is not None:
+        answer.set_exception(error)
+    else:
+        answer.set_result(value)

@@ -1,0 +1,242 @@
+"""A prompt among many: its requests are generators that the scheduler drives, all in one thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from structdecode.backends.transformers.slots.forward import Place, View
+from structdecode.backends.transformers.slots.kv import Segment
+from structdecode.backends.transformers.slots.prefixes import CrossLayers, Known, cross_mask
+from structdecode.backends.transformers.slots.scheduler import Call, Feed, Steps, Write
+from structdecode.backends.transformers.vision import ImageMemory
+from structdecode.backends.transformers.writing import Order, Writing
+from structdecode.budget import Usage
+from structdecode.protocols import Admit, Row, Session, Work, admit_all
+from structdecode.types import Candidate, Prompt, Sampling, Span, Stage
+
+if TYPE_CHECKING:
+    from structdecode.backends.transformers.backend import TransformersBackend
+
+LONE_UP_TO = 512
+"""Tokens of a shared beginning up to which a row that is alone on it gets a copy in its slot: one attention less."""
+
+
+class SlotSession:
+    """See `structdecode.protocols.Session`."""
+
+    def __init__(self, backend: TransformersBackend, prompt: Prompt, images: ImageMemory) -> None:
+        self.backend, self.prompt, self.images = backend, prompt, images
+        self.codec, self.prefixes = backend.codec, backend.prefixes
+        self.image_key = tuple(picture.digest for picture in prompt.images)
+        self.inputs: dict[str, Tensor] | None = None
+        self.root: Place | None = None
+        self.branches: dict[tuple[int, ...], Place] = {}
+
+    # ------------------------------------------------------------------ the protocol
+    async def extend(
+        self,
+        rows: Sequence[Row],
+        stage: Stage,
+        *,
+        sampling: Sampling,
+        force_begin: bool = True,
+        separator: str = "",
+        stops: Sequence[str] = (),
+        deadline: float | None = None,
+        admit: Admit = admit_all,
+    ) -> Work[list[Span]]:
+        order = Order(stage, sampling, force_begin, separator, stops, deadline)
+        await self._read()
+        return await self.backend.scheduler.run(self._extend([Writing(row, order, self.codec) for row in rows], admit))
+
+    async def log_probs(self, continuations: Sequence[str], *, admit: Admit = admit_all) -> Work[list[list[float]]]:
+        await self._read()
+        return await self.backend.scheduler.run(self._log_probs([self.codec.encode(t) for t in continuations], admit))
+
+    def open(self, prompt: Prompt) -> AbstractAsyncContextManager[Session]:
+        return self.backend.open_sharing(prompt, self.images)
+
+    def release(self, candidates: Sequence[Candidate]) -> None:
+        for candidate in candidates:
+            self.branches.pop(candidate.token_ids, None)
+
+    def close(self) -> None:
+        self.inputs = self.root = None
+        self.branches.clear()
+
+    async def _read(self) -> None:
+        """The prompt as tensors; pictures are prepared beside the model's work, not between its steps."""
+        if self.inputs is None:
+            self.inputs = await asyncio.to_thread(self.codec.inputs, self.prompt)
+
+    # ------------------------------------------------------------------ what the scheduler drives
+    def _extend(self, writings: list[Writing], admit: Admit) -> Steps[Work[list[Span]]]:
+        usage = yield from self._prefill(admit)
+        starts, used = yield from self._starts(writings, admit)
+        on_segment = Counter(id(place.segment) for place in starts)
+        rows = [
+            Write(
+                place, writing=writing, generator=np.random.default_rng(writing.row.seed),
+                lone=on_segment[id(place.segment)] == 1 and place.segment.length <= LONE_UP_TO,
+            )
+            for writing, place in zip(writings, starts, strict=True)
+        ]  # fmt: skip
+        yield rows
+        for row in rows:
+            assert row.result is not None
+            self.branches.setdefault((*row.writing.wanted, *row.writing.ids), row.result)
+        usage += used + Usage(generated_tokens=sum(w.sampled for w in writings), model_calls=1)
+        return Work([writing.span() for writing in writings], usage)
+
+    def _log_probs(self, encoded: list[tuple[int, ...]], admit: Admit) -> Steps[Work[list[list[float]]]]:
+        usage = yield from self._prefill(admit)
+        assert self.root is not None and self.root.logits is not None
+        first = self.root.logits.float().log_softmax(-1)
+        values = [[first[ids[0]].item()] if ids else [] for ids in encoded]
+        longer = [i for i, ids in enumerate(encoded) if len(ids) > 1]
+        if longer:
+            admit(sum(len(encoded[i]) - 1 for i in longer))
+            feeds = [Feed(self.root, tokens=encoded[i][:-1], every=True) for i in longer]
+            yield feeds
+            for i, feed in zip(longer, feeds, strict=True):
+                rest = torch.cat(feed.logits).float().log_softmax(-1)  # [T, V]
+                values[i] += rest[range(len(rest)), list(encoded[i][1:])].tolist()
+            usage += Usage(prefilled_tokens=sum(len(feed.tokens) for feed in feeds))
+        return Work(values, usage + Usage(model_calls=1))
+
+    # ------------------------------------------------------------------ the prompt
+    def _prefill(self, admit: Admit) -> Steps[Usage]:
+        """The prompt, the first time: as much as can be had from the prefix cache, the rest computed."""
+        assert self.inputs is not None
+        ids = tuple(self.inputs["input_ids"][0].tolist())
+        known, have = self.prefixes.longest(ids, self.image_key)
+        while self.root is None and self.prefixes.worth_waiting(ids, self.image_key, have):
+            yield ()
+            known, have = self.prefixes.longest(ids, self.image_key)
+        if self.root is not None:
+            return Usage()
+        if known is not None and known.ids != ids:
+            have = min(have, len(ids) - 1)  # the last token's logits are wanted
+        if known is None and self.image_key:
+            known = self.prefixes.same_pictures(self.image_key)
+        admit(len(ids) - have)
+        if known is not None and have == len(ids):
+            self.root = self._place(known)
+            return self._reused(have)
+        usage = Usage(prefilled_tokens=len(ids) - have)
+        with self.prefixes.coming(ids, self.image_key):
+            if known is None:
+                call = Call(self._compute)
+                yield [call]
+                found, images = call.result
+                usage += Usage(images_encoded=images)
+            else:
+                found = yield from self._resume(ids, known, have)
+                usage += self._reused(have)
+        self.prefixes.add(found)
+        self.root = self._place(found)
+        return usage
+
+    def _reused(self, tokens: int) -> Usage:
+        self.prefixes.hits += 1
+        self.prefixes.hit_tokens += tokens
+        return Usage(cached_tokens=tokens)
+
+    def _compute(self) -> tuple[Known, int]:
+        """The whole prompt through the model's own forward; how many pictures were encoded for it."""
+        assert self.inputs is not None
+        seen = self.images.misses
+        with self.images.over(self.backend.tower if self.prompt.images else None):
+            output, delta = self.backend.forward(**self.inputs, use_cache=True, logits_to_keep=1)
+        encoded = len(self.prompt.images) if self.prompt.images and self.images.misses > seen else 0
+        pairs = {i: (layer.keys, layer.values) for i, layer in enumerate(output.past_key_values.layers)}
+        cross = {i: pairs.pop(i) for i in self.backend.cross_layers}
+        segment = Segment(list(pairs.values()), self.inputs["input_ids"].shape[1])
+        return self._known(segment, delta, cross if self.prompt.images else {}, output.logits[0, -1]), encoded
+
+    def _resume(self, ids: tuple[int, ...], known: Known, have: int) -> Steps[Known]:
+        """The rest of a prompt whose beginning (or whose pictures) are in the cache, fed as text."""
+        assert self.inputs is not None
+        segment, cross = known.segment.head(have), known.cross
+        view = View(cross, None) if cross else None
+        mask = blind = None
+        if view is not None:
+            tiles = self.inputs["cross_attention_mask"][0, have:]  # [T, images, tiles]
+            mask = cross_mask(tiles, self._patches(cross, tiles), segment.buffers[0][0].dtype)
+            blind = ~tiles.flatten(1).any(-1)
+            blind = blind if bool(blind.any()) else None
+        feed = Feed(Place(segment, None, known.offset, view), tokens=ids[have:], mask=mask, blind=blind)
+        yield [feed]
+        assert feed.place.logits is not None
+        return self._known(feed.place.as_segment().segment, known.offset, cross, feed.place.logits)
+
+    @staticmethod
+    def _patches(cross: CrossLayers, tiles: Tensor) -> int:
+        """Patches of a tile."""
+        keys, _ = next(iter(cross.values()))
+        return int(keys.shape[2] // tiles[0].numel())
+
+    def _known(self, segment: Segment, offset: int, cross: CrossLayers, logits: Tensor) -> Known:
+        assert self.inputs is not None
+        ids = tuple(self.inputs["input_ids"][0].tolist())
+        return Known(ids, self.image_key, self._text_from(ids), segment, offset, cross, logits.clone())
+
+    def _text_from(self, ids: tuple[int, ...]) -> int:
+        """The place behind the last picture token; 0 where pictures are not among the tokens."""
+        if not self.prompt.images or self.backend.cross_layers:
+            return 0
+        return max((i + 1 for i, token in enumerate(ids) if token == self.backend.image_token), default=len(ids))
+
+    def _place(self, known: Known) -> Place:
+        assert self.inputs is not None
+        view = None
+        if known.cross:
+            tiles = self.inputs["cross_attention_mask"][0, -1:]
+            mask = cross_mask(tiles, self._patches(known.cross, tiles), known.logits.dtype)
+            view = View(known.cross, mask)
+        return Place(known.segment, None, known.offset, view, known.logits)
+
+    # ------------------------------------------------------------------ branches
+    def _starts(self, writings: Sequence[Writing], admit: Admit) -> Steps[tuple[list[Place], Usage]]:
+        """Where each row starts from, with its logits. What several rows share is computed once, and shared."""
+        assert self.root is not None
+        rows_from = Counter(writing.wanted for writing in writings)
+        missing: dict[tuple[int, ...], Place] = {}
+        cached = forced = 0
+        self.branches[()] = self.root
+        for writing in writings:
+            ids = writing.wanted
+            place = self.branches.get(ids)
+            if place is None or place.logits is None:
+                forced += len(writing.prefix_ids) if ids not in missing else 0
+                place = missing.setdefault(ids, self._longest_known(writing.row.prefix, ids))
+            cached += place.length
+        admit(forced)
+        feeds = [Feed(place, tokens=ids[place.length - self.root.length :]) for ids, place in missing.items()]
+        if feeds:
+            yield feeds
+        for ids, feed in zip(missing, feeds, strict=True):
+            self.branches[ids] = feed.place
+        for ids, rows in rows_from.items():
+            if rows > 1:
+                self.branches[ids] = self.branches[ids].as_segment()
+        usage = Usage(prefilled_tokens=forced, cached_tokens=cached)
+        return [self.branches[writing.wanted] for writing in writings], usage
+
+    def _longest_known(self, candidate: Candidate, ids: tuple[int, ...]) -> Place:
+        """The candidate's own place, else an ancestor's, else the bare prompt: as much as need not be computed."""
+        assert self.root is not None
+        for spans in range(len(candidate.spans), 0, -1):
+            known = self.branches.get(Candidate(candidate.spans[:spans]).token_ids)
+            if known is not None and known.length - self.root.length < len(ids):
+                return replace(known, logits=None)
+        return self.root
