@@ -147,9 +147,9 @@ class Forward:
         places = torch.tensor(filled, device=device)[:, None] + steps  # [n, T]
         begins = [row.place.segment.length - row.base + row.filled + row.place.offset for row in rows]
         cache, batch = self._arranged(slots, longest)
-        cache.aim(places, width)
-        even = longest == 1 and min(filled) == max(filled)
-        batch.own_mask = None if even else self._own_mask(places, width, slots.pool.keys[0].dtype)
+        even = min(filled) == max(filled)
+        cache.aim(filled[0] if even else places, len(rows), width)
+        batch.own_mask = None if even and longest == 1 else self._own_mask(places, width, slots.pool.keys[0].dtype)
         last = sorted({length - 1 for length in lengths})
         with attending(self.configs):
             logits = self.run(

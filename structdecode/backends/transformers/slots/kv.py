@@ -129,12 +129,17 @@ class SlotCache(Cache):
             layers=[_Picture(pictured) if i in cross else _Slots(pool, next(slots)) for i in range(layers)]
         )
 
-    def aim(self, places: Tensor, width: int) -> None:
-        """Where the next tokens go: ``places`` [rows, tokens]; attention sees the first ``width`` tokens."""
-        rows = torch.arange(places.shape[0], device=places.device)[:, None]
+    def aim(self, places: Tensor | int, rows: int, width: int) -> None:
+        """Where the next tokens go: ``places`` [rows, tokens], or the place of the first in every row.
+
+        Attention sees the first ``width`` tokens.
+        """
+        everywhere = isinstance(places, Tensor)
+        numbers = torch.arange(rows, device=places.device)[:, None] if isinstance(places, Tensor) else None
         for layer in self.layers:
             if isinstance(layer, _Slots):
-                layer.target, layer.width = (rows, places), width
+                layer.target = (numbers, places) if everywhere else (slice(rows), slice(places, width))
+                layer.width = width
 
 
 class _Slots(CacheLayerMixin):
@@ -144,7 +149,7 @@ class _Slots(CacheLayerMixin):
         super().__init__()
         self.pool, self.index, self.is_initialized = pool, index, True
         self.keys = self.values = torch.zeros(1)  # models ask whether it is empty, and get theirs from `update`
-        self.target: tuple[Tensor, Tensor]
+        self.target: Any
         self.width = 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
