@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -102,3 +102,15 @@ def take(writings: Sequence[Writing], logits: Tensor, tokens: Tensor) -> None:
     for writing, *drawn in zip(writings, tokens.tolist(), log_probs, certainties, strict=True):
         if not writing.done:
             writing.take(*drawn)
+
+
+def known_beginnings(candidate: Candidate) -> Iterator[tuple[int, ...]]:
+    """Token ids of the parts of an answer that a session may have kept, longest first.
+
+    What was put behind the model's own tokens to close a stage was never fed: the part without it counts too.
+    """
+    for spans in range(len(candidate.spans), 0, -1):
+        ids = Candidate(candidate.spans[:spans]).token_ids
+        yield ids
+        if suffix := len(candidate.spans[spans - 1].suffix_ids):
+            yield ids[:-suffix]

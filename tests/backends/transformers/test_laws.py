@@ -312,3 +312,23 @@ def test_no_strategy_computes_the_prompt_twice(
     assert result.usage.images_encoded == 1
     assert len(fed) > 3 and fed[0] > 60
     assert max(fed[1:]) < fed[0] / 2
+
+
+def test_stage_closed_by_force_is_not_computed_again(backend: TransformersBackend, prompt: Prompt) -> None:
+    """Of a stage that ran out of tokens only its last token, its end tag and the next begin tag are fed."""
+    fed: list[int] = []
+    forward = backend.forward
+
+    def counted(**inputs: object) -> object:
+        ids = inputs["input_ids"]
+        assert isinstance(ids, torch.Tensor)
+        fed.append(ids.shape[1])
+        return forward(**inputs)
+
+    backend.forward = counted  # type: ignore[assignment, method-assign]
+    stages = tuple(Stage(n, f"<{n}>", f"<<never {n}>>", Sampling(max_tokens=40)) for n in "AB")
+    try:
+        decode(prompt, backend=backend, schema=Schema("s", stages), strategy="stage-beam", seed=1)
+    finally:
+        del backend.forward
+    assert max(fed[1:]) < 30

@@ -14,7 +14,7 @@ from structdecode.backends.transformers.encoding import pad_left
 from structdecode.backends.transformers.plain.kv import Branch, Prefix, batch_cache, harvest
 from structdecode.backends.transformers.sampling import draw
 from structdecode.backends.transformers.vision import ImageMemory
-from structdecode.backends.transformers.writing import Order, Writing, take
+from structdecode.backends.transformers.writing import Order, Writing, known_beginnings, take
 from structdecode.budget import Usage
 from structdecode.protocols import Admit, Row, Session, Work, admit_all
 from structdecode.types import Candidate, Prompt, Sampling, Span, Stage
@@ -138,8 +138,8 @@ class PlainSession:
     def _longest_known(self, candidate: Candidate, ids: tuple[int, ...]) -> Branch:
         """The candidate's own branch, else an ancestor's, else the bare prompt: as much as need not be computed."""
         assert self.prefix is not None
-        for spans in range(len(candidate.spans), 0, -1):
-            known = self.branches.get(Candidate(candidate.spans[:spans]).token_ids)
+        for beginning in known_beginnings(candidate):
+            known = self.branches.get(beginning)
             if known is not None and known.length < len(ids):
                 return known
         return self.prefix.root()

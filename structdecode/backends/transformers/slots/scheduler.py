@@ -113,7 +113,7 @@ class Scheduler:
         self._waiting: deque[Write] = deque()
         self._feeding: Slots[Feed] | None = None
         self._writing: Slots[Write] | None = None
-        self._last: tuple[Tensor, list[int]] = torch.empty(0), []
+        self._last: tuple[Tensor, list[Write]] = torch.empty(0), []
 
     async def run(self, steps: Steps[T]) -> T:
         """The generator's return value.
@@ -265,12 +265,12 @@ class Scheduler:
             after = self.forward(slots, [[drawn[id(row)]] for row in slots.rows])[:, -1]
             for row, row_logits in zip(slots.rows, after, strict=True):
                 row.logits = row_logits
-            self._last = after, [id(row) for row in slots.rows]
+            self._last = after, list(slots.rows)
 
     def _logits(self, rows: Sequence[Write]) -> Tensor:
         """Behind each row's last token. [n, V], float32"""
-        logits, after_rows = self._last
-        if after_rows != [id(row) for row in rows]:
+        logits, after = self._last
+        if len(after) != len(rows) or any(a is not b for a, b in zip(after, rows, strict=True)):
             logits = torch.stack([row.logits for row in rows if row.logits is not None])
         return logits.float()
 

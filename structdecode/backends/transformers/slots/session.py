@@ -18,7 +18,7 @@ from structdecode.backends.transformers.slots.kv import Segment
 from structdecode.backends.transformers.slots.prefixes import CrossLayers, Known, cross_mask
 from structdecode.backends.transformers.slots.scheduler import Call, Feed, Steps, Write
 from structdecode.backends.transformers.vision import ImageMemory
-from structdecode.backends.transformers.writing import Order, Writing
+from structdecode.backends.transformers.writing import Order, Writing, known_beginnings
 from structdecode.budget import Usage
 from structdecode.protocols import Admit, Row, Session, Work, admit_all
 from structdecode.types import Candidate, Prompt, Sampling, Span, Stage
@@ -235,8 +235,8 @@ class SlotSession:
     def _longest_known(self, candidate: Candidate, ids: tuple[int, ...]) -> Place:
         """The candidate's own place, else an ancestor's, else the bare prompt: as much as need not be computed."""
         assert self.root is not None
-        for spans in range(len(candidate.spans), 0, -1):
-            known = self.branches.get(Candidate(candidate.spans[:spans]).token_ids)
+        for beginning in known_beginnings(candidate):
+            known = self.branches.get(beginning)
             if known is not None and known.length - self.root.length < len(ids):
                 return replace(known, logits=None)
         return self.root
