@@ -40,7 +40,7 @@ class Recipe:
     """
 
     seed: int = 1
-    steps: int = 2200
+    steps: int = 2000
     lr: float = 1e-3
     warmup_steps: int = 60
     decay_from: float = 0.5

@@ -32,9 +32,9 @@ CELLS = tuple(f"{column}{row + 1}" for row in range(GRID) for column in "abcd"[:
 """Cell names in reading order: a1 b1 c1 d1 a2 ..."""
 
 BACKGROUND = 118
-COLOUR_JITTER = 30.0
+COLOUR_JITTER = 48.0
 """Standard deviation of the shift of an object's colour, in 8-bit steps a channel."""
-PIXEL_NOISE = 24.0
+PIXEL_NOISE = 40.0
 """Standard deviation of the noise on every pixel and channel, in 8-bit steps."""
 MAX_OBJECTS = 8
 _SPLITS: tuple[Split, ...] = ("train", "validation", "test")

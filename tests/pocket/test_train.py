@@ -11,7 +11,7 @@ from structdecode.backends.transformers import TransformersBackend
 from structdecode.pocket.train import Recipe, Trainer
 
 SMALL = Recipe(
-    steps=6, masked_steps=2, answers=6, verdicts=4, comparisons=2, pre_checks=2, verify_from=0.3, own_samples_from=0.5,
+    steps=6, batch=10, answers=6, verdicts=4, comparisons=2, pre_checks=2, verify_from=0.3, own_samples_from=0.5,
     own_samples_every=2, own_samples_batch=3, checkpoint_every=2,
 )  # fmt: skip
 
@@ -46,7 +46,7 @@ def test_another_recipe_does_not_go_on_from_a_checkpoint(tmp_path: Path) -> None
 
 def test_loss_goes_down() -> None:
     trainer = Trainer(
-        Recipe(steps=30, masked_steps=0, answers=12, verdicts=2, comparisons=2, verify_from=1.0), Path("unused")
+        Recipe(steps=30, batch=16, answers=12, verdicts=2, comparisons=2, verify_from=1.0), Path("unused")
     )
     losses = [trainer.train_step()["answers"] for _ in range(30)]
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5])

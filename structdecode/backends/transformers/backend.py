@@ -75,7 +75,7 @@ class TransformersBackend:
             lambda **inputs: self.forward(**inputs)[0].logits, text_configs(model), text_config.num_hidden_layers,
             self.cross_layers, self.codec.max_length,
         )  # fmt: skip
-        self.scheduler = Scheduler(forward, self._borrowed, max_rows)
+        self.scheduler = Scheduler(forward, self._borrowed, self.prefixes.clear, max_rows)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="structdecode-model")
 
     @classmethod
@@ -126,6 +126,8 @@ class TransformersBackend:
     def forward(self, **inputs: Any) -> tuple[Any, int]:
         """The model's output, and how far its next position is from the number of tokens (mRoPE; else 0)."""
         owner = getattr(self.model, "model", self.model)
+        if hasattr(owner, "rope_deltas"):
+            owner.rope_deltas = None  # another prompt's: a prompt without pictures would take it for its own
         output = self.model(**inputs, return_dict=True)
         delta = getattr(owner, "rope_deltas", None)
         return output, int(delta.flatten()[0]) if isinstance(delta, torch.Tensor) else 0

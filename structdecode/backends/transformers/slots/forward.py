@@ -94,6 +94,11 @@ class Slots(Generic[O]):
         self.rows.append(row)
         self.changed = True
 
+    def growth(self, row: Occupant, tokens: int) -> int:
+        """Bytes that the pool would have to allocate for one more row and so many tokens."""
+        length = row.place.length if row.lone else row.place.own_length
+        return self.pool.growth(len(self.rows) + 1, length + tokens)
+
     def remove(self, index: int) -> None:
         """The last row moves into the gap."""
         last = self.rows.pop()
@@ -175,7 +180,7 @@ class Forward:
         if not slots.changed and tokens == 1 and id(slots) in self._kept:
             return self._kept[id(slots)]
         rows: list[Occupant] = slots.rows
-        device = slots.pool._options["device"]
+        device = slots.pool.device
         by_segment: dict[int, list[int]] = defaultdict(list)
         by_view: dict[tuple[int, int], list[int]] = defaultdict(list)
         for index, row in enumerate(rows):

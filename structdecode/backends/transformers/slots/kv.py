@@ -85,12 +85,26 @@ class Pool:
         size = torch.empty((), dtype=self._options["dtype"]).element_size()
         return sum(heads * (dk + dv) for heads, dk, dv in self._like) * size
 
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self._options["device"])
+
+    def growth(self, rows: int, width: int) -> int:
+        """Bytes that `ensure` would allocate."""
+        new_rows, new_width = self._size(rows, width)
+        grows = (new_rows, new_width) != (self.rows, self.width)
+        return new_rows * new_width * self.bytes_per_token if grows else 0
+
+    def _size(self, rows: int, width: int) -> tuple[int, int]:
+        new_rows = self.rows if rows <= self.rows else 1 << (rows - 1).bit_length()
+        new_width = self.width if width <= self.width else max(64, 1 << (width - 1).bit_length())
+        return new_rows, new_width
+
     def ensure(self, rows: int, width: int) -> None:
         """Makes room for so many rows of so many tokens; what is in the slots stays."""
         if rows <= self.rows and width <= self.width:
             return
-        rows = max(self.rows, 1 << (rows - 1).bit_length())
-        width = max(self.width, 64 * -(-width // 64) if self.width == 0 else 1 << (width - 1).bit_length())
+        rows, width = self._size(rows, width)
         keys = [torch.zeros(rows, h, width, dk, **self._options) for h, dk, _ in self._like]
         values = [torch.zeros(rows, h, width, dv, **self._options) for h, _, dv in self._like]
         for new, old in zip((*keys, *values), (*self.keys, *self.values), strict=False):

@@ -74,8 +74,11 @@ class PrefixCache:
         while self._known and sum(k.nbytes for k in self._known.values()) > self.limit:
             self._known.popitem(last=False)
 
-    def clear(self) -> None:
+    def clear(self) -> bool:
+        """Forgets all prompts; whether there were any."""
+        had = bool(self._known)
         self._known.clear()
+        return had
 
     @contextmanager
     def coming(self, ids: tuple[int, ...], images: tuple[str, ...]) -> Iterator[None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Sequence
@@ -60,6 +61,9 @@ class Feed(Occupant):
     logits: list[Tensor] = field(default_factory=list)  # [T, V] each
     done: bool = False
 
+    def restart(self) -> None:
+        self.fed, self.logits = 0, []
+
     def aim(self, longest: int) -> None:
         """Cuts out what the next chunk of up to ``longest`` tokens sees, right-padded."""
         chunk = slice(self.fed, self.fed + longest)
@@ -75,9 +79,15 @@ class Write(Occupant):
     """A row to decode."""
 
     writing: Writing = None  # type: ignore[assignment]
-    generator: np.random.Generator = None  # type: ignore[assignment]
     result: Place | None = None
     logits: Tensor | None = None  # [V]
+
+    def __post_init__(self) -> None:
+        self.generator = np.random.default_rng(self.writing.row.seed)
+
+    def restart(self) -> None:
+        self.writing.restart()
+        self.generator = np.random.default_rng(self.writing.row.seed)
 
     @property
     def done(self) -> bool:
@@ -97,11 +107,23 @@ class _Job:
 
 
 class Scheduler:
-    """Takes requests from any event loop; see the module."""
+    """Takes requests from any event loop; see the module.
 
-    def __init__(self, forward: Forward, guard: Callable[[], AbstractContextManager[None]], max_rows: int) -> None:
+    Args:
+        guard: what is open while the model works, and closed before the last answers go out.
+        relieve: frees memory that is only kept for later; says whether there was any.
+        max_rows: the most rows in one batch.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        guard: Callable[[], AbstractContextManager[None]],
+        relieve: Callable[[], bool],
+        max_rows: int,
+    ) -> None:
         self.forward, self.max_rows = forward, max_rows
-        self._guard = guard
+        self._guard, self._relieve = guard, relieve
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="structdecode-model")
         self._lock = threading.Lock()
         self._inbox: deque[_Job] = deque()
@@ -162,6 +184,8 @@ class Scheduler:
             self._feed_chunk()
             self._decode_step()
         except Exception as error:  # the model itself failed: every open request was part of the batch
+            if out_of_memory(error) and self._shrink():
+                return
             log.warning("a batch failed: %s: %s", type(error).__name__, error)
             for job in list(self._jobs):
                 self._end(job, None, error)
@@ -204,6 +228,28 @@ class Scheduler:
                 log.debug("nobody waits for an answer any more")
         self._answers.clear()
 
+    def _shrink(self) -> bool:
+        """Half the rows at a time from now on; all of them start again, and write what they would have written.
+
+        Where there is but one row, kept prompts go instead; False where there are none either.
+        """
+        feeds = list(self._feeding.rows) if self._feeding is not None else []
+        writes = list(self._writing.rows) if self._writing is not None else []
+        rows = max(len(feeds), len(writes))
+        if rows < 2:
+            return self._relieve()
+        self.max_rows = max(1, min(self.max_rows, rows) // 2)
+        log.warning("out of memory with %d rows in a batch: going on with up to %d", rows, self.max_rows)
+        for row in (*feeds, *writes):
+            row.restart()
+        self._feeds.extendleft(reversed(feeds))
+        self._waiting.extendleft(reversed(writes))
+        self._feeding = self._writing = None
+        self._last = torch.empty(0), []
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return True
+
     def _reset(self) -> None:
         self._calls.clear()
         self._feeds.clear()
@@ -214,16 +260,17 @@ class Scheduler:
     def _call(self) -> None:
         """Prompts come first while there is room for their rows; else one between two steps."""
         while self._calls:
-            call = self._calls.popleft()
+            call = self._calls[0]
             call.result, call.done = call.work(), True
+            self._calls.popleft()
             if self._writing is not None and len(self._writing.rows) >= self.max_rows // 2:
                 return
 
     def _feed_chunk(self) -> None:
-        while self._feeds and (self._feeding is None or len(self._feeding.rows) < self.max_rows):
-            feed = self._feeds.popleft()
-            self._feeding = self._feeding or Slots(self.forward.pool_like(feed.place))
-            self._feeding.add(feed, lone=False)
+        while self._feeds and self._has_room(self._feeding, self._feeds[0], len(self._feeds[0].tokens)):
+            self._feeding = self._feeding or Slots(self.forward.pool_like(self._feeds[0].place))
+            self._feeding.add(self._feeds[0], lone=False)
+            self._feeds.popleft()
         if self._feeding is None or not self._feeding.rows:
             return
         rows = list(self._feeding.rows)
@@ -275,12 +322,22 @@ class Scheduler:
         return logits.float()
 
     def _admitted(self) -> Slots[Write] | None:
-        while self._waiting and (self._writing is None or len(self._writing.rows) < self.max_rows):
-            row = self._waiting.popleft()
+        while self._waiting and self._has_room(self._writing, self._waiting[0], 1):
+            row = self._waiting[0]
             self._writing = self._writing or Slots(self.forward.pool_like(row.place))
             row.logits = row.place.logits
             self._writing.add(row, lone=row.lone)
+            self._waiting.popleft()
         return self._writing
+
+    def _has_room(self, slots: Slots[Any] | None, row: Occupant, tokens: int) -> bool:
+        """Whether one more row may come in: by number, and by the memory that its slot would take."""
+        if slots is None or not slots.rows:
+            return True
+        if len(slots.rows) >= self.max_rows:
+            return False
+        needed, free = slots.growth(row, tokens), free_memory(slots.pool.device)
+        return free is None or needed < free * 0.9
 
     @staticmethod
     def _retire(slots: Slots[Write]) -> None:
@@ -301,6 +358,25 @@ class Scheduler:
         for sampling, indices in by_sampling.items():
             tokens[indices] = draw(logits[indices], sampling, [rows[i].generator for i in indices])
         return tokens
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed, on an accelerator or in main memory."""
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    )
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can still be allocated, None where the system does not say."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
 
 
 def _settle(answer: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:

@@ -9,7 +9,6 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -85,7 +84,7 @@ class SlotSession:
         on_segment = Counter(id(place.segment) for place in starts)
         rows = [
             Write(
-                place, writing=writing, generator=np.random.default_rng(writing.row.seed),
+                place, writing=writing,
                 lone=on_segment[id(place.segment)] == 1 and place.segment.length <= LONE_UP_TO,
             )
             for writing, place in zip(writings, starts, strict=True)

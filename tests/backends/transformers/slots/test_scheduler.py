@@ -1,0 +1,196 @@
+"""Many questions in one batch: the same answers as one at a time, whatever goes wrong in between."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from structdecode import registry
+from structdecode.backends.transformers import TransformersBackend
+from structdecode.backends.transformers.slots import scheduler
+from structdecode.backends.transformers.slots.kv import Pool
+from structdecode.engine import adecode, decode_many
+from structdecode.protocols import Row
+from structdecode.types import Candidate, Prompt, Sampling, Schema, Stage
+from tests.backends.transformers import tiny
+
+SHORT = Schema(
+    "short",
+    tuple(Stage.tagged(n, sampling=Sampling(temperature=1.2, max_tokens=9)) for n in ("CAPTION", "CONCLUSION")),
+)
+OPEN = Stage("ANSWER")
+
+
+def backend(name: str = "mllama", **options: Any) -> TransformersBackend:
+    return TransformersBackend(*tiny.build(name), **options)
+
+
+def questions(picture: Image.Image, n: int = 7) -> list[Prompt]:
+    """With and without a picture, of different lengths."""
+    return [
+        Prompt(f"How many objects are there? {'And why?' * (i % 3)}{i}", [picture] if i % 3 else ()) for i in range(n)
+    ]
+
+
+def answers(built: TransformersBackend, prompts: list[Prompt], strategy: str = "stage-beam") -> list[str]:
+    async def run() -> list[str]:
+        found = [""] * len(prompts)
+        async for at, result in decode_many(prompts, backend=built, schema=SHORT, strategy=strategy, seed=4):
+            found[at] = result.best.text if result.best else ""
+        return found
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("name", sorted(tiny.ARCHITECTURES))
+@pytest.mark.parametrize("strategy", ["staged", "best-of-n", "stage-beam"])
+def test_many_at_once_write_what_the_plain_engine_writes(name: str, strategy: str, picture: Image.Image) -> None:
+    prompts = questions(picture)
+    expected = answers(backend(name, engine="plain"), prompts, strategy)
+    assert answers(backend(name), prompts, strategy) == expected
+    assert answers(backend(name, max_rows=3, prefix_cache_bytes=0), prompts, strategy) == expected
+    assert len(set(expected)) == len(prompts)
+
+
+def test_a_free_slot_is_filled_at_once(picture: Image.Image) -> None:
+    """Rows of 1 to 8 tokens through 3 slots: as many steps as full slots need, not the longest of each three."""
+    built, sizes = backend(max_rows=3), []
+    forward = built.forward
+
+    def counted(**inputs: Any) -> Any:
+        if "rows" in inputs:
+            sizes.append(len(inputs["input_ids"]))
+        return forward(**inputs)
+
+    built.forward = counted  # type: ignore[method-assign]
+    built.codec.end_of_text = frozenset()
+
+    async def run() -> int:
+        async with built.open(Prompt("How many?", [picture])) as session:
+            rows = [Row(Candidate(), seed, limit) for seed, limit in enumerate([8, 1, 2, 7, 1, 3, 5, 4])]
+            work = await session.extend(rows, OPEN, sampling=Sampling(temperature=1.0, max_tokens=8))
+            assert [len(span.token_ids) for span in work.value] == [8, 1, 2, 7, 1, 3, 5, 4]
+            return work.usage.generated_tokens
+
+    generated = asyncio.run(run())
+    fed = generated - 8  # the last token of a row is not fed
+    assert sum(sizes) == fed and max(sizes) == 3
+    assert len(sizes) <= fed / 3 + 5
+
+
+def test_out_of_memory_shrinks_the_batch_and_loses_nothing(
+    picture: Image.Image, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    prompts = questions(picture)
+    expected = answers(backend(), prompts)
+    ensure = Pool.ensure
+
+    def limited(pool: Pool, rows: int, width: int) -> None:
+        if rows > 5:
+            raise torch.OutOfMemoryError("out of memory")
+        ensure(pool, rows, width)
+
+    monkeypatch.setattr(Pool, "ensure", limited)
+    with caplog.at_level(logging.WARNING):
+        built = backend()
+        assert answers(built, prompts) == expected
+    assert 1 <= built.scheduler.max_rows <= 5
+    assert "out of memory" in caplog.text
+
+
+def test_out_of_memory_in_the_middle_of_a_step_too(picture: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = questions(picture)
+    expected = answers(backend(), prompts)
+    built, steps = backend(), 0
+    forward = built.forward
+
+    def failing(**inputs: Any) -> Any:
+        nonlocal steps
+        steps += "rows" in inputs and inputs["input_ids"].shape[1] == 1
+        if steps in (3, 9):
+            steps += 1
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
+        return forward(**inputs)
+
+    built.forward = failing  # type: ignore[method-assign]
+    assert answers(built, prompts) == expected
+    assert steps > 9
+
+
+def test_rows_wait_for_memory_while_others_run(picture: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = questions(picture)
+    expected = answers(backend(), prompts)
+    monkeypatch.setattr(scheduler, "free_memory", lambda device: 0)
+    assert answers(backend(), prompts) == expected
+
+
+def test_a_failing_model_fails_the_question_and_not_the_backend(picture: Image.Image) -> None:
+    built = backend()
+    forward = built.forward
+    built.forward = lambda **inputs: 1 / 0  # type: ignore[assignment, method-assign]
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(adecode(Prompt("?", [picture]), backend=built, schema=SHORT))
+    built.forward = forward  # type: ignore[method-assign]
+    assert asyncio.run(adecode(Prompt("?", [picture]), backend=built, schema=SHORT)).best is not None
+
+
+def test_a_question_that_is_given_up_leaves_the_others_alone(picture: Image.Image) -> None:
+    prompts = questions(picture, 3)
+    expected = answers(backend(), prompts)
+    built = backend()
+
+    async def run() -> list[str]:
+        given_up = asyncio.create_task(adecode(prompts[0], backend=built, schema=SHORT, strategy="best-of-n"))
+        others = [
+            asyncio.create_task(
+                adecode(p, backend=built, schema=SHORT, strategy="stage-beam", seed=4, sample_id=str(i))
+            )
+            for i, p in enumerate(prompts)
+        ]
+        await asyncio.sleep(0.02)
+        given_up.cancel()
+        return [(await task).best.text for task in others]  # type: ignore[union-attr]
+
+    assert asyncio.run(run()) == expected
+    assert not built.scheduler._jobs
+
+
+def test_a_later_prompt_takes_over_what_it_has_in_common(picture: Image.Image) -> None:
+    for name in tiny.ARCHITECTURES:
+        built = backend(name)
+        one, two = (
+            Prompt("How many objects are there in all of the picture" + end, [picture]) for end in ("?", " now?")
+        )
+        length = built.codec.inputs(two)["input_ids"].shape[1]
+        first, second = (asyncio.run(adecode(p, backend=built, schema=SHORT)) for p in (one, two))
+        again = asyncio.run(adecode(one, backend=built, schema=SHORT))
+        assert first.usage.images_encoded == 1
+        assert second.usage.images_encoded == again.usage.images_encoded == 0
+        assert second.usage.prefilled_tokens < length
+        assert built.prefixes.hits == 2
+        fresh = asyncio.run(adecode(two, backend=backend(name), schema=SHORT))
+        assert second.best is not None and fresh.best is not None and second.best.text == fresh.best.text
+        assert again.best is not None and first.best is not None and again.best.text == first.best.text
+
+
+def test_prefix_cache_stays_within_its_bytes(picture: Image.Image) -> None:
+    built = backend(prefix_cache_bytes=60_000)
+    for i in range(12):
+        asyncio.run(adecode(Prompt(f"{i} objects?", [picture.rotate(i)]), backend=built, schema=SHORT))
+        assert sum(known.nbytes for known in built.prefixes._known.values()) <= 60_000
+    assert 0 < len(built.prefixes._known) < 12
+
+
+def test_judges_share_the_picture_and_their_rubric(picture: Image.Image) -> None:
+    """All comparisons of a round: one picture, and the words before the responses once."""
+    built = backend()
+    strategy = registry.build("strategies", "stage-beam", {"candidates": 4, "verifier": "self-judge"})
+    result = asyncio.run(adecode(Prompt("How many?", [picture]), backend=built, schema=SHORT, strategy=strategy))
+    verifier = result.usage_by_part["verifier"]
+    assert result.usage.images_encoded == 1
+    assert verifier.cached_tokens > verifier.prefilled_tokens / 2
