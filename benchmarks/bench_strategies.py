@@ -40,6 +40,7 @@ def test_strategy(benchmark: Any, pocket: Any, name: str) -> None:
     strategy = registry.build("strategies", name, {**SETTINGS[name], "max_tokens": 100})
 
     def run() -> list[sd.Result]:
+        pocket.prefixes.clear()  # every round encodes its pictures
         return [sd.decode(p, backend=pocket, strategy=strategy, sample_id=str(i)) for i, p in enumerate(prompts)]
 
     results = benchmark.pedantic(run, rounds=5, warmup_rounds=1)
@@ -64,9 +65,12 @@ def test_stage_beam_beside_others(model: str) -> None:
     begins = [list(backend.codec.encode(stage.begin)) for stage in stages]
     strategy = registry.build("strategies", "stage-beam", {"candidates": n})
     ways: dict[str, Callable[[], object]] = {
-        "ours": lambda: sd.decode(prompt, backend=backend, schema=schema, strategy=strategy),
-        "upstream": lambda: baselines.upstream(backend, prompt, begins, tokens, n),
-        "transformers": lambda: baselines.transformers_user(backend, prompt, begins, tokens, n),
+        "ours": lambda: (
+            backend.prefixes.clear(),
+            sd.decode(prompt, backend=backend, schema=schema, strategy=strategy),
+        ),
+        "upstream": lambda: baselines.Upstream(backend, prompt, begins, tokens).stage_beam(n),
+        "transformers": lambda: baselines.TransformersUser(backend, prompt, begins, tokens).stage_beam(n),
     }
     result = sd.decode(prompt, backend=backend, schema=schema, strategy=strategy)
     assert result.usage.generated_tokens == tokens * n * len(stages)

@@ -1,0 +1,269 @@
+"""How fast, beside what else there is: ``make bench-cpu``, ``make bench-gpu``.
+
+Everything in one run on one machine: same model, same token counts (random weights, stages of a fixed length),
+the ways interleaved, every sample kept. Writes results/<device>.json; `speed_report.py` makes the table and plots.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from PIL import Image
+
+import structdecode as sd
+from benchmarks import baselines, models
+from structdecode import registry
+
+RESULTS = Path(__file__).parent / "results"
+QUESTION = (
+    "How many red squares are there, and how many blue circles? Look at all of the picture and count the objects."
+)
+Way = Callable[[], object]
+
+
+class Bench:
+    """One model, one kind of prompt, stages of ``tokens`` tokens."""
+
+    def __init__(self, backend: Any, tokens: int = 32, tiles: int = 4) -> None:
+        self.backend, self.tokens = backend, tokens
+        backend.codec.end_of_text = frozenset()  # nothing ends a stage but its length
+        self.prompt = sd.Prompt(QUESTION, picture(0, tiles))
+        stages = tuple(
+            sd.Stage(s.name, s.begin, f"<<never {s.name}>>", sd.Sampling(max_tokens=tokens)) for s in sd.LLAVA_O1.stages
+        )
+        self.schema = sd.Schema("fixed", stages)
+        begins = [list(backend.codec.encode(stage.begin)) for stage in stages]
+        self.upstream = baselines.Upstream(backend, self.prompt, begins, tokens)
+        self.user = baselines.TransformersUser(backend, self.prompt, begins, tokens)
+
+    def ours(self, strategy: str, **settings: Any) -> Way:
+        """A search from a cold start: nothing of the prompt is in the cache."""
+        built = registry.build("strategies", strategy, settings)
+
+        def way() -> None:
+            self.backend.prefixes.clear()
+            sd.decode(self.prompt, backend=self.backend, schema=self.schema, strategy=built)
+
+        return way
+
+    def one_stage(self, n: int) -> Way:
+        schema = sd.Schema("one", self.schema.stages[:1])
+        built = registry.build("strategies", "best-of-n", {"n": n})
+
+        def way() -> None:
+            self.backend.prefixes.clear()
+            sd.decode(self.prompt, backend=self.backend, schema=schema, strategy=built)
+
+        return way
+
+    def in_flight(self, questions: int, at_once: int) -> Way:
+        """Staged answers to different questions about different pictures."""
+        prompts = [sd.Prompt(f"{QUESTION} {i}", picture(i)) for i in range(questions)]
+        strategy = registry.build("strategies", "staged", {"temperature": 1.0})
+
+        async def run() -> None:
+            async for _ in sd.decode_many(
+                prompts, backend=self.backend, schema=self.schema, strategy=strategy, concurrency=at_once
+            ):
+                pass
+
+        def way() -> None:
+            self.backend.prefixes.clear()
+            asyncio.run(run())
+
+        return way
+
+
+def picture(seed: int, tiles: int = 4) -> Image.Image:
+    sizes = {1: (168, 168), 2: (336, 168), 4: (336, 336)}
+    width, height = sizes[tiles]
+    noise = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+def interleaved(ways: dict[str, Way], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each way, one after another in every round; a first round warms up and does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for round_ in range(rounds + 1):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if round_:
+                seconds[name].append(time.perf_counter() - start)
+        print(f"  round {round_}: " + ", ".join(f"{n} {s[-1]:.2f} s" for n, s in seconds.items() if s), flush=True)
+    return seconds
+
+
+def ratio(over: list[float], under: list[float], scale: float = 1.0) -> dict[str, float]:
+    """Of two ways' seconds in the same round: median, least and greatest."""
+    values = sorted(scale * a / b for a, b in zip(over, under, strict=True))
+    return {"median": statistics.median(values), "min": values[0], "max": values[-1]}
+
+
+def peak_bytes(way: Way) -> int:
+    """The most memory that was in use at once while a way ran, beyond what was before."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        way()
+        return torch.cuda.max_memory_allocated() - before
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+    before = _status("VmRSS")
+    way()
+    return max(0, _status("VmHWM") - before)
+
+
+def _status(field: str) -> int:
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(field + ":"))
+    return int(line.split()[1]) * 1024
+
+
+def copy_bandwidth(device: str) -> float:
+    """Bytes a second that a large copy reads and writes, the best of several."""
+    source = torch.empty(64 << 20, dtype=torch.uint8, device=device).random_()
+    target, best = torch.empty_like(source), 0.0
+    for _ in range(12):
+        start = time.perf_counter()
+        target.copy_(source)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = max(best, 2 * source.nbytes / (time.perf_counter() - start))
+    return best
+
+
+def floor(bench: Bench, rows: int, device: str) -> dict[str, float]:
+    """Bytes that a decoding step has to move (weights once, shared keys and values once), and our step beside it."""
+    model = bench.backend.model
+    weights = sum(p.nbytes for name, p in model.named_parameters() if "vision" not in name and "projector" not in name)
+    bench.ours("stage-beam", candidates=rows)()
+    known = next(iter(bench.backend.prefixes._known.values()))
+    own = rows * 2 * bench.tokens * known.segment.nbytes / known.segment.buffers[0][0].shape[2]
+    moved = weights + known.nbytes + own
+    steps: list[float] = []
+    forward = bench.backend.forward
+
+    def timed(**inputs: Any) -> Any:
+        start = time.perf_counter()
+        output = forward(**inputs)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        if "rows" in inputs and inputs["input_ids"].shape[1] == 1:
+            steps.append(time.perf_counter() - start)
+        return output
+
+    bench.backend.forward = timed
+    try:
+        bench.ours("stage-beam", candidates=rows)()
+    finally:
+        del bench.backend.forward
+    step, bandwidth = statistics.median(steps), copy_bandwidth(device)
+    return {"bytes": moved, "bytes_per_second": bandwidth, "floor_seconds": moved / bandwidth, "step_seconds": step,
+            "step_over_floor": step * bandwidth / moved}  # fmt: skip
+
+
+def growth(points: Iterable[int], way_at: Callable[[int], Way], rounds: int) -> dict[str, Any]:
+    """Seconds and peak bytes along an axis, the points interleaved."""
+    ways = {str(point): way_at(point) for point in points}
+    seconds = interleaved(ways, rounds)
+    return {"seconds": seconds, "peak_bytes": {name: peak_bytes(way) for name, way in ways.items()}}
+
+
+def measure(device: str, rounds: int, quick: bool) -> dict[str, Any]:
+    bench = Bench(models.eleven_billion(device) if device == "cuda" else models.medium())
+    judge = {"candidates": 4, "verifier": registry.build("verifiers", "self-judge", {"max_tokens": 24})}
+    print("stage beam", flush=True)
+    beams = interleaved(
+        {
+            "ours.n1": bench.ours("stage-beam", candidates=1),
+            "ours.n8": bench.ours("stage-beam", candidates=8),
+            "transformers.n8": lambda: bench.user.stage_beam(8),
+            "transformers_static.n8": lambda: bench.user.stage_beam(8, cache="static"),
+            "ours.judge.n4": bench.ours("stage-beam", **judge),
+            "upstream.judge.n4": lambda: bench.upstream.stage_beam(4, judge_tokens=24),
+        },
+        rounds,
+    )
+    print("one batch, best-of-n", flush=True)
+    batches = interleaved(
+        {
+            "ours.batch8": bench.one_stage(8),
+            "generate.batch8": lambda: bench.user.generate(bench.prompt, bench.user.begins[0], 32, 8),
+            "ours.best_of_n.n8": bench.ours("best-of-n", n=8),
+            "upstream.best_of_n.n8": lambda: bench.upstream.best_of_n(8),
+        },
+        rounds,
+    )
+    print("in flight", flush=True)
+    flights = interleaved({"together": bench.in_flight(32, 32), "serial": bench.in_flight(32, 1)}, max(1, rounds // 2))
+    ratios = {
+        "upstream_over_ours.best_of_n.n8": ratio(batches["upstream.best_of_n.n8"], batches["ours.best_of_n.n8"]),
+        "upstream_over_ours.stage_beam_judge.n4": ratio(beams["upstream.judge.n4"], beams["ours.judge.n4"]),
+        "transformers_over_ours.stage_beam_logprob.n8": ratio(beams["transformers.n8"], beams["ours.n8"]),
+        "transformers_static_over_ours.stage_beam_logprob.n8": ratio(beams["transformers_static.n8"], beams["ours.n8"]),
+        "ours.stage_beam_logprob.n8_over_n1": ratio(beams["ours.n8"], beams["ours.n1"]),
+        "ours.in_flight_32_over_serial": ratio(flights["serial"], flights["together"]),
+        "ours.batch8_over_generate": ratio(batches["ours.batch8"], batches["generate.batch8"]),
+        "vllm_cpu_over_ours.stage_beam.n8": None,
+    }
+    print("growth", flush=True)
+    grown = {} if quick else {
+        "candidates": growth([1, 2, 4, 8, 16, 32], lambda n: bench.ours("stage-beam", candidates=n), 2),
+        "tiles": growth([1, 2, 4], lambda t: Bench(bench.backend, tiles=t).ours("stage-beam", candidates=8), 2),
+        "in_flight": growth([1, 4, 16, 64], lambda q: bench.in_flight(q, q), 1),
+        "stage_tokens": growth([16, 32, 64, 128],
+                               lambda t: Bench(bench.backend, tokens=t).ours("stage-beam", candidates=8), 2),
+    }  # fmt: skip
+    floors = {str(rows): floor(bench, rows, device) for rows in (1, 8)}
+    return {"ratios": ratios, "seconds": {**beams, **batches, **flights}, "growth": grown, "floor": floors}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--quick", action="store_true", help="the ratios alone, not the curves")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    report = {
+        "machine": {"cpu": _cpu(), "threads": arguments.threads, "system": platform.platform(terse=True),
+                    "gpu": torch.cuda.get_device_name() if arguments.device == "cuda" else None},
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__,
+                     "python": platform.python_version(), "structdecode": sd.__version__},
+        "date": time.strftime("%Y-%m-%d"), "rounds": arguments.rounds,
+        **measure(arguments.device, arguments.rounds, arguments.quick),
+    }  # fmt: skip
+    RESULTS.mkdir(exist_ok=True)
+    out = RESULTS / f"{'gpu' if arguments.device == 'cuda' else 'cpu'}.json"
+    out.write_text(json.dumps(report, indent=1) + "\n")
+    for name, value in report["ratios"].items():
+        print(f"{name:55} " + ("-" if value is None else "{median:.2f} ({min:.2f} to {max:.2f})".format(**value)))
+    print(f"written: {out}")
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    names = (
+        [x.split(":")[1].strip() for x in info.read_text().splitlines() if x.startswith("model name")]
+        if info.exists()
+        else []
+    )
+    return names[0] if names else platform.processor()
+
+
+if __name__ == "__main__":
+    main()
