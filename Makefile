@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test lint pocket card bench clean
+.PHONY: help demo test lint pocket card bench bench-cpu bench-gpu clean
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -30,6 +30,12 @@ card: $(STAMP) ## measure the embedded model: model card and the README's table
 
 bench: $(STAMP) ## time the strategies, and stage beam against re-prefilling and against generate
 	mkdir -p benchmarks/results && $(BIN)/python -m pytest benchmarks/bench_strategies.py -s --benchmark-json benchmarks/results/strategies.json
+
+bench-cpu: $(STAMP) ## speed beside upstream's algorithm and generate, on the CPU (about 20 minutes)
+	$(BIN)/python -m benchmarks.speed --device cpu && $(BIN)/python -m benchmarks.speed_report cpu
+
+bench-gpu: $(STAMP) ## the same on a CUDA device, with a random model of LLaVA-o1's shape
+	$(BIN)/python -m benchmarks.speed --device cuda && $(BIN)/python -m benchmarks.speed_report gpu
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -33,7 +33,7 @@ def test_verifier_snippet() -> None:
 def test_embedding_snippet(capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, Any] = {"picture": next(world.scenes("test")).render()}
     code = snippet("embed")
-    assert len([line for line in code.splitlines() if line.strip()]) <= 12
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
     exec(code, names)
     assert names["result"].answer and names["result"].answer in capsys.readouterr().out
 

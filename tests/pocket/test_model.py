@@ -25,26 +25,36 @@ def backend() -> TransformersBackend:
 
 
 @pytest.fixture(scope="module")
-def correct(backend: TransformersBackend) -> dict[str, list[bool]]:
-    """Which held-out questions each strategy gets right."""
-    sampled = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 100}
+def shares(backend: TransformersBackend) -> dict[str, list[float]]:
+    """By strategy, each held-out question's share of right answers; "sample" is the mean of best-of-N's candidates.
+
+    One sample a question is too noisy a baseline for so few questions: from one run seed to another it moves by
+    more than what there is to show.
+    """
+    sampled = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 120}
     cells = {
-        "direct": ("direct", {}), "greedy": ("staged", {}), "sample": ("staged", sampled),
+        "direct": ("direct", {}), "greedy": ("staged", {}),
         "stage-beam": ("stage-beam", {**sampled, "candidates": 4}), "best-of-n": ("best-of-n", {**sampled, "n": 4}),
     }  # fmt: skip
+    found: dict[str, list[float]] = {name: [0.0] * N for name in (*cells, "sample")}
 
-    async def run(name: str, settings: dict[str, object]) -> list[bool]:
-        found = [False] * N
+    async def run(cell: str, name: str, settings: dict[str, object]) -> None:
         strategy = registry.build("strategies", name, settings)
         questions = [sd.Prompt(scene.question.text, scene.render()) for scene in SCENES]
-        async for at, result in sd.decode_many(questions, backend=backend, strategy=strategy):
-            found[at] = final_answer(result.answer) == SCENES[at].answer
-        return found
+        async for at, result in sd.decode_many(questions, backend=backend, strategy=strategy, concurrency=16):
+            right = [
+                final_answer(r.candidate.stages.get("CONCLUSION", "")) == SCENES[at].answer for r in result.candidates
+            ]
+            found[cell][at] = float(final_answer(result.answer) == SCENES[at].answer)
+            if cell == "best-of-n":
+                found["sample"][at] = sum(right) / len(right)
 
-    return {cell: asyncio.run(run(name, settings)) for cell, (name, settings) in cells.items()}
+    for cell, (name, settings) in cells.items():
+        asyncio.run(run(cell, name, settings))
+    return found
 
 
-def better(ours: list[bool], theirs: list[bool]) -> float:
+def better(ours: list[float], theirs: list[float]) -> float:
     """The paired difference in standard errors."""
     differences = [a - b for a, b in zip(ours, theirs, strict=True)]
     mean = sum(differences) / N
@@ -52,17 +62,18 @@ def better(ours: list[bool], theirs: list[bool]) -> float:
     return mean / math.sqrt(variance / N) if variance else 0.0
 
 
-def test_staged_answers_are_far_above_direct_ones(correct: dict[str, list[bool]]) -> None:
-    assert better(correct["greedy"], correct["direct"]) > 2
+def test_staged_answers_are_far_above_direct_ones(shares: dict[str, list[float]]) -> None:
+    assert better(shares["greedy"], shares["direct"]) > 4
 
 
-def test_there_is_room_for_search(correct: dict[str, list[bool]]) -> None:
-    assert 0.4 - 0.09 < sum(correct["sample"]) / N < 0.8 + 0.09  # two standard errors of 120 questions
+def test_there_is_room_for_search(shares: dict[str, list[float]]) -> None:
+    assert 0.4 - 0.09 < sum(shares["sample"]) / N < 0.8 + 0.09  # two standard errors of 120 questions
 
 
-def test_choosing_after_each_stage_loses_nothing(correct: dict[str, list[bool]]) -> None:
-    assert better(correct["stage-beam"], correct["sample"]) > -2
-    assert better(correct["stage-beam"], correct["best-of-n"]) > -2
+def test_choosing_beats_a_sample_and_stages_lose_nothing(shares: dict[str, list[float]]) -> None:
+    assert better(shares["stage-beam"], shares["sample"]) > 1.6
+    assert better(shares["best-of-n"], shares["sample"]) > 1.6
+    assert better(shares["stage-beam"], shares["best-of-n"]) > -2
 
 
 def test_chat_template_is_what_the_model_was_taught(backend: TransformersBackend) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
@@ -81,7 +82,7 @@ class TransformersBackend:
     @classmethod
     def load(
         cls,
-        name: str,
+        name: str | Path,
         *,
         device: str | None = None,
         dtype: str = "auto",
@@ -97,6 +98,7 @@ class TransformersBackend:
             ModelError: it cannot be loaded; the message says what to do.
             ConfigError: device or dtype is unknown.
         """
+        name = str(name)
         model, processor = load_model(
             name, device=device, dtype=dtype, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
         )
