@@ -51,6 +51,9 @@ def generate(
         str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: CUDA where there is one.")
     ] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="slots (one batch of all open rows) or plain (one request at a time).")
+    ] = "slots",
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that a checkpoint brings.")
     ] = False,
@@ -79,7 +82,7 @@ def generate(
     chosen_schema = find_schema(schema) if schema else None
     limits = Budget.parse(budget)
     backend = load_backend(
-        model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
+        model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, engine=engine
     )
     options = {"schema": chosen_schema, "strategy": made, "budget": limits, "seed": seed}
     result = _run(prompt, backend, options, settings=repr(made), as_json=as_json, show_stages=show_stages)

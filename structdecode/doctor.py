@@ -78,7 +78,10 @@ def _backend(model: str | None) -> tuple[Any, str]:
 
     backend: Any = load_backend(model)
     parameters = sum(p.numel() for p in backend.model.parameters()) / 1e6
-    return backend, f"{type(backend.model).__name__}, {parameters:.1f} M parameters, {backend.model.dtype}"
+    return (
+        backend,
+        f"{type(backend.model).__name__}, {parameters:.1f} M parameters, {backend.model.dtype}, engine {backend.engine}",
+    )
 
 
 def _tokens(backend: Any, schema: Schema, prompt: Prompt) -> tuple[int, str]:

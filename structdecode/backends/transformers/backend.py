@@ -130,9 +130,12 @@ class TransformersBackend:
         owner = getattr(self.model, "model", self.model)
         if hasattr(owner, "rope_deltas"):
             owner.rope_deltas = None  # another prompt's: a prompt without pictures would take it for its own
-        output = self.model(**inputs, return_dict=True)
-        delta = getattr(owner, "rope_deltas", None)
-        return output, int(delta.flatten()[0]) if isinstance(delta, torch.Tensor) else 0
+        return self.model(**inputs, return_dict=True), self.rope_delta()
+
+    def rope_delta(self) -> int:
+        """What the last forward left: how far the next position is from the number of tokens."""
+        delta = getattr(getattr(self.model, "model", self.model), "rope_deltas", None)
+        return int(delta.flatten()[0]) if isinstance(delta, torch.Tensor) else 0
 
     @contextmanager
     def _borrowed(self) -> Iterator[None]:

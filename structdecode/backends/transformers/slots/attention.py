@@ -86,6 +86,11 @@ def _fold(tensor: Tensor) -> Tensor:
     return tensor.transpose(0, 1).flatten(1, 2)[None]
 
 
+def _unfold(tensor: Tensor, tokens: int) -> Tensor:
+    """The other way. [1, H, G * T, ...] -> [G, H, T, ...]"""
+    return tensor[0].reshape(tensor.shape[1], -1, tokens, *tensor.shape[3:]).transpose(0, 1)
+
+
 def _pick(tensor: Tensor, rows: Tensor | None) -> Tensor:
     return tensor if rows is None else tensor.index_select(0, rows)
 
@@ -128,8 +133,7 @@ def _with_shared(query: Tensor, own: Tensor, own_lse: Tensor, rows: Batch, layer
         keys, values = shared.segment.layer(layer)
         chosen = _pick(query, shared.rows)
         common, lse = attend(_fold(chosen), keys, values, None, scale)
-        common = common[0].unflatten(1, (-1, tokens)).transpose(0, 1)  # [G, H, T, D]
-        lse = lse[0].unflatten(1, (-1, tokens)).transpose(0, 1)
+        common, lse = _unfold(common, tokens), _unfold(lse, tokens)  # [G, H, T, D], [G, H, T]
         if shared.rows is None:
             return join(own, own_lse, common, lse)
         joined = join(own.index_select(0, shared.rows), own_lse.index_select(0, shared.rows), common, lse)
@@ -152,7 +156,7 @@ def _pictures(query: Tensor, rows: Batch, layer: int, scale: float) -> Tensor:
         if mask is not None and mask.shape[2] > 1:
             mask = mask.repeat(1, 1, len(chosen) * groups, 1)
         found = nn.functional.scaled_dot_product_attention(_fold(packed), keys, values, attn_mask=mask, scale=scale)
-        found = found[0].unflatten(1, (-1, groups * tokens)).transpose(0, 1).reshape(chosen.shape)
+        found = _unfold(found, groups * tokens).reshape(chosen.shape)
         if seen.rows is None:
             return found
         out[seen.rows] = found

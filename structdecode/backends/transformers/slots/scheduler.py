@@ -240,8 +240,10 @@ class Scheduler:
             return self._relieve()
         self.max_rows = max(1, min(self.max_rows, rows) // 2)
         log.warning("out of memory with %d rows in a batch: going on with up to %d", rows, self.max_rows)
-        for row in (*feeds, *writes):
-            row.restart()
+        for feed in feeds:
+            feed.restart()
+        for write in writes:
+            write.restart()
         self._feeds.extendleft(reversed(feeds))
         self._waiting.extendleft(reversed(writes))
         self._feeding = self._writing = None

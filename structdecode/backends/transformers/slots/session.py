@@ -14,8 +14,9 @@ from torch import Tensor
 
 from structdecode.backends.transformers.slots.forward import Place, View
 from structdecode.backends.transformers.slots.kv import Segment
+from structdecode.backends.transformers.slots.prefill import Prefilled, prefill
 from structdecode.backends.transformers.slots.prefixes import CrossLayers, Known, cross_mask
-from structdecode.backends.transformers.slots.scheduler import Call, Feed, Steps, Write
+from structdecode.backends.transformers.slots.scheduler import Feed, Steps, Write
 from structdecode.backends.transformers.vision import ImageMemory
 from structdecode.backends.transformers.writing import Order, Writing, known_beginnings
 from structdecode.budget import Usage
@@ -134,10 +135,9 @@ class SlotSession:
         usage = Usage(prefilled_tokens=len(ids) - have)
         with self.prefixes.coming(ids, self.image_key):
             if known is None:
-                call = Call(self._compute)
-                yield [call]
-                found, images = call.result
-                usage += Usage(images_encoded=images)
+                done = yield from prefill(self.backend, self.inputs, self.images, len(self.prompt.images))
+                found = self._from_model(done)
+                usage += Usage(images_encoded=done.encoded)
             else:
                 found = yield from self._resume(ids, known, have)
                 usage += self._reused(have)
@@ -150,17 +150,12 @@ class SlotSession:
         self.prefixes.hit_tokens += tokens
         return Usage(cached_tokens=tokens)
 
-    def _compute(self) -> tuple[Known, int]:
-        """The whole prompt through the model's own forward; how many pictures were encoded for it."""
+    def _from_model(self, done: Prefilled) -> Known:
         assert self.inputs is not None
-        seen = self.images.misses
-        with self.images.over(self.backend.tower if self.prompt.images else None):
-            output, delta = self.backend.forward(**self.inputs, use_cache=True, logits_to_keep=1)
-        encoded = len(self.prompt.images) if self.prompt.images and self.images.misses > seen else 0
-        pairs = {i: (layer.keys, layer.values) for i, layer in enumerate(output.past_key_values.layers)}
+        pairs = {i: (layer.keys, layer.values) for i, layer in enumerate(done.cache.layers)}
         cross = {i: pairs.pop(i) for i in self.backend.cross_layers}
         segment = Segment(list(pairs.values()), self.inputs["input_ids"].shape[1])
-        return self._known(segment, delta, cross if self.prompt.images else {}, output.logits[0, -1]), encoded
+        return self._known(segment, done.delta, cross if self.prompt.images else {}, done.logits)
 
     def _resume(self, ids: tuple[int, ...], known: Known, have: int) -> Steps[Known]:
         """The rest of a prompt whose beginning (or whose pictures) are in the cache, fed as text."""

@@ -194,3 +194,34 @@ def test_judges_share_the_picture_and_their_rubric(picture: Image.Image) -> None
     verifier = result.usage_by_part["verifier"]
     assert result.usage.images_encoded == 1
     assert verifier.cached_tokens > verifier.prefilled_tokens / 2
+
+
+@pytest.mark.parametrize("name", sorted(tiny.ARCHITECTURES))
+def test_long_prompts_are_prefilled_in_chunks_between_steps(
+    name: str, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks of 16 tokens: the same answers, one picture, no hook left, and other rows decode in between."""
+    from structdecode.backends.transformers.slots import prefill
+
+    prompts = [
+        Prompt("How many objects are there in all of the picture? " * 4 + str(i), [picture.rotate(90 * i)])
+        for i in range(3)
+    ]
+    expected = answers(backend(name), prompts)
+    monkeypatch.setattr(prefill, "CHUNK", 16)
+    monkeypatch.setattr(scheduler, "CHUNK", 16)
+    built = backend(name, max_rows=8)
+    decoder = built.model.get_decoder()
+    lengths: list[int] = []
+    hook = decoder.register_forward_pre_hook(
+        lambda _, args, kwargs: lengths.append(
+            (kwargs.get("inputs_embeds") if kwargs.get("inputs_embeds") is not None else kwargs["input_ids"]).shape[1]
+        ),
+        with_kwargs=True,
+    )
+    hooks = len(decoder._forward_pre_hooks)
+    assert answers(built, prompts) == expected
+    assert len(decoder._forward_pre_hooks) == hooks
+    hook.remove()
+    if not built.cross_layers:
+        assert lengths.count(16) >= 6
