@@ -22,7 +22,7 @@ test: $(STAMP) ## the whole test suite
 lint: $(STAMP) ## ruff and mypy --strict
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-pocket: $(STAMP) ## train the embedded model again from nothing (about 30 minutes on 2 cores)
+pocket: $(STAMP) ## train the embedded model again from nothing (about 40 minutes on 2 cores)
 	$(BIN)/python -m structdecode.pocket.train --out runs/pocket
 
 card: $(STAMP) ## measure the embedded model: model card and the README's table

@@ -165,10 +165,10 @@ def card(cells: dict[str, list[dict[str, Any]]], n: int, seed: int) -> str:
     captions, error = share([row["captioned"] for row in cells["staged, greedy"]])
     return f"""# Model card: the pocket model
 
-A `MllamaForConditionalGeneration` of 2.0 million parameters (float16 safetensors, 3.9 MB), trained from nothing
+A `MllamaForConditionalGeneration` of 2.4 million parameters (float16 safetensors, 4.8 MB), trained from nothing
 on pictures of coloured shapes, to try structdecode on. It knows nothing else.
 
-- Made by: `make pocket` (`python -m structdecode.pocket.train`), seed {recipe["seed"]}, {recipe["steps"]} steps, about 30 minutes on
+- Made by: `make pocket` (`python -m structdecode.pocket.train`), seed {recipe["seed"]}, {recipe["steps"]} steps, about 40 minutes on
   two CPU cores, torch 2.13.0, transformers 5.23.0. Recipe: `recipe.json`.
 - Data: `structdecode/pocket/world.py`, split `train`; a layout belongs to one split for good, so nothing of `test` was seen.
 - Taught: four-stage answers, chain of thought, direct answers; and to verify, in the words of `p-true` and `self-judge`,

@@ -79,3 +79,35 @@ def _mllama(name: str, vision: dict[str, Any], text: dict[str, Any], device: str
     side = vision["image_size"]
     images = MllamaImageProcessorPil(size={"height": side, "width": side}, max_image_tiles=vision["max_num_tiles"])
     return TransformersBackend(model, MllamaProcessor(images, tokenizer, chat_template=CHAT_TEMPLATE), name)
+
+
+def idefics3() -> Any:
+    """A model that serving engines do support: Idefics3 with the 48 M Mllama's text side, random weights, float32."""
+    from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3Processor, LlamaConfig
+    from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+
+    from structdecode.backends.transformers import TransformersBackend
+    from tests.backends.transformers.tiny import tokenizer as build_tokenizer
+
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<fake_token_around_image>", "<end_of_utterance>"]})
+    config = Idefics3Config(
+        vision_config={
+            "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 4,
+            "image_size": 168, "patch_size": 14,
+        },
+        text_config=LlamaConfig(
+            vocab_size=len(tokenizer) + 8, hidden_size=512, num_hidden_layers=10, num_attention_heads=8,
+            num_key_value_heads=8, intermediate_size=1536, max_position_embeddings=1024,
+            bos_token_id=1, eos_token_id=2, pad_token_id=0,
+        ),
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"), scale_factor=2,
+    )  # fmt: skip
+    model = Idefics3ForConditionalGeneration(config).eval()
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 0
+    pictures = Idefics3ImageProcessorPil(
+        size={"longest_edge": 168}, max_image_size={"longest_edge": 168}, do_image_splitting=False
+    )
+    processor = Idefics3Processor(pictures, tokenizer, image_seq_len=36, chat_template=tokenizer.chat_template)
+    return TransformersBackend(model, processor, "idefics3-44m")
