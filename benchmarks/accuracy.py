@@ -64,7 +64,7 @@ def run_cell(job: tuple[str, int, int]) -> tuple[str, list[dict[str, Any]]]:
 
     async def run() -> None:
         backend = load_backend(None)
-        async for at, result in decode_many(prompts, backend=backend, strategy=strategy, seed=seed, concurrency=4):
+        async for at, result in decode_many(prompts, backend=backend, strategy=strategy, seed=seed, concurrency=16):
             truth = scenes[at].answer
             rows[at] = {
                 "answer": final_answer(result.answer),
