@@ -2,7 +2,7 @@
 
 The engine is vLLM's CPU build behind its OpenAI API, prefix caching on, all questions in flight at once, one
 request a stage with ``n`` candidates, chosen by their log-probabilities. Same random Idefics3 in float32, same
-pictures, same number of tokens. PATH is the Python of an environment that holds vLLM. Adds to results/cpu.json.
+pictures, same number of tokens. PATH is the Python of an environment that holds vLLM; here the ``openai`` extra is needed. Adds to results/cpu.json.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import socket
 import subprocess
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import torch
+from openai import AsyncOpenAI
 
 import structdecode as sd
 from benchmarks import models, speed
@@ -53,9 +54,9 @@ def server(python: str, checkpoint: Path, log: Path) -> Iterator[str]:
             if process.poll() is not None:
                 raise SystemExit(f"vLLM did not start:\n{log.read_text()[-3000:]}")
             try:
-                if httpx.get(f"{address}/health", timeout=2).status_code == 200:
+                with urllib.request.urlopen(f"{address}/health", timeout=2):
                     break
-            except httpx.TransportError:
+            except OSError:
                 time.sleep(1)
         yield address
     finally:
@@ -65,29 +66,29 @@ def server(python: str, checkpoint: Path, log: Path) -> Iterator[str]:
 
 async def over_http(address: str, bench: speed.Bench, prompts: list[sd.Prompt]) -> int:
     """Stage beam with log-probability; how many tokens were generated."""
-    async with httpx.AsyncClient(base_url=address, timeout=600) as client:
+    async with AsyncOpenAI(base_url=f"{address}/v1", api_key="none", timeout=600) as client:
         return sum(await asyncio.gather(*(_question(client, bench, prompt) for prompt in prompts)))
 
 
-async def _question(client: httpx.AsyncClient, bench: speed.Bench, prompt: sd.Prompt) -> int:
+async def _question(client: AsyncOpenAI, bench: speed.Bench, prompt: sd.Prompt) -> int:
     buffer = io.BytesIO()
     prompt.images[0].image.save(buffer, "PNG")
     url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": prompt.question}]
+    content: Any = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": prompt.question}]
     written, generated = "", 0
     for stage in bench.schema.stages:
         written += stage.begin
-        reply = await client.post("/v1/chat/completions", json={
-            "model": "tiny", "n": N, "max_tokens": TOKENS, "min_tokens": TOKENS, "ignore_eos": True, "temperature": 1.0,
-            "logprobs": True, "add_generation_prompt": False, "continue_final_message": True,
-            "messages": [{"role": "user", "content": content},
-                         {"role": "assistant", "content": [{"type": "text", "text": written}]}],
-        })  # fmt: skip
-        reply.raise_for_status()
-        choices: list[dict[str, Any]] = reply.json()["choices"]
-        generated += sum(len(choice["logprobs"]["content"]) for choice in choices)
-        best = max(choices, key=lambda c: sum(t["logprob"] for t in c["logprobs"]["content"]))
-        written += best["message"]["content"]
+        reply = await client.chat.completions.create(
+            model="tiny", n=N, max_tokens=TOKENS, temperature=1.0, logprobs=True,
+            messages=[{"role": "user", "content": content},
+                      {"role": "assistant", "content": [{"type": "text", "text": written}]}],
+            extra_body={"min_tokens": TOKENS, "ignore_eos": True,
+                        "add_generation_prompt": False, "continue_final_message": True},
+        )  # fmt: skip
+        choices: list[Any] = reply.choices
+        generated += sum(len(choice.logprobs.content) for choice in choices)
+        best = max(choices, key=lambda c: sum(t.logprob for t in c.logprobs.content))
+        written += best.message.content
     return generated
 
 
