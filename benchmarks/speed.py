@@ -110,9 +110,9 @@ def interleaved(ways: dict[str, Way], rounds: int) -> dict[str, list[float]]:
     return seconds
 
 
-def ratio(over: list[float], under: list[float], scale: float = 1.0) -> dict[str, float]:
+def ratio(over: list[float], under: list[float]) -> dict[str, float]:
     """Of two ways' seconds in the same round: median, least and greatest."""
-    values = sorted(scale * a / b for a, b in zip(over, under, strict=True))
+    values = sorted(a / b for a, b in zip(over, under, strict=True))
     return {"median": statistics.median(values), "min": values[0], "max": values[-1]}
 
 

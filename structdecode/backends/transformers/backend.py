@@ -144,8 +144,6 @@ class TransformersBackend:
         has_deltas, deltas = hasattr(owner, "rope_deltas"), getattr(owner, "rope_deltas", None)
         if training:
             self.model.eval()
-        if has_deltas:
-            owner.rope_deltas = None
         try:
             yield
         finally:

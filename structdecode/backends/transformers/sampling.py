@@ -40,3 +40,9 @@ def token_statistics(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     log_probs = logits.log_softmax(-1)
     certainty = -log_probs.mean(-1) - float(np.log(logits.shape[-1]))
     return log_probs.gather(-1, tokens[:, None]).squeeze(-1), certainty
+
+
+def text_log_probs(ids: Sequence[int], first: Tensor, rest: Tensor | None) -> list[float]:
+    """Log-probability of each token of a text, from the logits [V] before it and [T - 1, V] behind all but its last."""
+    logits = first[None] if rest is None else torch.cat([first[None], rest])
+    return logits.float().log_softmax(-1)[range(len(ids)), list(ids)].tolist() if ids else []

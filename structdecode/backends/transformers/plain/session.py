@@ -12,7 +12,7 @@ from torch import Tensor
 
 from structdecode.backends.transformers.encoding import pad_left
 from structdecode.backends.transformers.plain.kv import Branch, Prefix, batch_cache, harvest
-from structdecode.backends.transformers.sampling import draw
+from structdecode.backends.transformers.sampling import draw, text_log_probs
 from structdecode.backends.transformers.vision import ImageMemory
 from structdecode.backends.transformers.writing import Order, Writing, known_beginnings, take
 from structdecode.budget import Usage
@@ -60,17 +60,14 @@ class PlainSession:
             usage = self._prefill(admit)
             assert self.prefix is not None
             encoded = [self.codec.encode(text) for text in continuations]
-            first = self.prefix.logits.float().log_softmax(-1)
-            values = [[first[ids[0]].item()] if ids else [] for ids in encoded]
-            longer = [i for i, ids in enumerate(encoded) if len(ids) > 1]
-            if longer:
-                fed = [encoded[i][:-1] for i in longer]
-                admit(sum(map(len, fed)))
-                logits, _, _ = self._feed([self.prefix.root()] * len(longer), fed)  # [B, L, V], left-padded
-                for at, i in enumerate(longer):
-                    rest = logits[at, -len(fed[at]) :].float().log_softmax(-1)
-                    values[i] += [rest[j, token].item() for j, token in enumerate(encoded[i][1:])]
-                usage += Usage(prefilled_tokens=sum(map(len, fed)))
+            fed = {i: ids[:-1] for i, ids in enumerate(encoded) if len(ids) > 1}
+            rest: dict[int, Tensor] = {}
+            if fed:
+                admit(sum(map(len, fed.values())))
+                logits, _, _ = self._feed([self.prefix.root()] * len(fed), list(fed.values()))  # [B, L, V], left-padded
+                rest = {i: row[-len(fed[i]) :] for i, row in zip(fed, logits, strict=True)}
+                usage += Usage(prefilled_tokens=sum(map(len, fed.values())))
+            values = [text_log_probs(ids, self.prefix.logits, rest.get(i)) for i, ids in enumerate(encoded)]
             return Work(values, usage + Usage(model_calls=1))
 
         return await self.backend.run(work)

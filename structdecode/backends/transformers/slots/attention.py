@@ -146,7 +146,7 @@ def _with_shared(query: Tensor, own: Tensor, own_lse: Tensor, rows: Batch, layer
 def _pictures(query: Tensor, rows: Batch, layer: int, scale: float) -> Tensor:
     """Cross-attention; rows without a picture get zeros. [n, H, T, D] -> [n, H, T, D]"""
     _, heads, tokens, dim = query.shape
-    out = query.new_zeros(query.shape) if not rows.seen or rows.seen[0].rows is not None else query
+    out: Tensor | None = None
     for seen in rows.seen:
         keys, values = seen.layers[layer]
         groups = heads // keys.shape[1]
@@ -159,8 +159,9 @@ def _pictures(query: Tensor, rows: Batch, layer: int, scale: float) -> Tensor:
         found = _unfold(found, groups * tokens).reshape(chosen.shape)
         if seen.rows is None:
             return found
+        out = torch.zeros_like(query) if out is None else out
         out[seen.rows] = found
-    return out
+    return torch.zeros_like(query) if out is None else out
 
 
 def text_configs(model: nn.Module) -> list[Any]:

@@ -70,6 +70,18 @@ class Occupant:
     base: int = 0
     filled: int = 0
 
+    @property
+    def coming(self) -> int:
+        """Tokens that it is known to need room for."""
+        return 0
+
+    @property
+    def picture_mask(self) -> Tensor | None:
+        """What its next tokens see of its pictures."""
+        if self.chunk_mask is not None or self.place.view is None:
+            return self.chunk_mask
+        return self.place.view.mask
+
 
 O = TypeVar("O", bound=Occupant)  # noqa: E741
 
@@ -82,9 +94,9 @@ class Slots(Generic[O]):
         self.rows: list[O] = []
         self.changed = True
 
-    def add(self, row: O, *, lone: bool) -> None:
+    def add(self, row: O) -> None:
         segment, slot = row.place.segment, len(self.rows)
-        row.base = segment.length if lone else 0
+        row.base = segment.length if row.lone else 0
         row.filled = row.base + row.place.own_length
         self.pool.ensure(slot + 1, row.filled + 1)
         if row.base:
@@ -94,10 +106,10 @@ class Slots(Generic[O]):
         self.rows.append(row)
         self.changed = True
 
-    def growth(self, row: Occupant, tokens: int) -> int:
-        """Bytes that the pool would have to allocate for one more row and so many tokens."""
+    def growth(self, row: O) -> int:
+        """Bytes that the pool would have to allocate for one more row and the tokens that it brings."""
         length = row.place.length if row.lone else row.place.own_length
-        return self.pool.growth(len(self.rows) + 1, length + tokens)
+        return self.pool.growth(len(self.rows) + 1, length + row.coming)
 
     def remove(self, index: int) -> None:
         """The last row moves into the gap."""
@@ -130,9 +142,6 @@ class Forward:
         self.run, self.configs, self.layers, self.cross, self.max_length = run, configs, layers, cross, max_length
         self._position = {layer: at for at, layer in enumerate(i for i in range(layers) if i not in cross)}
         self._kept: dict[int, tuple[SlotCache, Batch]] = {}
-
-    def pool_like(self, place: Place) -> Pool:
-        return Pool(place.segment.buffers)
 
     def full(self, row: Occupant) -> bool:
         """Whether the model's context has no room for another token."""
@@ -187,8 +196,7 @@ class Forward:
             if not row.base and row.place.segment.length:
                 by_segment[id(row.place.segment)].append(index)
             if row.place.view is not None:
-                mask = row.chunk_mask if row.chunk_mask is not None else row.place.view.mask
-                by_view[id(row.place.view.cross), id(mask)].append(index)
+                by_view[id(row.place.view.cross), id(row.picture_mask)].append(index)
 
         def numbers(indices: list[int]) -> Tensor | None:
             return None if len(indices) == len(rows) else torch.tensor(indices, device=device)
@@ -198,8 +206,7 @@ class Forward:
         for group in by_view.values():
             first = rows[group[0]]
             assert first.place.view is not None
-            mask = first.chunk_mask if first.chunk_mask is not None else first.place.view.mask
-            seen.append(Seen(first.place.view.cross, numbers(group), mask))
+            seen.append(Seen(first.place.view.cross, numbers(group), first.picture_mask))
         cache = SlotCache(slots.pool, self.layers, self.cross, pictured=bool(seen))
         batch = Batch(None, shared, seen, self.cross, self._position)
         self._kept = {id(slots): (cache, batch)} if tokens == 1 else {}

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from structdecode.backends.transformers.sampling import draw
-from structdecode.backends.transformers.slots.forward import Forward, Occupant, Place, Slots
+from structdecode.backends.transformers.slots.forward import Forward, O, Occupant, Place, Slots
+from structdecode.backends.transformers.slots.kv import Pool
 from structdecode.backends.transformers.writing import Writing, take
 from structdecode.types import Sampling
 
@@ -64,6 +65,10 @@ class Feed(Occupant):
     def restart(self) -> None:
         self.fed, self.logits = 0, []
 
+    @property
+    def coming(self) -> int:
+        return len(self.tokens)
+
     def aim(self, longest: int) -> None:
         """Cuts out what the next chunk of up to ``longest`` tokens sees, right-padded."""
         chunk = slice(self.fed, self.fed + longest)
@@ -84,10 +89,15 @@ class Write(Occupant):
 
     def __post_init__(self) -> None:
         self.generator = np.random.default_rng(self.writing.row.seed)
+        self.logits = self.place.logits
 
     def restart(self) -> None:
         self.writing.restart()
-        self.generator = np.random.default_rng(self.writing.row.seed)
+        self.__post_init__()
+
+    @property
+    def coming(self) -> int:
+        return 1
 
     @property
     def done(self) -> bool:
@@ -133,9 +143,7 @@ class Scheduler:
         self._calls: deque[Call] = deque()
         self._feeds: deque[Feed] = deque()
         self._waiting: deque[Write] = deque()
-        self._feeding: Slots[Feed] | None = None
-        self._writing: Slots[Write] | None = None
-        self._last: tuple[Tensor, list[Write]] = torch.empty(0), []
+        self._empty()
 
     async def run(self, steps: Steps[T]) -> T:
         """The generator's return value.
@@ -246,8 +254,7 @@ class Scheduler:
             write.restart()
         self._feeds.extendleft(reversed(feeds))
         self._waiting.extendleft(reversed(writes))
-        self._feeding = self._writing = None
-        self._last = torch.empty(0), []
+        self._empty()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return True
@@ -256,7 +263,13 @@ class Scheduler:
         self._calls.clear()
         self._feeds.clear()
         self._waiting.clear()
-        self._feeding = self._writing = None
+        self._empty()
+
+    def _empty(self) -> None:
+        """Frees all slots, and what was computed for the rows in them."""
+        self._feeding: Slots[Feed] | None = None
+        self._writing: Slots[Write] | None = None
+        self._last: tuple[Tensor, list[Write]] = torch.empty(0), []
 
     # ------------------------------------------------------------------ one iteration's work
     def _call(self) -> None:
@@ -269,10 +282,7 @@ class Scheduler:
                 return
 
     def _feed_chunk(self) -> None:
-        while self._feeds and self._has_room(self._feeding, self._feeds[0], len(self._feeds[0].tokens)):
-            self._feeding = self._feeding or Slots(self.forward.pool_like(self._feeds[0].place))
-            self._feeding.add(self._feeds[0], lone=False)
-            self._feeds.popleft()
+        self._feeding = self._filled(self._feeding, self._feeds)
         if self._feeding is None or not self._feeding.rows:
             return
         rows = list(self._feeding.rows)
@@ -295,7 +305,7 @@ class Scheduler:
                 self._feeding.remove(index)
 
     def _decode_step(self) -> None:
-        slots = self._admitted()
+        slots = self._writing = self._filled(self._writing, self._waiting)
         if slots is None or not slots.rows:
             return
         for row in slots.rows:
@@ -323,22 +333,21 @@ class Scheduler:
             logits = torch.stack([row.logits for row in rows if row.logits is not None])
         return logits.float()
 
-    def _admitted(self) -> Slots[Write] | None:
-        while self._waiting and self._has_room(self._writing, self._waiting[0], 1):
-            row = self._waiting[0]
-            self._writing = self._writing or Slots(self.forward.pool_like(row.place))
-            row.logits = row.place.logits
-            self._writing.add(row, lone=row.lone)
-            self._waiting.popleft()
-        return self._writing
+    def _filled(self, slots: Slots[O] | None, queue: deque[O]) -> Slots[O] | None:
+        """Lets rows in while there is room. One leaves the queue when it is in: an allocation may fail before."""
+        while queue and (slots is None or self._has_room(slots, queue[0])):
+            slots = slots or Slots(Pool(queue[0].place.segment.buffers))
+            slots.add(queue[0])
+            queue.popleft()
+        return slots
 
-    def _has_room(self, slots: Slots[Any] | None, row: Occupant, tokens: int) -> bool:
+    def _has_room(self, slots: Slots[O], row: O) -> bool:
         """Whether one more row may come in: by number, and by the memory that its slot would take."""
-        if slots is None or not slots.rows:
+        if not slots.rows:
             return True
         if len(slots.rows) >= self.max_rows:
             return False
-        needed, free = slots.growth(row, tokens), free_memory(slots.pool.device)
+        needed, free = slots.growth(row), free_memory(slots.pool.device)
         return free is None or needed < free * 0.9
 
     @staticmethod

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from structdecode.backends.transformers.sampling import text_log_probs
 from structdecode.backends.transformers.slots.forward import Place, View
 from structdecode.backends.transformers.slots.kv import Segment
 from structdecode.backends.transformers.slots.prefill import Prefilled, prefill
@@ -100,22 +101,21 @@ class SlotSession:
     def _log_probs(self, encoded: list[tuple[int, ...]], admit: Admit) -> Steps[Work[list[list[float]]]]:
         usage = yield from self._prefill(admit)
         assert self.root is not None and self.root.logits is not None
-        first = self.root.logits.float().log_softmax(-1)
-        values = [[first[ids[0]].item()] if ids else [] for ids in encoded]
-        longer = [i for i, ids in enumerate(encoded) if len(ids) > 1]
-        if longer:
-            admit(sum(len(encoded[i]) - 1 for i in longer))
-            feeds = [Feed(self.root, tokens=encoded[i][:-1], every=True) for i in longer]
-            yield feeds
-            for i, feed in zip(longer, feeds, strict=True):
-                rest = torch.cat(feed.logits).float().log_softmax(-1)  # [T, V]
-                values[i] += rest[range(len(rest)), list(encoded[i][1:])].tolist()
-            usage += Usage(prefilled_tokens=sum(len(feed.tokens) for feed in feeds))
+        feeds = {i: Feed(self.root, tokens=ids[:-1], every=True) for i, ids in enumerate(encoded) if len(ids) > 1}
+        if feeds:
+            fed = sum(len(feed.tokens) for feed in feeds.values())
+            admit(fed)
+            yield list(feeds.values())
+            usage += Usage(prefilled_tokens=fed)
+        rest = {i: torch.cat(feed.logits) for i, feed in feeds.items()}
+        values = [text_log_probs(ids, self.root.logits, rest.get(i)) for i, ids in enumerate(encoded)]
         return Work(values, usage + Usage(model_calls=1))
 
     # ------------------------------------------------------------------ the prompt
     def _prefill(self, admit: Admit) -> Steps[Usage]:
         """The prompt, the first time: as much as can be had from the prefix cache, the rest computed."""
+        if self.root is not None:
+            return Usage()
         assert self.inputs is not None
         ids = tuple(self.inputs["input_ids"][0].tolist())
         known, have = self.prefixes.longest(ids, self.image_key)
@@ -136,7 +136,7 @@ class SlotSession:
         with self.prefixes.coming(ids, self.image_key):
             if known is None:
                 done = yield from prefill(self.backend, self.inputs, self.images, len(self.prompt.images))
-                found = self._from_model(done)
+                found = self._from_model(ids, done)
                 usage += Usage(images_encoded=done.encoded)
             else:
                 found = yield from self._resume(ids, known, have)
@@ -150,12 +150,11 @@ class SlotSession:
         self.prefixes.hit_tokens += tokens
         return Usage(cached_tokens=tokens)
 
-    def _from_model(self, done: Prefilled) -> Known:
-        assert self.inputs is not None
+    def _from_model(self, ids: tuple[int, ...], done: Prefilled) -> Known:
         pairs = {i: (layer.keys, layer.values) for i, layer in enumerate(done.cache.layers)}
         cross = {i: pairs.pop(i) for i in self.backend.cross_layers}
-        segment = Segment(list(pairs.values()), self.inputs["input_ids"].shape[1])
-        return self._known(segment, done.delta, cross if self.prompt.images else {}, done.logits)
+        segment = Segment(list(pairs.values()), len(ids))
+        return self._known(ids, segment, done.delta, cross if self.prompt.images else {}, done.logits)
 
     def _resume(self, ids: tuple[int, ...], known: Known, have: int) -> Steps[Known]:
         """The rest of a prompt whose beginning (or whose pictures) are in the cache, fed as text."""
@@ -171,7 +170,7 @@ class SlotSession:
         feed = Feed(Place(segment, None, known.offset, view), tokens=ids[have:], mask=mask, blind=blind)
         yield [feed]
         assert feed.place.logits is not None
-        return self._known(feed.place.as_segment().segment, known.offset, cross, feed.place.logits)
+        return self._known(ids, feed.place.as_segment().segment, known.offset, cross, feed.place.logits)
 
     @staticmethod
     def _patches(cross: CrossLayers, tiles: Tensor) -> int:
@@ -179,9 +178,7 @@ class SlotSession:
         keys, _ = next(iter(cross.values()))
         return int(keys.shape[2] // tiles[0].numel())
 
-    def _known(self, segment: Segment, offset: int, cross: CrossLayers, logits: Tensor) -> Known:
-        assert self.inputs is not None
-        ids = tuple(self.inputs["input_ids"][0].tolist())
+    def _known(self, ids: tuple[int, ...], segment: Segment, offset: int, cross: CrossLayers, logits: Tensor) -> Known:
         return Known(ids, self.image_key, self._text_from(ids), segment, offset, cross, logits.clone())
 
     def _text_from(self, ids: tuple[int, ...]) -> int:
