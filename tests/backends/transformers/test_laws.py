@@ -48,6 +48,21 @@ async def grow(backend: TransformersBackend, prompt: Prompt, lengths: list[int],
     return candidate
 
 
+def fed_lengths(backend: TransformersBackend, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows by the number of tokens of each forward to come."""
+    fed: list[int] = []
+    forward = backend.forward
+
+    def counted(**inputs: object) -> object:
+        ids = inputs["input_ids"]
+        assert isinstance(ids, torch.Tensor)
+        fed.append(ids.shape[1])
+        return forward(**inputs)
+
+    monkeypatch.setattr(backend, "forward", counted)
+    return fed
+
+
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("lengths", [[40], [5, 7, 11, 17], [1] * 12])
 def test_greedy_is_what_generate_writes(
@@ -296,16 +311,7 @@ def test_no_strategy_computes_the_prompt_twice(
     mllama: TransformersBackend, picture: Image.Image, strategy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of all that reaches the model's forward only the first is as long as the prompt."""
-    fed: list[int] = []
-    forward = mllama.forward
-
-    def counted(**inputs: object) -> object:
-        ids = inputs["input_ids"]
-        assert isinstance(ids, torch.Tensor)
-        fed.append(ids.shape[1])
-        return forward(**inputs)
-
-    monkeypatch.setattr(mllama, "forward", counted)
+    fed = fed_lengths(mllama, monkeypatch)
     prompt = Prompt("How many objects are there, if you look at all of the picture? " * 3, [picture])
     built = registry.build("strategies", strategy, {"max_tokens": 6, "temperature": 1.0})
     result = decode(prompt, backend=mllama, strategy=built, seed=2)
@@ -314,21 +320,11 @@ def test_no_strategy_computes_the_prompt_twice(
     assert max(fed[1:]) < fed[0] / 2
 
 
-def test_stage_closed_by_force_is_not_computed_again(backend: TransformersBackend, prompt: Prompt) -> None:
+def test_stage_closed_by_force_is_not_computed_again(
+    backend: TransformersBackend, prompt: Prompt, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of a stage that ran out of tokens only its last token, its end tag and the next begin tag are fed."""
-    fed: list[int] = []
-    forward = backend.forward
-
-    def counted(**inputs: object) -> object:
-        ids = inputs["input_ids"]
-        assert isinstance(ids, torch.Tensor)
-        fed.append(ids.shape[1])
-        return forward(**inputs)
-
-    backend.forward = counted  # type: ignore[assignment, method-assign]
+    fed = fed_lengths(backend, monkeypatch)
     stages = tuple(Stage(n, f"<{n}>", f"<<never {n}>>", Sampling(max_tokens=40)) for n in "AB")
-    try:
-        decode(prompt, backend=backend, schema=Schema("s", stages), strategy="stage-beam", seed=1)
-    finally:
-        del backend.forward
+    decode(prompt, backend=backend, schema=Schema("s", stages), strategy="stage-beam", seed=1)
     assert max(fed[1:]) < 30

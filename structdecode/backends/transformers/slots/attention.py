@@ -145,23 +145,25 @@ def _with_shared(query: Tensor, own: Tensor, own_lse: Tensor, rows: Batch, layer
 
 def _pictures(query: Tensor, rows: Batch, layer: int, scale: float) -> Tensor:
     """Cross-attention; rows without a picture get zeros. [n, H, T, D] -> [n, H, T, D]"""
-    _, heads, tokens, dim = query.shape
-    out: Tensor | None = None
+    if len(rows.seen) == 1 and rows.seen[0].rows is None:
+        return _look(query, rows.seen[0], layer, scale)
+    out = torch.zeros_like(query)
     for seen in rows.seen:
-        keys, values = seen.layers[layer]
-        groups = heads // keys.shape[1]
-        chosen = _pick(query, seen.rows)
-        packed = chosen.reshape(len(chosen), keys.shape[1], groups * tokens, dim)
-        mask = seen.mask
-        if mask is not None and mask.shape[2] > 1:
-            mask = mask.repeat(1, 1, len(chosen) * groups, 1)
-        found = nn.functional.scaled_dot_product_attention(_fold(packed), keys, values, attn_mask=mask, scale=scale)
-        found = _unfold(found, groups * tokens).reshape(chosen.shape)
-        if seen.rows is None:
-            return found
-        out = torch.zeros_like(query) if out is None else out
-        out[seen.rows] = found
-    return torch.zeros_like(query) if out is None else out
+        out[seen.rows] = _look(_pick(query, seen.rows), seen, layer, scale)
+    return out
+
+
+def _look(query: Tensor, seen: Seen, layer: int, scale: float) -> Tensor:
+    """What rows find in the pictures that they all see. [G, H, T, D] -> [G, H, T, D]"""
+    n, heads, tokens, dim = query.shape
+    keys, values = seen.layers[layer]
+    groups = heads // keys.shape[1]
+    packed = query.reshape(n, keys.shape[1], groups * tokens, dim)
+    mask = seen.mask
+    if mask is not None and mask.shape[2] > 1:
+        mask = mask.repeat(1, 1, n * groups, 1)
+    found = nn.functional.scaled_dot_product_attention(_fold(packed), keys, values, attn_mask=mask, scale=scale)
+    return _unfold(found, groups * tokens).reshape(query.shape)
 
 
 def text_configs(model: nn.Module) -> list[Any]:
