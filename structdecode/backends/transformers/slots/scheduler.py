@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Sequence
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from structdecode.backends.transformers.memory import free_memory, out_of_memory
 from structdecode.backends.transformers.sampling import draw
 from structdecode.backends.transformers.slots.forward import Forward, O, Occupant, Place, Slots
 from structdecode.backends.transformers.slots.kv import Pool
@@ -164,11 +164,15 @@ class Scheduler:
     def _work(self) -> None:
         """Works until nothing is open. The last answers go out when the model has been given back."""
         while True:
-            with torch.inference_mode(), self._guard():
-                while self._take_in():
-                    self._iterate()
-                    if self._jobs:
-                        self._deliver()
+            try:
+                with torch.inference_mode(), self._guard():
+                    while self._take_in():
+                        self._iterate()
+                        if self._jobs:
+                            self._deliver()
+            except Exception as error:  # the guard's own: nobody may be left waiting
+                self._take_in()
+                self._fail(error)
             self._deliver()
             with self._lock:
                 if not self._inbox:
@@ -194,10 +198,7 @@ class Scheduler:
         except Exception as error:  # the model itself failed: every open request was part of the batch
             if out_of_memory(error) and self._shrink():
                 return
-            log.warning("a batch failed: %s: %s", type(error).__name__, error)
-            for job in list(self._jobs):
-                self._end(job, None, error)
-            self._reset()
+            self._fail(error)
 
     def _advance(self, job: _Job) -> None:
         try:
@@ -259,7 +260,10 @@ class Scheduler:
             torch.cuda.empty_cache()
         return True
 
-    def _reset(self) -> None:
+    def _fail(self, error: Exception) -> None:
+        log.warning("a batch failed: %s: %s", type(error).__name__, error)
+        for job in list(self._jobs):
+            self._end(job, None, error)
         self._calls.clear()
         self._feeds.clear()
         self._waiting.clear()
@@ -282,16 +286,16 @@ class Scheduler:
                 return
 
     def _feed_chunk(self) -> None:
-        self._feeding = self._filled(self._feeding, self._feeds)
-        if self._feeding is None or not self._feeding.rows:
+        slots = self._feeding = _opened(self._feeding, self._feeds)
+        if slots is None or not self._fill(slots, self._feeds):
             return
-        rows = list(self._feeding.rows)
+        rows = list(slots.rows)
         longest = max(min(CHUNK, len(feed.tokens) - feed.fed) for feed in rows)
         for feed in rows:
             feed.aim(longest)
         tokens = [feed.tokens[feed.fed : feed.fed + CHUNK] for feed in rows]
         every = any(feed.every for feed in rows)
-        logits = self.forward(self._feeding, tokens, every=every)  # [n, T or 1, V]
+        logits = self.forward(slots, tokens, every=every)  # [n, T or 1, V]
         for index, (feed, chunk) in enumerate(zip(rows, tokens, strict=True)):
             feed.fed += len(chunk)
             if feed.every:
@@ -300,13 +304,13 @@ class Scheduler:
                 feed.logits.append(logits[index, len(chunk) - 1 : len(chunk)] if every else logits[index])
         for index in reversed(range(len(rows))):
             if rows[index].fed == len(rows[index].tokens):
-                rows[index].place = self._feeding.grown(index, rows[index].logits[-1][-1].clone())
+                rows[index].place = slots.grown(index, rows[index].logits[-1][-1].clone())
                 rows[index].done = True
-                self._feeding.remove(index)
+                slots.remove(index)
 
     def _decode_step(self) -> None:
-        slots = self._writing = self._filled(self._writing, self._waiting)
-        if slots is None or not slots.rows:
+        slots = self._writing = _opened(self._writing, self._waiting)
+        if slots is None or not self._fill(slots, self._waiting):
             return
         for row in slots.rows:
             row.writing.done |= row.writing.order.late or self.forward.full(row)
@@ -333,13 +337,12 @@ class Scheduler:
             logits = torch.stack([row.logits for row in rows if row.logits is not None])
         return logits.float()
 
-    def _filled(self, slots: Slots[O] | None, queue: deque[O]) -> Slots[O] | None:
-        """Lets rows in while there is room. One leaves the queue when it is in: an allocation may fail before."""
-        while queue and (slots is None or self._has_room(slots, queue[0])):
-            slots = slots or Slots(Pool(queue[0].place.segment.buffers))
+    def _fill(self, slots: Slots[O], queue: deque[O]) -> bool:
+        """Lets rows in while there is room; whether any are in. One leaves the queue when it is in: that may fail."""
+        while queue and self._has_room(slots, queue[0]):
             slots.add(queue[0])
             queue.popleft()
-        return slots
+        return bool(slots.rows)
 
     def _has_room(self, slots: Slots[O], row: O) -> bool:
         """Whether one more row may come in: by number, and by the memory that its slot would take."""
@@ -371,23 +374,9 @@ class Scheduler:
         return tokens
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Whether an allocation failed, on an accelerator or in main memory."""
-    text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
-    )
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be allocated, None where the system does not say."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None
+def _opened(slots: Slots[O] | None, queue: deque[O]) -> Slots[O] | None:
+    """The slots, made when the first row waits for one."""
+    return slots if slots is not None or not queue else Slots(Pool(queue[0].place.segment.buffers))
 
 
 def _settle(answer: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:

@@ -103,6 +103,38 @@ def test_out_of_memory_shrinks_the_batch_and_loses_nothing(
     assert "out of memory" in caplog.text
 
 
+def test_rows_that_were_in_when_memory_ran_out_are_not_lost(prompt: Prompt, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight rows come at once into slots that were never filled before; the sixth finds no memory."""
+    ensure = Pool.ensure
+
+    def limited(pool: Pool, rows: int, width: int) -> None:
+        if rows > 5:
+            raise torch.OutOfMemoryError("out of memory")
+        ensure(pool, rows, width)
+
+    async def written(built: TransformersBackend) -> list[str]:
+        async with built.open(prompt) as session:
+            rows = [Row(Candidate(), seed, 6) for seed in range(8)]
+            work = await asyncio.wait_for(session.extend(rows, OPEN, sampling=Sampling(max_tokens=6)), 60)
+            return [span.text for span in work.value]
+
+    expected = asyncio.run(written(backend()))
+    monkeypatch.setattr(Pool, "ensure", limited)
+    assert asyncio.run(written(backend())) == expected
+
+
+def test_what_fails_before_the_model_runs_reaches_who_asked(prompt: Prompt) -> None:
+    built = backend()
+    built._packed = object()  # type: ignore[assignment]
+
+    async def run() -> None:
+        async with built.open(prompt) as session:
+            await asyncio.wait_for(session.extend([Row(Candidate(), 0, 3)], OPEN, sampling=Sampling()), 60)
+
+    with pytest.raises(AttributeError, match="installed"):
+        asyncio.run(run())
+
+
 def test_out_of_memory_in_the_middle_of_a_step_too(picture: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = questions(picture)
     expected = answers(backend(), prompts)
