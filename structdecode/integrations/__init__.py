@@ -1,0 +1,1 @@
+"""Other harnesses that run structdecode as a model."""
