@@ -1,0 +1,232 @@
+"""A run directory: what a comparison keeps on disk, how it is written so that a kill loses nothing, how it is read.
+
+``study.json`` everything that is needed to repeat the run · ``questions.jsonl`` and ``rejected.jsonl`` the data ·
+``records*.jsonl`` one `Record` a line, append-only · ``traces*.jsonl`` the search trees · ``pictures/`` small copies ·
+``sessions.jsonl`` a line each time the run was started or resumed. Shards write ``records-I-of-N.jsonl``.
+
+A record is written in one piece and fsynced before its question counts as done. A line that a kill has torn is the
+last one of its file: readers pass over it, and the writer cuts it off before it goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+from structdecode.errors import ConfigError
+from structdecode.evaluation.types import Record, Rejected
+
+FORMAT = "structdecode-study/1"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory as it is now, finished or not.
+
+    Attributes:
+        study: ``study.json``. cells: names, in the study's order.
+        records: one for each finished question of each cell; in the order of cells, then ids, so that nothing
+            depends on what finished first.
+        rejected: rows that the data's loader left out.
+    """
+
+    directory: Path
+    study: Mapping[str, Any]
+    records: tuple[Record, ...]
+    cells: tuple[str, ...]
+    rejected: tuple[Rejected, ...]
+
+    @property
+    def by_cell(self) -> dict[str, tuple[Record, ...]]:
+        found: dict[str, list[Record]] = {name: [] for name in self.cells}
+        for record in self.records:
+            found[record.cell].append(record)
+        return {name: tuple(records) for name, records in found.items()}
+
+    @cached_property
+    def questions(self) -> dict[str, dict[str, Any]]:
+        """By id: ``text, answers, options, kind, category, stages, source``; in the data's order."""
+        return {line["id"]: line for line in lines(self.directory / "questions.jsonl")}
+
+    def picture(self, digest: str) -> Path | None:
+        """A small PNG copy of a question's picture (digests are in the trace's ``images``), where there is one."""
+        path = self.directory / "pictures" / f"{digest}.png"
+        return path if path.exists() else None
+
+    def trace(self, key: str) -> dict[str, Any] | None:
+        """The search tree of a record, in the form of `structdecode.trace.Trace.as_dict`; None where none was kept."""
+        place = self._traces.get(key)
+        if place is None:
+            return None
+        path, offset = place
+        with path.open("rb") as file:
+            file.seek(offset)
+            found: dict[str, Any] = json.loads(file.readline())["trace"]
+        return found
+
+    @cached_property
+    def _traces(self) -> dict[str, tuple[Path, int]]:
+        """Where each key's trace begins: a file and an offset."""
+        places = {}
+        for path in sorted(self.directory.glob("traces*.jsonl")):
+            offset = 0
+            with path.open("rb") as file:
+                for raw in file:
+                    if raw.startswith(b'{"key": "') and raw.endswith(b"\n"):
+                        places[raw[9 : raw.index(b'"', 9)].decode()] = (path, offset)
+                    offset += len(raw)
+        return places
+
+
+def read_run(directory: str | Path) -> Run:
+    """Reads a run directory, all shards that write into it together.
+
+    Raises:
+        ConfigError: it is not one, or a line other than the last is damaged.
+    """
+    place = Path(directory)
+    study = read_study(place)
+    cells = tuple(cell["name"] for cell in study["config"]["cells"])
+    order = {name: at for at, name in enumerate(cells)}
+    records = [record for record in read_records(place).values() if record.cell in order]
+    records.sort(key=lambda r: (order[r.cell], r.id, r.key))
+    rejected = tuple(Rejected(**line) for line in lines(place / "rejected.jsonl"))
+    return Run(place, study, tuple(records), cells, rejected)
+
+
+def read_study(directory: Path) -> dict[str, Any]:
+    """``study.json``.
+
+    Raises:
+        ConfigError: there is none, or it is something else.
+    """
+    path = directory / "study.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{directory}: not a run directory: study.json: {error.strerror or error}") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON: {error}") from None
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise ConfigError(f'{path}: not a study of this version: no "format": "{FORMAT}"')
+    return found
+
+
+def read_records(directory: Path) -> dict[str, Record]:
+    """Records by key, of all shards; of a key that occurs twice the first."""
+    found: dict[str, Record] = {}
+    for path in sorted(directory.glob("records*.jsonl")):
+        for line in lines(path):
+            found.setdefault(line["key"], Record.from_dict(line))
+    return found
+
+
+def lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a JSONL file; a torn last one is passed over, a missing file has none.
+
+    Raises:
+        ConfigError: a line that is not the last is not JSON.
+    """
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            if not raw.endswith(b"\n"):
+                return  # torn: it was being written when the run was killed
+            try:
+                yield json.loads(raw)
+            except ValueError as error:
+                raise ConfigError(f"{path}:{number}: damaged ({error}): delete this line and resume the run") from None
+
+
+# ------------------------------------------------------------------ writing
+
+
+@dataclass
+class Appender:
+    """An append-only JSONL file of this process alone.
+
+    Opening cuts off a torn last line and takes a lock that ends with the process.
+
+    Raises:
+        ConfigError: another process is writing this file.
+    """
+
+    path: Path
+    _file: IO[bytes] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._file = self.path.open("a+b")
+        _lock(self._file, self.path)
+        self._cut_torn_line()
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Returns when the line is on the disk."""
+        text = json.dumps(line, ensure_ascii=False, separators=(", ", ": "), allow_nan=False)
+        self._file.write(text.encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _cut_torn_line(self) -> None:
+        size = self._file.seek(0, os.SEEK_END)
+        end = size
+        while end > 0:
+            begin = max(0, end - 65536)
+            self._file.seek(begin)
+            newline = self._file.read(end - begin).rfind(b"\n")
+            if newline >= 0:
+                end = begin + newline + 1
+                break
+            end = begin
+        if end < size:
+            self._file.truncate(end)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file whole or not at all; several processes may write the same one."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def write_new(path: Path, text: str) -> bool:
+    """Writes a file whole unless it is there already; whether this call was the one that wrote it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        return False
+    finally:
+        partial.unlink()
+    return True
+
+
+def as_lines(items: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
+
+
+def rejected_lines(rejected: tuple[Rejected, ...]) -> str:
+    return as_lines([asdict(row) for row in rejected])
+
+
+def _lock(file: IO[bytes], path: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows: two processes on one shard are the user's to avoid
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise ConfigError(f"{path}: another process is writing this run: wait for it, or end it") from None
