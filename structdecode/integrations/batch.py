@@ -1,0 +1,97 @@
+"""Answers a harness's questions, all of them in flight, each with settings of its own.
+
+`engine.decode_many` has one schema for all prompts and ends where one prompt cannot be asked. A harness has settings by
+task, and wants an answer, be it an empty one, to every question.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from structdecode.engine import Result, adecode, run_sync
+from structdecode.errors import ImageError, PromptError
+from structdecode.integrations.search import Search, cut_at
+from structdecode.protocols import Backend
+from structdecode.types import Prompt, Schema
+
+
+@dataclass(frozen=True)
+class Job:
+    """A question to be asked.
+
+    Attributes:
+        sample_id: with the run's seed it decides every random choice.
+        prompt: called when it is this question's turn, so that pictures are open only for those in flight.
+        until: the answer is cut at the first of these.
+    """
+
+    sample_id: str
+    prompt: Callable[[], Prompt]
+    schema: Schema
+    until: str | Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """``result`` is None where the question could not be asked; then ``error`` says why and ``text`` is empty."""
+
+    text: str
+    result: Result | None = None
+    error: str = ""
+
+
+def answer_all(
+    jobs: Sequence[Job],
+    search: Search,
+    backend: Backend,
+    *,
+    finished: Callable[[Job, Answer], None] = lambda job, answer: None,
+    skip: Callable[[], str] = lambda: "",
+) -> list[Answer]:
+    """An answer to every job, in order.
+
+    Args:
+        finished: called with each as it is done, in any order.
+        skip: asked before each starts; where it gives a reason, the job is left out with that as its error.
+
+    Raises:
+        ConfigError: what is wrong is not one question but the task (video, say).
+    """
+    return run_sync(_answer_all(jobs, search, backend, finished, skip))
+
+
+async def _answer_all(
+    jobs: Sequence[Job],
+    search: Search,
+    backend: Backend,
+    finished: Callable[[Job, Answer], None],
+    skip: Callable[[], str],
+) -> list[Answer]:
+    places = asyncio.Semaphore(search.concurrency)
+
+    async def one(job: Job) -> Answer:
+        async with places:
+            reason = skip()
+            answer = Answer("", error=reason) if reason else await _answer(job, search, backend)
+        finished(job, answer)
+        return answer
+
+    tasks = [asyncio.ensure_future(one(job)) for job in jobs]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:  # where one raised, the others need not go on
+            task.cancel()
+
+
+async def _answer(job: Job, search: Search, backend: Backend) -> Answer:
+    try:
+        result = await adecode(
+            job.prompt(), backend=backend, strategy=search.strategy, schema=job.schema, budget=search.budget,
+            seed=search.seed, sample_id=job.sample_id,
+        )  # fmt: skip
+    except (PromptError, ImageError) as error:
+        return Answer("", error=str(error))
+    return Answer(cut_at(result.answer, job.until), result)
