@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 from structdecode.trace import Trace
 
-_STYLE = """
+TREE_STYLE = """
 :root { color-scheme: light dark; --line: #8884; --kept: #2a9d5c; --cut: #b0643a; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; margin: .5rem 0 1.5rem; } td, th { border: 1px solid var(--line); padding: .2rem .6rem; text-align: right; }
-td:first-child, th:first-child { text-align: left; }
 details { border-left: 3px solid var(--line); margin: .4rem 0 .4rem .6rem; padding-left: .8rem; }
 details.kept { border-color: var(--kept); } details.cut { border-color: var(--cut); }
 summary { cursor: pointer; overflow-wrap: anywhere; } pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: .3rem 0; }
 .note { opacity: .75; font-size: .9em; } .best { font-weight: 600; }
 """
+"""What `search_tree` needs to be seen."""
+
+_STYLE = f"""{TREE_STYLE}
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }}
+table {{ border-collapse: collapse; margin: .5rem 0 1.5rem; }}
+td, th {{ border: 1px solid var(--line); padding: .2rem .6rem; text-align: right; }}
+td:first-child, th:first-child {{ text-align: left; }}
+"""
 
 
 def render(trace: Trace) -> str:
     """The whole page."""
-    result: dict[str, Any] = next((e for e in reversed(trace.events) if e["kind"] == "result"), {})
-    tree = _Tree(trace.events, result)
+    result = _result(trace.events)
     facts = "".join(
         f"<tr><td>{escape(str(key))}</td><td style='text-align:left'>{escape(str(value))}</td></tr>"
         for key, value in trace.header.items()
@@ -39,15 +43,24 @@ def render(trace: Trace) -> str:
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
         f"<title>{title}</title><style>{_STYLE}</style></head><body><h1>{title}</h1>"
         f"<p class='best'>Answer: {escape(str(result.get('answer') or '(none)'))}</p>{stopped}{failures}"
-        f"<h2>Search tree</h2>{tree.html(())}<h2>Cost</h2>{_cost(result)}<h2>Run</h2><table>{facts}</table></body></html>\n"
+        f"<h2>Search tree</h2>{search_tree(trace.events)}<h2>Cost</h2>{_cost(result)}<h2>Run</h2><table>{facts}</table></body></html>\n"
     )
+
+
+def search_tree(events: Sequence[Mapping[str, Any]]) -> str:
+    """The tree alone, for a page that has `TREE_STYLE`: nested ``<details>``, open along the way to the answer."""
+    return _Tree(events, _result(events)).html(())
+
+
+def _result(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    return next((e for e in reversed(events) if e["kind"] == "result"), {})
 
 
 class _Tree:
     """Candidates by parent, with the last scores each was given."""
 
-    def __init__(self, events: list[dict[str, Any]], result: Mapping[str, Any]) -> None:
-        self.children: dict[tuple[int, ...], list[dict[str, Any]]] = defaultdict(list)
+    def __init__(self, events: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> None:
+        self.children: dict[tuple[int, ...], list[Mapping[str, Any]]] = defaultdict(list)
         self.scores: dict[tuple[int, ...], list[tuple[str, float | None, str, float | None]]] = defaultdict(list)
         ranking = result.get("ranking") or []
         self.best: tuple[int, ...] = tuple(ranking[0]) if ranking else ()
