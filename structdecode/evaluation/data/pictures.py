@@ -1,0 +1,143 @@
+"""The pictures of a row: found, looked at, and kept as they are stored, not as pixels."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import os
+import warnings
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from structdecode.evaluation.data.problems import BadRow, kind_of, shown
+from structdecode.images import MAX_PIXELS, ImageSource
+
+
+class Pictures:
+    """Finds the pictures that rows name.
+
+    Attributes:
+        root: the folder that paths are relative to and may not leave; None where the library that read the data
+            gives absolute paths of its own (Hugging Face datasets).
+        check: whether a picture has to be there and to begin like one. Pixels are not decoded.
+    """
+
+    def __init__(self, root: Path | None, check: bool = True) -> None:
+        self.root = root
+        self.check = check
+        self._files: dict[Path, str] = {}
+
+    def sources(self, value: Any) -> tuple[ImageSource, ...]:
+        """Of a cell: a path, ``data:`` URL, bytes, ``{"bytes", "path"}`` or a PIL image; a list of these; or nothing.
+
+        Raises:
+            BadRow: one cannot be used.
+        """
+        if value is None or (isinstance(value, str) and not value.strip()):
+            return ()
+        return tuple(self._source(v) for v in (value if isinstance(value, list | tuple) else [value]))
+
+    def digest(self, source: ImageSource) -> str:
+        """Of the stored bytes (of a PIL image: of its pixels)."""
+        if isinstance(source, Image.Image):
+            return _digest(f"{source.mode} {source.size}".encode() + source.tobytes())
+        if isinstance(source, bytes):
+            return _digest(source)
+        path = Path(source)
+        return self._files[path] if path in self._files else self._look(path)
+
+    def _source(self, value: Any) -> ImageSource:
+        if isinstance(value, dict) and {"bytes", "path"} & set(value):
+            value = value.get("bytes") or value.get("path")
+        if isinstance(value, str) and value.startswith("data:"):
+            header, comma, body = value.partition(",")
+            if not comma or not header.endswith(";base64"):
+                raise BadRow("bad-data-url", "image: only 'data:image/...;base64,...' is read")
+            value = from_base64(body)
+        if isinstance(value, bytes):
+            if self.check:
+                check_image(value)
+            return value
+        if isinstance(value, Image.Image):
+            return value
+        if not isinstance(value, str) or not value.strip():
+            raise BadRow("wrong-type", f"image is {kind_of(value)}, not a path, bytes or a data URL")
+        path = self._path(value)
+        if path not in self._files:
+            self._files[path] = self._look(path)
+        return path
+
+    def _path(self, name: str) -> Path:
+        if name.startswith(("http://", "https://")):
+            raise BadRow("remote-image", f"image {shown(name)}: not fetched from the network: download it")
+        if "\0" in name or not _encodable(name):
+            raise BadRow("bad-path", f"image {shown(name)}: not a name that a file can have: correct it")
+        if self.root is None:
+            return Path(name)
+        root = os.path.abspath(self.root)
+        path = os.path.normpath(os.path.join(root, name))
+        if not path.startswith(root.rstrip(os.sep) + os.sep):
+            raise BadRow(
+                "path-escape", f"image {shown(name)}: not in the folder of pictures: move it there, or give --images"
+            )
+        return Path(path)
+
+    def _look(self, path: Path) -> str:
+        """The digest of a file, after a look at it."""
+        try:
+            data = path.read_bytes() if path.is_file() else None
+        except OSError as error:
+            data, reason = None, error.strerror or str(error)
+        else:
+            reason = "no such file"
+        if data is None:
+            if not self.check:
+                return "missing"
+            raise BadRow("image-missing", f"image {shown(str(path))}: {reason}: correct the path, or give --images")
+        if self.check:
+            check_image(data, shown(str(path)))
+        return _digest(data)
+
+
+def from_base64(text: str) -> bytes:
+    """Raises `BadRow` where the text is not base64."""
+    try:
+        return base64.b64decode(text.strip(), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadRow("bad-base64", f"image: not base64 ({error}): encode it again") from None
+
+
+def check_image(data: bytes, name: str = "image bytes") -> None:
+    """Raises `BadRow` unless the data begin like a picture of a size that is read."""
+    if not data:
+        raise BadRow("empty-image", f"{name}: zero bytes: export it again")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data))
+            width, height = image.size
+            image.verify()
+    except UnidentifiedImageError:
+        raise BadRow("not-an-image", f"{name}: not an image in a format that Pillow reads: convert it") from None
+    except Image.DecompressionBombError:
+        width = height = MAX_PIXELS
+    except Exception as error:  # what a decoder raises on damaged bytes is anything from OSError to struct.error
+        raise BadRow("broken-image", f"{name}: broken or truncated ({error}): export it again") from None
+    if width * height > MAX_PIXELS:
+        raise BadRow("image-too-large", f"{name}: more than {MAX_PIXELS:,} pixels: scale it down")
+
+
+def _digest(data: bytes) -> str:
+    return blake2b(data, digest_size=16).hexdigest()
+
+
+def _encodable(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,26 @@
+"""How a row says that it cannot be used. Nothing here leaves the package: `rows.collect` makes a `Rejected` of it."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+
+class BadRow(Exception):
+    """A row that has to be left out: which of the known problems, and what to do about it."""
+
+    def __init__(self, problem: str, message: str) -> None:
+        super().__init__(message)
+        self.problem = problem
+
+
+def shown(value: object, length: int = 80) -> str:
+    """A value of the data's, safe for one line of a terminal and not too long."""
+    text = ascii(value)
+    return text if len(text) <= length else text[: length - 4] + "...'"
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, in the words of a data file."""
+    names = {dict: "an object", list: "a list", bool: "true or false", type(None): "null", bytes: "bytes", str: "text"}
+    return names.get(type(value), "a number" if isinstance(value, int | float | Decimal) else type(value).__name__)
