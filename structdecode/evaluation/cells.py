@@ -1,0 +1,217 @@
+"""Cells of a comparison: a strategy with its verifier, settings, schema, budget and seed, under a readable name."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from structdecode import registry
+from structdecode.assembly import find_schema, make_strategy
+from structdecode.budget import Budget
+from structdecode.errors import ConfigError, UnknownNameError
+from structdecode.protocols import Strategy
+from structdecode.types import Schema
+
+COUNT = "n"
+"""The swept number of candidates, whatever a strategy calls it."""
+
+_COUNT_FIELDS = ("n", "candidates")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Cells before a sweep is expanded: one entry of a study's ``cells``.
+
+    Attributes:
+        verifiers: names, or a mapping with ``name`` and the verifier's settings; empty: the strategy's own default.
+        settings: of the strategy; ``verifier.key`` of every verifier.
+        defaults: settings that are taken where the strategy (or verifier) has them, under ``settings``.
+        sweep: values by setting; ``n`` is the number of candidates. budget: as `Budget.parse` reads it.
+    """
+
+    strategy: str
+    name: str | None = None
+    verifiers: tuple[str | Mapping[str, Any], ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    sweep: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    budget: str = ""
+    schema: str | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is run on every question.
+
+    Attributes:
+        family: the name without what is swept: cells of one family differ in the sweep alone.
+        settings: as given. made: the strategy with its verifier in it.
+    """
+
+    name: str
+    family: str
+    strategy: str
+    verifier: str | None
+    settings: Mapping[str, Any]
+    sweep: Mapping[str, Any]
+    schema: Schema
+    budget: Budget
+    seed: int
+    made: Strategy = field(repr=False)
+
+    @property
+    def digest(self) -> str:
+        """Of everything that decides a result, defaults included; the name is not part of it."""
+        return digest_of([plain(self.made), plain(self.schema), plain(self.budget), self.seed])
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name, "family": self.family, "strategy": self.strategy, "verifier": self.verifier,
+            "settings": dict(self.settings), "sweep": dict(self.sweep), "resolved": plain(self.made),
+            "schema": plain(self.schema), "budget": plain(self.budget), "seed": self.seed, "digest": self.digest,
+        }  # fmt: skip
+
+
+def expand(plans: Iterable[Plan], seeds: Sequence[int]) -> list[Cell]:
+    """Every cell of every plan, for every seed.
+
+    Raises:
+        ConfigError: a name, setting or value is unknown or wrong, or two cells are the same.
+    """
+    plans = list(plans)
+    _check_defaults(plans)
+    cells = [cell for plan in plans for cell in _expand_plan(plan)]
+    if not cells:
+        raise ConfigError("nothing to compare: name at least one strategy")
+    if len(seeds) != len(set(seeds)) or not seeds:
+        raise ConfigError(f"seeds must be different from each other, not {list(seeds)}")
+    if len(seeds) == 1:
+        cells = [replace(cell, seed=seeds[0]) for cell in cells]
+    else:
+        cells = [
+            replace(cell, seed=seed, name=f"{cell.name}/seed={seed}", family=f"{cell.family}/seed={seed}")
+            for cell in cells
+            for seed in seeds
+        ]
+    _check_unique(cells)
+    return cells
+
+
+def _expand_plan(plan: Plan) -> list[Cell]:
+    kind = registry.load("strategies", plan.strategy)
+    known = registry.field_types(kind)
+    sweep = _own_names(plan, known)
+    found = []
+    for verifier in plan.verifiers or (None,):
+        name, own = _verifier(verifier, plan, known)
+        base = plan.name or plan.strategy
+        family = f"{base}/{name}" if name and (plan.name is None or len(plan.verifiers) > 1) else base
+        for values in itertools.product(*sweep.values()):
+            swept = dict(zip(sweep, values, strict=True))
+            spelled = dict(zip(plan.sweep, values, strict=True))
+            label = "/".join([family, *(f"{key}={value}" for key, value in spelled.items())])
+            settings = {**_taken(plan.defaults, known), **own, **plan.settings, **swept}
+            found.append(_cell(plan, label, family, name, settings, spelled))
+    return found
+
+
+def _cell(
+    plan: Plan, label: str, family: str, verifier: str | None, settings: dict[str, Any], spelled: dict[str, Any]
+) -> Cell:
+    try:
+        made, used, _ = make_strategy(plan.strategy, verifier, [f"{k}={v}" for k, v in settings.items()], None)
+    except ConfigError as error:
+        raise ConfigError(f"cell {label!r}: {error}") from None
+    schema = find_schema(plan.schema or str(getattr(made, "default_schema", "llava-o1")))
+    return Cell(
+        label, family, plan.strategy, used, settings, spelled, schema, Budget.parse(plan.budget), 0, made,
+    )  # fmt: skip
+
+
+def _own_names(plan: Plan, known: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
+    """The sweep under the strategy's own field names."""
+    found: dict[str, Sequence[Any]] = {}
+    for key, values in plan.sweep.items():
+        own = key
+        if key == COUNT:
+            own = next((name for name in _COUNT_FIELDS if name in known), COUNT)
+        if own not in known and not own.startswith("verifier."):
+            raise UnknownNameError(f"sweep of {plan.strategy!r}", key, known)
+        if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+            raise ConfigError(f"sweep of {plan.strategy!r}: {key} must be a list of values, not {values!r}")
+        found[own] = values
+    return found
+
+
+def _verifier(
+    given: str | Mapping[str, Any] | None, plan: Plan, known: Mapping[str, Any]
+) -> tuple[str | None, dict[str, Any]]:
+    """A verifier's name, and the settings that are for it alone, as ``verifier.key``."""
+    if given is None:
+        return None, {}
+    own = {} if isinstance(given, str) else dict(given)
+    name = given if isinstance(given, str) else own.pop("name", None)
+    if not isinstance(name, str):
+        raise ConfigError(f"strategy {plan.strategy!r}: a verifier is a name or a mapping with 'name', not {given!r}")
+    fields = registry.field_types(kind) if isinstance(kind := registry.load("verifiers", name), type) else {}
+    defaults = {key.removeprefix("verifier."): v for key, v in plan.defaults.items() if key.startswith("verifier.")}
+    if "verifier" not in known:
+        defaults = {}  # make_strategy says which strategies take one
+    return name, {f"verifier.{key}": value for key, value in {**_taken(defaults, fields), **own}.items()}
+
+
+def _taken(defaults: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in defaults.items() if key in known}
+
+
+def _check_defaults(plans: Sequence[Plan]) -> None:
+    """A default that no strategy and no verifier of the study knows is a typo."""
+    of_strategies = {
+        name for plan in plans for name in registry.field_types(registry.load("strategies", plan.strategy))
+    }
+    names = {v if isinstance(v, str) else str(v.get("name")) for plan in plans for v in plan.verifiers}
+    kinds = [registry.load("verifiers", name) for name in names]
+    of_verifiers = {f"verifier.{f}" for kind in kinds if isinstance(kind, type) for f in registry.field_types(kind)}
+    for key in {key for plan in plans for key in plan.defaults}:
+        if key not in of_strategies | of_verifiers:
+            raise UnknownNameError("setting", key, of_strategies | of_verifiers)
+
+
+def _check_unique(cells: Sequence[Cell]) -> None:
+    names: set[str] = set()
+    digests: dict[str, str] = {}
+    for cell in cells:
+        if cell.name in names:
+            raise ConfigError(f"two cells are called {cell.name!r}: give one of them a name of its own")
+        if cell.digest in digests:
+            raise ConfigError(f"cells {digests[cell.digest]!r} and {cell.name!r} are the same: leave one out")
+        names.add(cell.name)
+        digests[cell.digest] = cell.name
+
+
+# ------------------------------------------------------------------ digests of plain values
+
+
+def plain(value: Any) -> Any:
+    """JSON-ready and complete: a dataclass with its class and all fields, a function by its name."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"class": type(value).__qualname__, **fields}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    return getattr(value, "__qualname__", type(value).__qualname__)
+
+
+def digest_of(value: Any) -> str:
+    """128 bits of the canonical JSON of a plain value."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -1,0 +1,244 @@
+"""``structdecode compare``, ``merge`` and ``report``: from what was asked for to a run directory with its report."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from structdecode.errors import ConfigError
+from structdecode.evaluation.cells import Cell
+from structdecode.evaluation.identity import RECORD_VERSION, data_digest, machine, model_identity, versions
+from structdecode.evaluation.progress import LiveCells, clock
+from structdecode.evaluation.shards import Process, Shard, difference
+from structdecode.evaluation.store import (
+    FORMAT,
+    as_lines,
+    read_records,
+    read_study,
+    rejected_lines,
+    write_new,
+    write_whole,
+)
+from structdecode.evaluation.study import DataSource, Study, from_options, load_study, overridden
+from structdecode.evaluation.types import Question, Rejected
+
+if TYPE_CHECKING:
+    from structdecode.evaluation.recording import Matcher
+    from structdecode.protocols import Backend
+
+
+def study_of(
+    file: Path | None, options: dict[str, Any], source: dict[str, Any], *, model: str | None, seeds: Sequence[int]
+) -> Study:
+    """The study that the command's options say, by themselves or on top of a file.
+
+    Raises:
+        ConfigError: an option is wrong, missing, or is the file's to say.
+    """
+    columns = dict(_column(text) for text in source["columns"]) or None
+    images = None if source["images"] is None else str(source["images"])
+    if file is None:
+        if source["source"] is None:
+            raise ConfigError(
+                "name the questions with --data (pocket:test is the embedded world), or give a study file"
+            )
+        data = DataSource(source["source"], images, source["split"], source["limit"], columns)
+        return from_options(data, model=model, seeds=seeds or [0], **options)
+    for name, value in {**options, "split": source["split"], "columns": columns}.items():
+        if value:
+            raise ConfigError(f"--{_OPTION.get(name, name)} is said by the study file {file}: leave it out")
+    return overridden(
+        load_study(file), model=model, data=source["source"], images=images, limit=source["limit"], seeds=seeds
+    )
+
+
+_OPTION = {"strategies": "strategy", "verifiers": "verifier", "settings": "set", "columns": "column"}
+
+
+def _column(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name or not value:
+        raise ConfigError(f"--column takes field=name, not {text!r}")
+    return name, value
+
+
+def compare(
+    study: Study,
+    out: Path,
+    *,
+    shard: Shard | None = None,
+    concurrency: int = 32,
+    quiet: bool = False,
+    report: bool = True,
+    command: Sequence[str] = (),
+    **loading: Any,
+) -> int:
+    """Loads data and model, runs what is left of a study, and writes the report when all is there.
+
+    Args:
+        loading: for `structdecode.assembly.load_backend`: ``device``, ``dtype`` and so on.
+
+    Returns:
+        How many questions failed on our side (0: all that was to do is done).
+
+    Raises:
+        ConfigError: a mistake in the study, or the directory holds a run of another one.
+    """
+    from structdecode.assembly import load_backend
+    from structdecode.evaluation.data import load
+    from structdecode.evaluation.matching import match
+
+    process = Process.of_environment()
+    loading["device"] = loading.get("device") or process.device
+    _check_directory(out)
+    source = study.data
+    loaded = load(
+        source.source, images=None if source.images is None else Path(source.images), split=source.split, limit=source.limit, columns=source.columns
+    )  # fmt: skip
+    backend = load_backend(study.model, **loading)
+    part = (shard or Shard()).split(process.rank, process.world)
+    return run_study(
+        study, loaded.questions, loaded.rejected, backend, match, out, shard=part, concurrency=concurrency,
+        quiet=quiet or process.rank > 0, report=report, command=command, data_name=loaded.name,
+        file_digest=loaded.digest,
+    )  # fmt: skip
+
+
+def run_study(
+    study: Study,
+    questions: Sequence[Question],
+    rejected: Sequence[Rejected],
+    backend: Backend,
+    match: Matcher,
+    out: Path,
+    *,
+    shard: Shard | None = None,
+    concurrency: int = 32,
+    quiet: bool = False,
+    report: bool = True,
+    command: Sequence[str] = (),
+    data_name: str = "",
+    file_digest: str = "",
+) -> int:
+    """`compare` with data and model at hand."""
+    from structdecode.evaluation.runner import Runner, plan_jobs
+
+    part = shard or Shard()
+    kept, twice = _without_duplicates(questions)
+    if not kept:
+        raise ConfigError(f"{study.data.source}: no question left to ask ({len(rejected)} rows were left out)")
+    all_rejected = (*rejected, *twice)
+    model = model_identity(backend, study.model or "pocket")
+    data = {
+        **asdict(study.data), "name": data_name, "file_digest": file_digest, "digest": data_digest(kept),
+        "questions": len(kept), "rejected": len(all_rejected),
+    }  # fmt: skip
+    config = {
+        "record_version": RECORD_VERSION, "model": model, "data": data, "seeds": list(study.seeds),
+        "cells": [cell.as_dict() for cell in study.cells],
+    }  # fmt: skip
+    _open_directory(out, config, kept, all_rejected, command)
+    mine = [question for question in kept if part.has(question)]
+    jobs = plan_jobs(study.cells, mine, model["digest"])
+    runner = Runner(out, backend, match, concurrency, part.label)
+    with LiveCells([cell.name for cell in study.cells], len(mine), quiet=quiet) as progress:
+        added = runner.run(jobs, progress)
+    if not quiet:
+        _tell(
+            f"{len(jobs) - len(runner.failures)} of {len(jobs)} done ({added} now, {clock(progress.seconds)}) in {out}"
+        )
+    for place, error in list(runner.failures.items())[:5]:
+        _tell(f"failed: {place}: {error}")
+    if runner.failures:
+        _tell(f"{len(runner.failures)} failed; the same command tries them again")
+    if report and _complete(out, study.cells, kept, model["digest"]):
+        write_report(out)
+    return len(runner.failures)
+
+
+def write_report(directory: Path) -> bool:
+    """Writes the report of a run directory; False where this installation has no reports."""
+    if find_spec("structdecode.evaluation.report") is None:
+        return False
+    import structdecode.evaluation.report as module
+
+    write = getattr(module, "write", None)
+    if write is None:
+        return False
+    write(directory)
+    return True
+
+
+def _complete(out: Path, cells: Sequence[Cell], questions: Sequence[Question], model_digest: str) -> bool:
+    """Whether every question of every cell is there, whoever did it. The process that sees it writes the report."""
+    from structdecode.evaluation.runner import plan_jobs
+
+    done = read_records(out)
+    return all(job.key in done for job in plan_jobs(cells, questions, model_digest))
+
+
+def _check_directory(out: Path) -> None:
+    """Before a model is loaded: a place that cannot be a run directory."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out}: is a file: --out takes a folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / "study.json").exists():
+        raise ConfigError(f"{out}: not empty and not a run directory: choose another folder")
+
+
+def _open_directory(
+    out: Path,
+    config: dict[str, Any],
+    questions: Sequence[Question],
+    rejected: tuple[Rejected, ...],
+    command: Sequence[str],
+) -> None:
+    """Makes a run directory, or checks that the one there is of the same study."""
+    _check_directory(out)
+    out.mkdir(parents=True, exist_ok=True)
+    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    session = {"started": started, "command": list(command), "versions": versions(), "machine": machine()}
+    study = {"format": FORMAT, "config": config, **session}
+    if not (out / "study.json").exists():
+        write_whole(out / "questions.jsonl", as_lines([_question_line(question) for question in questions]))
+        write_whole(out / "rejected.jsonl", rejected_lines(rejected))
+        write_new(out / "study.json", json.dumps(study, indent=1, ensure_ascii=False) + "\n")
+    there = read_study(out)
+    differs = difference(there, study)
+    if differs is not None:
+        raise ConfigError(f"{out}: holds a run of another study ({differs}): give the same options or another --out")
+    with (out / "sessions.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({**session, "pid": os.getpid()}, ensure_ascii=False) + "\n")
+
+
+def _question_line(question: Question) -> dict[str, Any]:
+    return {
+        "id": question.id, "text": question.text, "answers": list(question.answers), "options": dict(question.options),
+        "kind": question.kind, "tolerance": question.tolerance, "category": question.category,
+        "stages": dict(question.stages), "source": question.source,
+    }  # fmt: skip
+
+
+def _without_duplicates(questions: Sequence[Question]) -> tuple[list[Question], list[Rejected]]:
+    """The first question of each id: a second one would be paired with another cell's first."""
+    kept: dict[str, Question] = {}
+    twice = []
+    for question in questions:
+        if question.id not in kept:
+            kept[question.id] = question
+            continue
+        file, _, line = question.source.rpartition(":")
+        number = int(line) if line.isdecimal() else None
+        message = f"id {question.id!r} was there before ({kept[question.id].source}): give each row an id of its own"
+        twice.append(Rejected(file or question.source, number, "duplicate id", message))
+    return list(kept.values()), twice
+
+
+def _tell(text: str) -> None:
+    print(f"compare: {text}", file=sys.stderr)

@@ -1,0 +1,115 @@
+"""What a result depends on beside the strategy: the model, the questions, the machine; as digests and as words."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from structdecode.evaluation.cells import digest_of
+from structdecode.evaluation.types import Question
+from structdecode.images import ImageSource, Picture
+
+RECORD_VERSION = 1
+"""Part of every key: goes up when a record of the same configuration would come out otherwise."""
+
+_WHOLE_UP_TO = 256 << 20
+"""Bytes up to which a weights file is hashed whole."""
+
+
+def model_identity(backend: Any, name: str) -> dict[str, Any]:
+    """``name``, ``digest`` (of configuration and weights), ``dtype``, ``device`` (its type) and ``engine``."""
+    model = getattr(backend, "model", None)
+    parameter = next(iter(model.parameters()), None) if model is not None and hasattr(model, "parameters") else None
+    return {
+        "name": name,
+        "digest": _weights_digest(backend, name),
+        "dtype": None if parameter is None else str(parameter.dtype).removeprefix("torch."),
+        "device": None if parameter is None else parameter.device.type,
+        "engine": getattr(backend, "engine", None),
+    }
+
+
+def _weights_digest(backend: Any, name: str) -> str:
+    """Of a directory's files; of a hub model its commit; else of the backend's name."""
+    place = Path(getattr(backend, "name", name))
+    if place.is_dir():
+        files = [place / "config.json", *sorted(place.glob("*.safetensors")), *sorted(place.glob("*.bin"))]
+        return digest_of([[file.name, _file_digest(file)] for file in files if file.exists()])
+    config = getattr(getattr(backend, "model", None), "config", None)
+    commit = getattr(config, "_commit_hash", None)
+    return digest_of([str(getattr(backend, "name", name)), commit])
+
+
+def _file_digest(path: Path) -> str:
+    """Of the whole file; of a very large one, of its size, beginning and end."""
+    digest, size = hashlib.blake2b(str(path.stat().st_size).encode(), digest_size=16), path.stat().st_size
+    with path.open("rb") as file:
+        if size <= _WHOLE_UP_TO:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        else:
+            digest.update(file.read(1 << 24))
+            file.seek(size - (1 << 24))
+            digest.update(file.read())
+    return digest.hexdigest()
+
+
+def question_digest(question: Question) -> str:
+    """Of all that decides how it is answered and matched: not of paths, so the same data may lie elsewhere."""
+    return digest_of(
+        [
+            question.id, question.text, list(question.answers), [_source_digest(s) for s in question.images],
+            dict(question.options), question.kind, question.tolerance, dict(question.stages),
+        ]
+    )  # fmt: skip
+
+
+def _source_digest(source: ImageSource | Picture) -> str:
+    if isinstance(source, Picture):
+        return source.digest
+    if isinstance(source, Image.Image):
+        return hashlib.blake2b(f"{source.mode}{source.size}".encode() + source.tobytes(), digest_size=16).hexdigest()
+    if isinstance(source, bytes):
+        return hashlib.blake2b(source, digest_size=16).hexdigest()
+    if isinstance(source, str) and source.startswith("data:"):
+        return hashlib.blake2b(source.encode(), digest_size=16).hexdigest()
+    try:
+        return hashlib.blake2b(Path(source).read_bytes(), digest_size=16).hexdigest()
+    except OSError:
+        return "missing"
+
+
+def data_digest(questions: Sequence[Question]) -> str:
+    """Of the questions as a set: their order does not matter."""
+    return digest_of(sorted(question_digest(q) for q in questions))
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("structdecode", "torch", "transformers", "numpy", "pillow", "scipy", "math-verify"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Words for a reader; nothing of it is part of a key."""
+    found: dict[str, Any] = {
+        "system": f"{platform.system()} {platform.release()}", "processor": platform.machine(), "cpus": os.cpu_count(),
+    }  # fmt: skip
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        found["threads"] = torch.get_num_threads()
+        if torch.cuda.is_available():
+            found["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return found

@@ -1,0 +1,171 @@
+"""From a search's `Result` to the `Record` that is kept of it: what was right, where, and what it cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from structdecode.budget import Usage
+from structdecode.engine import Result
+from structdecode.evaluation.cells import Cell, digest_of
+from structdecode.evaluation.costs import PARTS, ModelCost
+from structdecode.evaluation.identity import RECORD_VERSION
+from structdecode.evaluation.types import Match, Pooled, Question, Record, Round
+from structdecode.types import Path, Prompt, Schema
+
+Matcher = Callable[[str, Question], Match]
+
+WHOLE_ANSWER = "ANSWER"
+"""The stage of a round in which whole answers were scored, whatever stages they have."""
+
+_REASON_LENGTH = 300
+
+
+def record_key(cell: Cell, question_digest: str, model_digest: str) -> str:
+    """Digest of everything that decides the result."""
+    return digest_of([RECORD_VERSION, cell.digest, model_digest, question_digest])
+
+
+def make_record(
+    key: str, cell: Cell, question: Question, prompt: Prompt, result: Result, seconds: float,
+    match: Matcher, model_cost: ModelCost | None,
+) -> Record:  # fmt: skip
+    """The record of a search that ran."""
+    schema = cell.schema.for_prompt(prompt)
+    found = match(result.answer, question)
+    usage = {part: _counts(result.usage_by_part.get(part, Usage())) for part in PARTS}
+    sizes = [picture.image.size for picture in prompt.images]
+    flops = {part: model_cost.of(usage[part], sizes) for part in PARTS} if model_cost is not None else {}
+    pool = tuple(
+        Pooled(r.candidate.path, answer.extracted, answer.correct, finite(r.score.value), r.candidate.valid)
+        for r in result.candidates
+        for answer in [match(r.candidate.answer(schema), question)]
+    )
+    best = result.best
+    stages = result.stages
+    return Record(
+        key=key, cell=cell.name, id=question.id, strategy=cell.strategy, verifier=cell.verifier,
+        settings={**cell.settings, **cell.sweep}, seed=cell.seed, answer=result.answer, correct=found.correct,
+        rule=found.rule, extracted=found.extracted, status=found.status,
+        valid=best is not None and best.valid and best.finished(schema), usage=usage, flops=flops, seconds=seconds,
+        stopped_by=result.stopped_by, stages=stages,
+        wrong_stages=tuple(
+            name for name, text in stages.items()
+            if name in question.stages and normalised(text) != normalised(question.stages[name])
+        ),
+        pool=pool, rounds=_rounds(result.trace.events, schema, question, match),
+        failures=tuple(f"{event['verifier']}: {event['error']}" for event in result.trace.failures),
+    )  # fmt: skip
+
+
+def unasked(key: str, cell: Cell, question: Question, error: str, match: Matcher) -> Record:
+    """The record of a question that could not be asked: wrong, at no cost, and the reason."""
+    found = match("", question)
+    nothing = {part: _counts(Usage()) for part in PARTS}
+    return Record(
+        key=key, cell=cell.name, id=question.id, strategy=cell.strategy, verifier=cell.verifier,
+        settings={**cell.settings, **cell.sweep}, seed=cell.seed, answer="", correct=False, rule=found.rule,
+        extracted="", status="empty", valid=False, usage=nothing, flops={}, seconds=0.0, stopped_by=None, stages={},
+        wrong_stages=(), pool=(), rounds=(), error=error,
+    )  # fmt: skip
+
+
+def compact_trace(result: Result) -> dict[str, Any]:
+    """The search tree without what a reader of the report does not need; `structdecode.view` still renders it."""
+    trace = result.trace.as_dict()
+    return {**trace, "events": [_compact(event) for event in trace["events"]]}
+
+
+def _compact(event: Mapping[str, Any]) -> dict[str, Any]:
+    kept = dict(event)
+    if event["kind"] == "candidate":
+        kept["log_prob"] = round(finite(event["log_prob"]) or 0.0, 4)
+        del kept["seed"]
+    elif event["kind"] == "score":
+        kept["values"] = [finite(value) for value in event["values"]]
+        kept["reasons"] = [reason[:_REASON_LENGTH] for reason in event["reasons"]]
+        del kept["details"]
+    elif event["kind"] == "result":
+        kept["usage"] = {name: count for name, count in event["usage"].items() if name != "seconds"}
+    return kept
+
+
+def finite(value: float | None) -> float | None:
+    """To 5 significant digits; None for what is not a number.
+
+    A float32 log-probability differs in its seventh digit with the size of the batch it was computed in.
+    """
+    return float(f"{value:.5g}") if value is not None and math.isfinite(value) else None
+
+
+def normalised(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+def _counts(usage: Usage) -> dict[str, int]:
+    return {name: int(count) for name, count in asdict(usage).items() if name != "seconds"}
+
+
+# ------------------------------------------------------------------ rounds of verification
+
+
+def _rounds(
+    events: Sequence[Mapping[str, Any]], schema: Schema, question: Question, match: Matcher
+) -> tuple[Round, ...]:
+    made = {tuple(event["path"]): event for event in events if event["kind"] == "candidate"}
+    scored: set[Path] = set()
+    found = []
+    for event in events:
+        if event["kind"] == "score":
+            paths = tuple(tuple(path) for path in event["paths"])
+            stage = _stage_of(paths, made, scored)
+            right = tuple(_right(path, made, schema, question, match) for path in paths)
+            found.append(Round(stage, event["verifier"], paths, tuple(map(finite, event["values"])), right))
+            scored.update(paths)
+    return tuple(found)
+
+
+def _stage_of(paths: Sequence[Path], made: Mapping[Path, Mapping[str, Any]], scored: set[Path]) -> str:
+    """The newest candidate's stage; `WHOLE_ANSWER` where none of its earlier ones had been scored."""
+    longest = max(paths, key=len, default=())
+    if longest not in made:
+        return ""
+    earlier = [longest[:length] for length in range(1, len(longest))]
+    stage = str(made[longest]["stage"])
+    before = [path for path in earlier if made[path]["stage"] != stage]
+    return WHOLE_ANSWER if before and not any(path in scored for path in earlier) else stage
+
+
+def _right(
+    path: Path, made: Mapping[Path, Mapping[str, Any]], schema: Schema, question: Question, match: Matcher
+) -> bool | None:
+    """Whether a candidate's newest stage is right so far.
+
+    A finished answer is matched as such. Another stage is compared with the reference text: all of it where it is
+    closed, as far as it goes where it is not (sentence beam). None where there is no reference.
+    """
+    if path not in made:
+        return None
+    newest = made[path]
+    texts = _texts(path, made)
+    last = schema.stages[-1].name
+    if newest["stage"] == last and newest["closed"]:
+        visible = [texts[stage.name] for stage in schema.stages if stage.visible and stage.name in texts]
+        return match("\n".join(filter(None, visible)), question).correct
+    reference = question.stages.get(newest["stage"])
+    if reference is None:
+        return None
+    text, wanted = normalised(texts[newest["stage"]]), normalised(reference)
+    return text == wanted if newest["closed"] else wanted.startswith(text)
+
+
+def _texts(path: Path, made: Mapping[Path, Mapping[str, Any]]) -> dict[str, str]:
+    """Text by stage along a path, as `Candidate.stages` has it."""
+    texts: dict[str, str] = {}
+    for length in range(1, len(path) + 1):
+        event = made[path[:length]]
+        stage, text = event["stage"], event["text"]
+        texts[stage] = f"{texts[stage]} {text}".strip() if stage in texts else text
+    return texts

@@ -1,0 +1,155 @@
+"""Runs every cell of a study on every question, many at once, and keeps each result before it counts as done.
+
+A question that cannot be asked is a record with an ``error``. Something that fails on our side (memory, a strategy's
+own exception) is no result: it is counted and named, the others go on, and the same command tries it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from structdecode.engine import adecode
+from structdecode.errors import ConfigError, ImageError, PromptError, StructdecodeError
+from structdecode.evaluation.cells import Cell
+from structdecode.evaluation.costs import model_cost
+from structdecode.evaluation.identity import question_digest
+from structdecode.evaluation.isolation import isolated
+from structdecode.evaluation.progress import LiveCells
+from structdecode.evaluation.recording import Matcher, compact_trace, make_record, record_key, unasked
+from structdecode.evaluation.store import Appender, read_records
+from structdecode.evaluation.types import Question, Record
+from structdecode.images import Picture
+from structdecode.protocols import Backend
+
+PICTURES = 5_000
+"""The most pictures that are copied into a run directory."""
+_PICTURE_SIDE = 512
+_HOPELESS = 20
+"""Failures on our side, with not one success among them, after which the rest is not tried."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One question for one cell."""
+
+    key: str
+    cell: Cell
+    question: Question
+
+
+def plan_jobs(cells: Sequence[Cell], questions: Sequence[Question], model_digest: str) -> list[Job]:
+    """All work, a question's cells side by side: so all cells get on alike, whenever the run is looked at."""
+    found = []
+    for question in questions:
+        digest = question_digest(question)
+        found += [Job(record_key(cell, digest, model_digest), cell, question) for cell in cells]
+    return found
+
+
+@dataclass
+class Runner:
+    """Does jobs and keeps what comes of them.
+
+    Attributes:
+        directory: of the run. label: of this process's files: empty, or ``-1-of-4``.
+        concurrency: the most questions in flight.
+        failures: what failed on our side, by "cell, question".
+    """
+
+    directory: Path
+    backend: Backend
+    match: Matcher
+    concurrency: int = 32
+    label: str = ""
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.concurrency < 1:
+            raise ConfigError(f"concurrency must be at least 1, not {self.concurrency}")
+        self._cost = model_cost(self.backend)
+        self._pictures = self.directory / "pictures"
+        self._succeeded = 0
+
+    def run(self, jobs: Sequence[Job], progress: LiveCells) -> int:
+        """Does what is not done yet; returns how many records it added.
+
+        Raises:
+            ConfigError: another process writes this run, or a strategy cannot be used with this model.
+        """
+        self._pictures.mkdir(parents=True, exist_ok=True)
+        self._copied = sum(1 for _ in self._pictures.iterdir())
+        self._records = Appender(self.directory / f"records{self.label}.jsonl")
+        self._traces = Appender(self.directory / f"traces{self.label}.jsonl")
+        try:
+            done = read_records(self.directory)
+            wanted = {job.key for job in jobs}
+            for key in wanted & done.keys():
+                progress.add(done[key], now=False)
+            left = [job for job in jobs if job.key not in done]
+            asyncio.run(self._run(iter(left), progress))
+            return self._succeeded
+        finally:
+            self._records.close()
+            self._traces.close()
+
+    async def _run(self, jobs: Iterator[Job], progress: LiveCells) -> None:
+        workers = [asyncio.ensure_future(self._work(jobs, progress)) for _ in range(self.concurrency)]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _work(self, jobs: Iterator[Job], progress: LiveCells) -> None:
+        """Takes one job after the other from an iterator that all workers share."""
+        for job in jobs:
+            if self._succeeded == 0 and len(self.failures) >= _HOPELESS:
+                return
+            try:
+                record = await self._do(job)
+            except StructdecodeError:
+                raise
+            except Exception as error:
+                place = f"cell {job.cell.name!r}, question {job.question.id!r}"
+                self.failures[place] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                continue
+            self._records.add(record.as_dict())
+            self._succeeded += 1
+            progress.add(record)
+
+    async def _do(self, job: Job) -> Record:
+        begun = time.monotonic()
+        try:
+            prompt = await asyncio.to_thread(job.question.prompt)
+            for picture in prompt.images:
+                self._copy(picture)
+            result = await adecode(
+                prompt, backend=isolated(self.backend), strategy=job.cell.made, schema=job.cell.schema,
+                budget=job.cell.budget, seed=job.cell.seed, sample_id=job.question.id,
+            )  # fmt: skip
+        except (ImageError, PromptError) as error:
+            return unasked(job.key, job.cell, job.question, str(error), self.match)
+        seconds = round(time.monotonic() - begun, 3)
+        record = make_record(job.key, job.cell, job.question, prompt, result, seconds, self.match, self._cost)
+        self._traces.add({"key": job.key, "trace": compact_trace(result)})
+        return record
+
+    def _copy(self, picture: Picture) -> None:
+        """A small copy for the report, whole or not at all."""
+        path = self._pictures / f"{picture.digest}.png"
+        if path.exists() or self._copied >= PICTURES:
+            return
+        small: Image.Image = picture.image.copy()
+        small.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE))
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        small.save(partial, format="PNG")
+        os.replace(partial, path)
+        self._copied += 1
