@@ -174,8 +174,8 @@ def _check_defaults(plans: Sequence[Plan]) -> None:
     of_strategies = {
         name for plan in plans for name in registry.field_types(registry.load("strategies", plan.strategy))
     }
-    names = {v if isinstance(v, str) else str(v.get("name")) for plan in plans for v in plan.verifiers}
-    kinds = [registry.load("verifiers", name) for name in names]
+    names = {v if isinstance(v, str) else v.get("name") for plan in plans for v in plan.verifiers}
+    kinds = [registry.load("verifiers", name) for name in names if isinstance(name, str)]
     of_verifiers = {f"verifier.{f}" for kind in kinds if isinstance(kind, type) for f in registry.field_types(kind)}
     for key in {key for plan in plans for key in plan.defaults}:
         if key not in of_strategies | of_verifiers:

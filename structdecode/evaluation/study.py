@@ -78,7 +78,8 @@ def from_options(
             defaults=dict(_setting(item) for item in settings),
             sweep={key: values for key, values in swept.items() if _sweepable(key, known)},
         )
-        for name, known in taking.items()
+        for name in strategies
+        for known in [taking[name]]
     )  # fmt: skip
     return Study(data, plans, model, tuple(seeds))
 
