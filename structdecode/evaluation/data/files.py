@@ -64,7 +64,7 @@ def json_rows(path: Path) -> Iterator[Row | Rejected]:
         try:
             yield Row(line.number, _json_object(line.text))
         except BadRow as bad:
-            yield Rejected(str(path), line.number, bad.problem, str(bad))
+            yield bad.rejected(str(path), line.number)
 
 
 def _json_object(text: str | None) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class _TableReader:
             raise DataError(f"{path}: no header: {bad}") from None
         twice = next((name for name in names if name and names.count(name) > 1), None)
         if twice is not None:
-            raise DataError(f"{path}: the column {twice!r} is there twice: rename one")
+            raise DataError(f"{path}: the column {shown(twice)} is there twice: rename one")
 
     def rows(self) -> Iterator[Row | Rejected]:
         for record in self._records(len(self.header)):
@@ -137,7 +137,7 @@ class _TableReader:
                 if [cell.strip() for cell in cells] == self.header:
                     raise BadRow("repeated-header", "the header again (were files joined?): remove it")
             except BadRow as bad:
-                yield self._rejected(number, bad.problem, str(bad))
+                yield bad.rejected(str(self.path), number)
                 continue
             yield Row(number, dict(zip(self.header, cells, strict=True)))
 
@@ -153,8 +153,9 @@ class _TableReader:
             except csv.Error as error:
                 ended = "unexpected end" in str(error)
                 self._resume(taken, width, from_last=not ended)
-                reason = "a quote is never closed" if ended else str(error)
-                yield self._rejected(first.number, "bad-quotes", f"{reason}: close it, and double quotes inside quotes")
+                yield self._rejected(
+                    first.number, "bad-quotes", f"{_reason(error)}: quote the cell, double quotes in it"
+                )
                 continue
             if not cells or (len(cells) == 1 != width and not cells[0].strip()):
                 continue  # a blank line
@@ -194,4 +195,11 @@ class _TableReader:
         return self._back.popleft() if self._back else next(self._source, None)
 
     def _rejected(self, number: int, problem: str, message: str) -> Rejected:
-        return Rejected(str(self.path), number, problem, message)
+        return BadRow(problem, message).rejected(str(self.path), number)
+
+
+def _reason(error: csv.Error) -> str:
+    text = str(error)
+    if "unexpected end" in text:
+        return "a quote is never closed"
+    return "a carriage return inside a cell" if "new-line" in text else "a quote is closed in mid-cell, or never"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from structdecode.errors import ConfigError, DataError, MissingExtraError, UnknownNameError
+from structdecode.evaluation.data.problems import BadRow, printable
 from structdecode.evaluation.data.rows import Row
 from structdecode.evaluation.types import Rejected
 
@@ -36,7 +37,17 @@ def rows_of(name: str, split: str | None) -> tuple[list[str], Iterator[Row | Rej
     elif split is not None and split != str(table.split or ""):
         raise ConfigError(f"{name}: one split only ({table.split or 'unnamed'}), not {split!r}: leave split out")
     table = _undecoded(datasets, table)
-    return list(table.column_names), (Row(at, cells) for at, cells in enumerate(table, start=1))
+    return list(table.column_names), _rows(table, f"hf:{name}")
+
+
+def _rows(table: Any, file: str) -> Iterator[Row | Rejected]:
+    number = 0
+    try:
+        for number, cells in enumerate(table, start=1):
+            yield Row(number, cells)
+    except Exception as error:  # what Arrow raises on a damaged file
+        message = f"the rest cannot be read ({str(error)[:200]}): load the data again"
+        yield BadRow("broken-file", message).rejected(file, number + 1)
 
 
 def _table(datasets: Any, name: str) -> Any:
@@ -47,7 +58,7 @@ def _table(datasets: Any, name: str) -> Any:
         path, _, config = name.partition(":")
         return datasets.load_dataset(path, config or None)
     except Exception as error:  # network, permissions, scripts, broken files: the library raises what it meets
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = printable(str(error) or type(error).__name__)[:200]
         raise DataError(f"hf:{name}: cannot be loaded ({reason}): check the name and the network") from None
 
 

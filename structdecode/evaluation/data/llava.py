@@ -32,12 +32,13 @@ def question_of(row: Row, file: str, pictures: Pictures) -> Question:
     name = plain_text("id", cells["id"])
     human, gpt = _first_turns(cells)
     text = human.replace("<image>", "").strip()  # LLaVA's mark for where the picture goes; it is passed beside the text
-    stages = read_stages(gpt, LLAVA_O1)
+    images = pictures.sources(cells.get("image"))
+    stages = read_stages(gpt, LLAVA_O1, with_image=bool(images))
     return Question(
         id=name,
         text=checked_text("the question", text),
         answers=(stages["CONCLUSION"],),
-        images=pictures.sources(cells.get("image")),
+        images=images,
         stages=stages,
         source=f"{file}:{row.line}",
     )
@@ -63,13 +64,13 @@ def _first_turns(cells: Mapping[str, Any]) -> tuple[str, str]:
     return texts[0], texts[1]
 
 
-def read_stages(text: str, schema: Schema) -> dict[str, str]:
-    """The text of each stage, by name; where there is no picture the stage that needs one may be absent.
+def read_stages(text: str, schema: Schema, *, with_image: bool) -> dict[str, str]:
+    """The text of each stage, by name; where there is no picture a stage that needs one may be absent.
 
     Raises:
         BadRow: naming the first stage that is not as the schema has it.
     """
-    needed = [s for s in schema.stages if not s.needs_image or s.begin in text]
+    needed = [s for s in schema.stages if with_image or not s.needs_image or s.begin in text or s.end in text]
     for stage in needed:
         if text.count(stage.begin) != 1:
             problem = "repeated-tag" if stage.begin in text else "missing-tag"

@@ -42,12 +42,12 @@ def options_of(value: Any) -> dict[str, str]:
         if value is None:
             raise BadRow("bad-options", 'options are no list: write ["red", "blue"]')
     if isinstance(value, Mapping):
-        return {_letter(key): plain_text(f"option {key}", text) for key, text in value.items() if text is not None}
+        return {_letter(key): plain_text("an option", text) for key, text in value.items() if text is not None}
     if not isinstance(value, Sequence) or isinstance(value, bytes):
         raise BadRow("wrong-type", f"options are {kind_of(value)}, not a list")
     if len(value) > len(LETTERS):
         raise BadRow("bad-options", f"{len(value)} options, more than there are letters: split the question")
-    return {letter: plain_text(f"option {letter}", text) for letter, text in zip(LETTERS, value, strict=False)}
+    return {letter: plain_text("an option", text) for letter, text in zip(LETTERS, value, strict=False)}
 
 
 def _object(text: str) -> dict[str, Any] | None:

@@ -5,13 +5,23 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
+from structdecode.evaluation.types import Rejected
+
 
 class BadRow(Exception):
-    """A row that has to be left out: which of the known problems, and what to do about it."""
+    """A row that has to be left out: which of the known problems, and what to do about it, in one line."""
 
     def __init__(self, problem: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__(printable(message))
         self.problem = problem
+
+    def rejected(self, file: str, line: int) -> Rejected:
+        return Rejected(file, line, self.problem, str(self))
+
+
+def printable(text: str) -> str:
+    """Line breaks and control characters of the data's as escapes."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def shown(value: object, length: int = 80) -> str:

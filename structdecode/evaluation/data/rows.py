@@ -69,7 +69,7 @@ def collect(
             if question.id in lines:
                 raise BadRow("duplicate-id", f"id {shown(question.id)} is line {lines[question.id]}'s: give it its own")
         except BadRow as bad:
-            rejected.append(Rejected(file, row.line, bad.problem, str(bad)))
+            rejected.append(bad.rejected(file, row.line))
             continue
         lines[question.id] = row.line
         questions.append(question)

@@ -117,11 +117,11 @@ def _outcome(head: _Waiting | Rejected, known: dict[str, tuple[ImageSource, ...]
     if isinstance(head, Rejected):
         return head
     if head.bad is not None:
-        return Rejected(file, head.row.line, head.bad.problem, str(head.bad))
+        return head.bad.rejected(file, head.row.line)
     images = head.images if head.reference is None else known.get(head.reference)
     if images is None:
         message = f"image {shown(head.reference)}: neither base64 nor the index of a row with a picture: correct it"
-        return Rejected(file, head.row.line, "unknown-reference", message)
+        return BadRow("unknown-reference", message).rejected(file, head.row.line)
     known.setdefault(head.row.cells["index"].strip(), images)
     return Row(head.row.line, {**head.row.cells, "image": images})
 

@@ -20,7 +20,7 @@ from structdecode.evaluation.data.options import (
     with_options,
 )
 from structdecode.evaluation.data.pictures import Pictures
-from structdecode.evaluation.data.problems import BadRow
+from structdecode.evaluation.data.problems import BadRow, printable
 from structdecode.evaluation.data.rows import Row, plain_text, text_cell
 from structdecode.evaluation.types import Question, Rejected
 
@@ -57,7 +57,7 @@ class Columns:
         for field in ("question", "answer", *self.given):
             wanted = self.names(field)
             if not set(wanted) & set(present):
-                names, there = " or ".join(map(repr, wanted)), ", ".join(filter(None, present))[:300]
+                names, there = " or ".join(map(repr, wanted)), printable(", ".join(filter(None, present)))[:300]
                 raise DataError(f"{file}: no column {names} (there are: {there}): give columns={{'{field}': ...}}")
 
     def names(self, field: str) -> tuple[str, ...]:
@@ -134,28 +134,27 @@ def parquet_rows(path: Path) -> tuple[list[str], Iterator[Row | Rejected]]:
         raise MissingExtraError("pyarrow", "eval") from None
     try:
         table = pyarrow.parquet.ParquetFile(path)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]}): write it again") from None
-    return list(table.schema_arrow.names), _parquet_rows(table, path)
+        names = list(table.schema_arrow.names)
+    except Exception as error:  # a damaged file raises anything from OSError to UnicodeDecodeError
+        raise DataError(f"{path}: cannot be read as Parquet ({printable(str(error))[:200]}): write it again") from None
+    return names, _parquet_rows(table, path)
 
 
 def _parquet_rows(table: Any, path: Path) -> Iterator[Row | Rejected]:
-    import pyarrow
-
     number = 0
     try:
         for batch in table.iter_batches(batch_size=64):
             for at in range(batch.num_rows):
                 number += 1
                 yield _parquet_row(batch.slice(at, 1), number, path)
-    except (OSError, pyarrow.ArrowException) as error:
-        message = f"the rest cannot be read ({str(error).splitlines()[0]}): write the file again"
-        yield Rejected(str(path), number + 1, "broken-file", message)
+    except Exception as error:  # likewise
+        message = f"the rest cannot be read ({str(error)[:200]}): write the file again"
+        yield BadRow("broken-file", message).rejected(str(path), number + 1)
 
 
 def _parquet_row(slice_: Any, number: int, path: Path) -> Row | Rejected:
     try:
         return Row(number, slice_.to_pylist()[0])
-    except (ValueError, OverflowError) as error:  # a text that is no UTF-8, a date that Python does not know
+    except (ValueError, ArithmeticError) as error:  # a text that is no UTF-8, a date that Python does not know
         problem = "not-utf8" if isinstance(error, UnicodeDecodeError) else "wrong-type"
-        return Rejected(str(path), number, problem, f"a cell cannot be read ({error}): write it again")
+        return BadRow(problem, f"a cell cannot be read ({error}): write it again").rejected(str(path), number)
