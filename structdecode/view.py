@@ -86,7 +86,8 @@ class _Tree:
         )
         facts = (
             f"path {'.'.join(map(str, path))} · {escape(str(event['finish_reason']))} · {event['tokens']} tokens · "
-            f"log-prob {event['log_prob']:.2f} · seed {event['seed']}"
+            f"log-prob {event['log_prob']:.2f}"
+            + (f" · seed {event['seed']}" if "seed" in event else "")  # a comparison's traces leave it out
         )
         return (
             f"<details class='{'kept' if kept else 'cut'}'{' open' if kept else ''}><summary>"

@@ -7,7 +7,7 @@ independent of each other. An interval is drawn from the seed alone, so the same
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -141,7 +141,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def compare(
-    pairs: Sequence[tuple[str, str]], correct: dict[str, dict[str, bool]], *, seed: int = 0
+    pairs: Sequence[tuple[str, str]], correct: Mapping[str, Mapping[str, bool]], *, seed: int = 0
 ) -> list[Comparison]:
     """All pairs of cells, on the questions they share, corrected together by Holm.
 
@@ -213,6 +213,15 @@ def detectable(n: int, discordant: float, level: float = LEVEL) -> float | None:
 def verdict(comparison: Comparison) -> str:
     """What the comparison shows, in words."""
     gap = comparison.difference
+    if comparison.shown or not gap.n:
+        return in_words(comparison, None)
+    discordant = (comparison.only_a + comparison.only_b) / gap.n
+    return in_words(comparison, detectable(gap.n, discordant, LEVEL / comparison.family))
+
+
+def in_words(comparison: Comparison, seen: float | None) -> str:
+    """The same, with the smallest true difference that would have been seen given (None: none would)."""
+    gap = comparison.difference
     if not gap.n:
         return f"nothing to compare: {comparison.a} and {comparison.b} share no question"
     a, b = (comparison.a, comparison.b) if gap.value >= 0 else (comparison.b, comparison.a)
@@ -222,7 +231,6 @@ def verdict(comparison: Comparison) -> str:
     chance = f"{'Holm-corrected ' if comparison.family > 1 else ''}p {p_text(comparison.p_holm)}, n = {gap.n}"
     if comparison.shown:
         return f"{a} beats {b} by {size} ({interval}, {chance})"
-    seen = detectable(gap.n, (comparison.only_a + comparison.only_b) / gap.n, LEVEL / comparison.family)
     strength = (
         "at this n no difference at all would have been seen with 80% power"
         if seen is None
@@ -230,6 +238,34 @@ def verdict(comparison: Comparison) -> str:
     )
     alone = " before correction the test does show one;" if comparison.p < LEVEL else ""
     return f"no difference shown between {a} and {b} ({size}, {interval}, {chance};{alone} {strength})"
+
+
+def paired_means(
+    pairs: Sequence[tuple[str, str]], values: Mapping[str, Mapping[str, float]], *, seed: int = 0
+) -> list[tuple[Comparison, float | None]]:
+    """As `compare`, of figures that are not just right or wrong: by the paired t-test, and Holm.
+
+    Args:
+        values: by name, by question id.
+
+    Returns:
+        Each comparison with the smallest true difference that 80 % power would have seen (normal approximation).
+    """
+    stats = _scipy()
+    found: list[tuple[str, str, Estimate, int, int, int, float]] = []
+    for a, b in pairs:
+        common = sorted(values[a].keys() & values[b].keys())
+        gaps = np.array([values[a][i] - values[b][i] for i in common])
+        flat = len(gaps) < 2 or bool(np.all(gaps == gaps[0]))
+        p = 1.0 if flat else float(stats.ttest_1samp(gaps, 0.0).pvalue)
+        unpaired = len(values[a].keys() ^ values[b].keys())
+        found.append((a, b, mean(gaps, seed=seed), int((gaps > 0).sum()), int((gaps < 0).sum()), unpaired, p))
+    corrected = holm([p for *_, p in found])
+    reach = float(stats.norm.isf(LEVEL / (2 * max(1, len(found)))) + stats.norm.ppf(POWER))
+    return [
+        (Comparison(a, b, gap, x, y, p, q, len(found), unpaired), reach * gap.error if gap.error > 0 else None)
+        for (a, b, gap, x, y, unpaired, p), q in zip(found, corrected, strict=True)
+    ]
 
 
 def p_text(p: float) -> str:

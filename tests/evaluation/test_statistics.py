@@ -207,3 +207,19 @@ def test_the_verdict_says_which_and_how_sure() -> None:
     assert "no difference shown" in st.verdict(first) and "before correction the test does show one" in st.verdict(
         first
     )
+
+
+def test_paired_means_are_a_paired_t_test() -> None:
+    rng = np.random.default_rng(3)
+    a, b = rng.random(60), rng.random(60) * 0.6
+    values = {"a": dict(enumerate_ids(a)), "b": dict(enumerate_ids(b)), "late": dict(enumerate_ids(a[:10]))}
+    (first, seen), (same, nothing) = st.paired_means([("a", "b"), ("a", "late")], values)
+    assert first.p == pytest.approx(float(stats.ttest_rel(a, b).pvalue)) and first.p_holm == min(1.0, 2 * first.p)
+    assert first.difference.value == pytest.approx(float((a - b).mean())) and first.difference.n == 60
+    assert seen == pytest.approx((2.2414 + 0.8416) * first.difference.error, rel=1e-3)  # z at 0.05 / 2 comparisons
+    assert (same.p, same.difference.value, same.unpaired, nothing) == (1.0, 0.0, 50, None)
+    assert st.in_words(first, seen).startswith("a beats b by")
+
+
+def enumerate_ids(numbers: np.ndarray) -> list[tuple[str, float]]:
+    return [(f"q{i}", float(x)) for i, x in enumerate(numbers)]

@@ -1,0 +1,147 @@
+"""Accuracy against cost: the curves, the Pareto front, and every cell with all that it cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from structdecode.evaluation import statistics
+from structdecode.evaluation.costs import Unit
+from structdecode.evaluation.report import figures
+from structdecode.evaluation.report.results import UNIT_NAMES, CellResult, Results
+from structdecode.evaluation.report.section import (
+    Block,
+    Column,
+    Figure,
+    Section,
+    Table,
+    Words,
+    amount,
+    interval,
+    p_value,
+    percent,
+    points,
+    text,
+)
+from structdecode.evaluation.statistics import Comparison
+
+
+def section(results: Results) -> Section:
+    blocks: list[Block] = [
+        Words("± is one standard error. An interval (bar or 'a to b') holds 95 %, by the bootstrap over questions.")
+    ]
+    for unit in results.units():
+        front = ", ".join(cell.name for cell in results.pareto(unit))
+        words = f"Accuracy against {UNIT_NAMES[unit]}, a question. On the Pareto front (grey line): {front}."
+        blocks.append(Figure(f"accuracy-{unit.replace('_', '-')}", curves(results, unit), words))
+    blocks.extend(all_cells(results))
+    return Section("accuracy", "Accuracy against cost", tuple(blocks))
+
+
+def curves(results: Results, unit: Unit) -> str:
+    """One line a family, its points joined in the order of the sweep; the front behind them."""
+    families = results.families
+    looks = figures.look([(cells[0].strategy, cells[0].verifier) for cells in families.values()])
+    height = 4.6 + 0.19 * -(-len(families) // 2)
+    with figures.drawing(f"accuracy-{unit}", 9.2, height) as (figure, axes, out):
+        ax = axes[0][0]
+        front = results.pareto(unit)
+        x, y = [c.cost(unit).value for c in front], [100 * c.accuracy.value for c in front]
+        ax.step(x, y, where="post", color=figures.FAINT, linewidth=5, alpha=0.35, zorder=1)
+        handles = []
+        for (colour, marker, line), cells in zip(looks, families.values(), strict=True):
+            handles.append(_curve(ax, cells, unit, colour, marker, line))
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter(lambda value, _: amount(float(value)) if value < 1e7 else f"{value:.0e}")
+        ax.xaxis.set_minor_formatter(_minor(ax))
+        ax.set_xlabel(f"{UNIT_NAMES[unit]}, a question")
+        ax.set_ylabel("accuracy, %")
+        figures.legend_below(figure, handles, [figures.short(family) for family in families])
+    return out[0]
+
+
+def _curve(ax: Any, cells: list[CellResult], unit: Unit, colour: str, marker: str, line: str) -> Any:
+    x = [cell.cost(unit).value for cell in cells]
+    y = [100 * cell.accuracy.value for cell in cells]
+    below = [100 * (cell.accuracy.value - cell.accuracy.low) for cell in cells]
+    above = [100 * (cell.accuracy.high - cell.accuracy.value) for cell in cells]
+    ax.errorbar(x, y, yerr=[below, above], fmt="none", ecolor=colour, elinewidth=1, alpha=0.3, zorder=2)
+    return ax.plot(x, y, color=colour, marker=marker, linestyle=line, markersize=5, linewidth=1.4, zorder=3)[0]
+
+
+def _minor(ax: Any) -> Any:
+    """Labels at 2 and 5 where the axis spans little more than a power of ten."""
+
+    def label(value: float, _: int) -> str:
+        low, high = ax.get_xlim()
+        first = f"{value:.0e}"[0]
+        return amount(float(value)) if high / low < 40 and value < 1e7 and first in "25" else ""
+
+    return label
+
+
+def all_cells(results: Results) -> list[Block]:
+    """The table, with what it is held against said in words before it."""
+    greedy, sample = results.greedy, results.one_sample
+    names = list(results.cells)
+    against: dict[str, dict[str, Comparison]] = {}
+    for key, reference in (("greedy", greedy), ("sample", sample)):
+        pairs = [(name, reference.name) for name in names if name != reference.name] if reference else []
+        against[key] = {c.a: c for c in statistics.compare(pairs, results.correct)}
+    rows = tuple(
+        _row(cell, results, {k: found.get(cell.name) for k, found in against.items()})
+        for cell in results.cells.values()
+    )
+    held = [
+        f"'against {what}' is the paired difference to the cell {reference.name}, on the questions both were asked; "
+        f"p is exact McNemar's, Holm-corrected for the {len(against[key])} cells of this column."
+        for key, what, reference in (("greedy", "greedy", greedy), ("sample", "one sample", sample))
+        if reference is not None
+    ]
+    words = [
+        "Costs are means a question. Prefilled tokens were computed, cached ones were in the KV cache and were not; "
+        "'spent' counts searches that a budget ended, 'malformed' chosen answers with a broken stage.",
+        *held,
+    ]
+    if results.unequal:
+        words.append("Not all cells were asked the same questions: their accuracies compare only where paired.")
+    columns = _columns(greedy is not None, sample is not None)
+    return [*(Words(item) for item in words), Table("cells", columns, rows, filtered=True)]
+
+
+def _row(cell: CellResult, results: Results, against: dict[str, Comparison | None]) -> dict[str, Any]:
+    records = cell.records
+    greedy, sample = against["greedy"], against["sample"]
+    return {
+        "cell": cell.name, "family": cell.family, "strategy": cell.strategy, "verifier": cell.verifier, "n": len(records),
+        "width": cell.width, "accuracy": cell.accuracy,
+        "against_greedy": greedy and greedy.difference, "p_greedy": greedy and greedy.p_holm,
+        "against_sample": sample and sample.difference, "p_sample": sample and sample.p_holm,
+        "generated": cell.used("generator", "generated_tokens"),
+        "verifier_generated": cell.used("verifier", "generated_tokens"),
+        "prefilled": cell.used("generator", "prefilled_tokens"),
+        "verifier_prefilled": cell.used("verifier", "prefilled_tokens"),
+        "cached": cell.used("generator", "cached_tokens"), "verifier_cached": cell.used("verifier", "cached_tokens"),
+        "model_calls": cell.cost("model_calls"), "verifier_calls": cell.cost("verifier_calls"), "flops": cell.cost("flops"),
+        "on_front": cell in results.pareto("tokens"),
+        "abstained": sum(r.status == "abstained" for r in records), "refused": sum(r.status == "refused" for r in records),
+        "malformed": sum(not r.valid for r in records), "spent": sum(r.stopped_by is not None for r in records),
+        "not_asked": sum(bool(r.error) for r in records), "verifier_failures": sum(len(r.failures) for r in records),
+    }  # fmt: skip
+
+
+def _columns(greedy: bool, sample: bool) -> tuple[Column, ...]:
+    def two(key: str, title: str) -> list[Column]:
+        return [Column(key, f"{title}, tokens", amount), Column(f"verifier_{key}", f"by verifier: {title}", amount)]
+
+    against = [
+        *([Column("against_greedy", "against greedy", points), Column("p_greedy", "p", p_value)] if greedy else []),
+        *([Column("against_sample", "against one sample", points), Column("p_sample", "p", p_value)] if sample else []),
+    ]
+    return (
+        Column("cell", "cell", text=True), Column("n", "questions"), Column("accuracy", "accuracy, %", percent),
+        Column("accuracy", "95 % interval", interval), *against, *two("generated", "generated"),
+        *two("prefilled", "prefilled"), *two("cached", "cached"), Column("flops", "FLOPs", amount),
+        Column("on_front", "Pareto front", lambda on: "yes" if on else ""), Column("abstained", "abstained"),
+        Column("refused", "refused"), Column("malformed", "malformed"), Column("spent", "spent"),
+        Column("not_asked", "not asked"), Column("verifier_failures", "verifier failures", text),
+    )  # fmt: skip

@@ -1,0 +1,234 @@
+"""What a section of the report is made of: words, tables and figures, each known once and shown three ways.
+
+Markdown for a repository, HTML for a browser, and plain figures for ``tables.json``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from html import escape
+from typing import Any
+
+from structdecode.evaluation.statistics import Estimate
+
+
+@dataclass(frozen=True)
+class Words:
+    """A paragraph of plain text."""
+
+    text: str
+
+    def markdown(self) -> str:
+        return _inert(self.text)
+
+    def html(self) -> str:
+        return f"<p>{escape(self.text)}</p>"
+
+
+@dataclass(frozen=True)
+class Items:
+    """A list of plain sentences; ``folded`` under a heading where it is long."""
+
+    items: tuple[str, ...]
+    folded: str = ""
+
+    def markdown(self) -> str:
+        lines = "\n".join(f"- {_inert(item)}" for item in self.items)
+        return f"{_inert(self.folded)}:\n\n{lines}" if self.folded else lines
+
+    def html(self) -> str:
+        items = "<ul>" + "".join(f"<li>{escape(item)}</li>" for item in self.items) + "</ul>"
+        return f"<details><summary>{escape(self.folded)}</summary>{items}</details>" if self.folded else items
+
+
+@dataclass(frozen=True)
+class Column:
+    """``key`` of a row's figure, and how it is shown. Text columns are aligned left."""
+
+    key: str
+    title: str
+    show: Callable[[Any], str] = str
+    text: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of plain figures; ``name`` is its key in ``tables.json``.
+
+    Attributes:
+        filtered: whether the page has a box above it that leaves only the rows with a text.
+        repeatable: whether a repeated run gives the same rows; only then they are in ``tables.json``.
+    """
+
+    name: str
+    columns: tuple[Column, ...]
+    rows: tuple[Mapping[str, Any], ...]
+    filtered: bool = False
+    repeatable: bool = True
+
+    def markdown(self) -> str:
+        lines = [
+            "| " + " | ".join(_inert(column.title) for column in self.columns) + " |",
+            "| " + " | ".join("---" if column.text else "---:" for column in self.columns) + " |",
+        ]
+        for row in self.rows:
+            cells = (column.show(row[column.key]) for column in self.columns)
+            lines.append("| " + " | ".join(_inert(cell).replace("|", "\\|") for cell in cells) + " |")
+        return "\n".join(lines)
+
+    def html(self) -> str:
+        classes = [" class='text'" if column.text else "" for column in self.columns]
+        head = "".join(f"<th{c}>{escape(col.title)}</th>" for c, col in zip(classes, self.columns, strict=True))
+        body = "".join(
+            "<tr>"
+            + "".join(
+                f"<td{c}>{escape(col.show(row[col.key]))}</td>" for c, col in zip(classes, self.columns, strict=True)
+            )
+            + "</tr>"
+            for row in self.rows
+        )
+        box = "<input type='search' class='filter' placeholder='show only rows with …' aria-label='filter rows'>"
+        return (
+            f"{box if self.filtered else ''}<div class='wide' tabindex='0'><table id='table-{escape(self.name)}'>"
+            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        )
+
+    def plain(self) -> list[dict[str, Any]]:
+        return [{str(key): plain(value) for key, value in row.items()} for row in self.rows]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """An SVG, also written as ``figures/NAME.svg``. ``text``: what it shows, for those who cannot see it."""
+
+    name: str
+    svg: str
+    text: str
+
+    def markdown(self) -> str:
+        return f"![{_inert(self.text)}](figures/{self.name}.svg)\n\n*{_inert(self.text)}*"
+
+    def html(self) -> str:
+        from structdecode.evaluation.report.figures import inline
+
+        return f"<figure><div class='wide' tabindex='0'>{inline(self.svg)}</div><figcaption>{escape(self.text)}</figcaption></figure>"
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Ready HTML, and Markdown in its place."""
+
+    page: str
+    text: str
+
+    def markdown(self) -> str:
+        return self.text
+
+    def html(self) -> str:
+        return self.page
+
+
+Block = Words | Items | Table | Figure | Raw
+
+
+@dataclass(frozen=True)
+class Section:
+    """One heading of the report. ``id`` is its anchor and its key in ``tables.json``."""
+
+    id: str
+    title: str
+    blocks: tuple[Block, ...]
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        return tuple(block for block in self.blocks if isinstance(block, Figure))
+
+    @property
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """Figures by table, of those that are the same when the run is repeated."""
+        return {b.name: b.plain() for b in self.blocks if isinstance(b, Table) and b.repeatable}
+
+    @property
+    def machine_tables(self) -> dict[str, list[dict[str, Any]]]:
+        """The others."""
+        return {b.name: b.plain() for b in self.blocks if isinstance(b, Table) and not b.repeatable}
+
+    def markdown(self) -> str:
+        return "\n\n".join([f"## {self.title}", *(block.markdown() for block in self.blocks)])
+
+    def html(self) -> str:
+        blocks = "".join(block.html() for block in self.blocks)
+        return f"<section id='{self.id}'><h2>{escape(self.title)}</h2>{blocks}</section>"
+
+
+# ------------------------------------------------------------------ how figures are shown
+
+
+def percent(value: Estimate) -> str:
+    """A share with its standard error, in percent."""
+    return "-" if math.isnan(value.value) else f"{100 * value.value:.1f}{_error(100 * value.error, 1)}"
+
+
+def points(value: Estimate | None) -> str:
+    """A difference of shares with its standard error, in percentage points."""
+    return (
+        "-" if value is None or math.isnan(value.value) else f"{100 * value.value:+.1f}{_error(100 * value.error, 1)}"
+    )
+
+
+def interval(value: Estimate | None) -> str:
+    """The 95 % interval of a share or of a difference, in percent."""
+    return "-" if value is None or math.isnan(value.low) else f"{100 * value.low:.1f} to {100 * value.high:.1f}"
+
+
+def share(value: Estimate) -> str:
+    """A figure between 0 and 1 with its standard error."""
+    return "-" if math.isnan(value.value) else f"{value.value:.3f}{_error(value.error, 3)}"
+
+
+def amount(value: Estimate | float | None) -> str:
+    """A count, or a mean with its standard error; large ones in powers of ten."""
+    if value is None:
+        return "-"
+    if isinstance(value, Estimate):
+        return amount(value.value) + ("" if math.isnan(value.error) else f" ± {amount(value.error)}")
+    if math.isnan(value):
+        return "-"
+    return f"{value:.2e}" if abs(value) >= 1e7 else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def p_value(value: float | None) -> str:
+    return "-" if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def text(value: Any) -> str:
+    return "-" if value is None or value == "" else str(value)
+
+
+def plain(value: Any) -> Any:
+    """JSON-ready; figures to nine digits, so that the last bits of a machine's arithmetic do not show."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {key: plain(item) for key, item in asdict(value).items()}
+    if isinstance(value, bool) or value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, float):
+        return float(f"{value:.9g}") if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence):
+        return [plain(item) for item in value]
+    return str(value)
+
+
+def _error(value: float, digits: int) -> str:
+    return "" if math.isnan(value) else f" ± {value:.{digits}f}"
+
+
+def _inert(words: str) -> str:
+    """Text that Markdown takes for text: on one line, with nothing in it that opens a tag or an emphasis."""
+    words = (
+        " ".join(words.split()).replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    )
+    return "".join(f"\\{c}" if c in "*_`[]" else c for c in words)

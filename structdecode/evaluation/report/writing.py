@@ -1,0 +1,90 @@
+"""From a run directory to its report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from structdecode.evaluation.report import (
+    accuracy,
+    comparisons,
+    coverage,
+    disagreements,
+    failures,
+    left_out,
+    matched,
+    page,
+    provenance,
+    timings,
+    verifiers,
+)
+from structdecode.evaluation.report.results import Results
+from structdecode.evaluation.report.section import Section, Words
+from structdecode.evaluation.store import read_run, write_whole
+
+SECTIONS: tuple[Callable[[Results], Section], ...] = (
+    accuracy.section, matched.section, comparisons.section, coverage.section, verifiers.section, failures.section,
+    disagreements.section, left_out.section, provenance.section, timings.section,
+)  # fmt: skip
+"""In the order of the report. Those from `accuracy` to `disagreements` need a finished question."""
+_ALWAYS = (left_out.section, provenance.section)
+
+
+def write(run_dir: str | Path) -> Path:
+    """Writes ``report.md``, ``report.html``, ``figures/*.svg``, ``tables.json`` and ``timings.json`` into a run directory.
+
+    ``tables.json`` and the figures are the same byte for byte when the run is repeated; what depends on the machine is
+    in ``timings.json``.
+
+    Returns:
+        The page.
+
+    Raises:
+        ConfigError: it is not a run directory.
+        MissingExtraError: matplotlib or scipy is not installed.
+    """
+    directory = Path(run_dir)
+    results = Results(read_run(directory))
+    sections = [make(results) for make in (SECTIONS if results.cells else _ALWAYS)]
+    title, lead = f"Comparison: {directory.resolve().name}", summary(results)
+    (directory / "figures").mkdir(exist_ok=True)
+    for section in sections:
+        for figure in section.figures:
+            write_whole(directory / "figures" / f"{figure.name}.svg", figure.svg)
+    tables = {section.id: section.tables for section in sections if section.tables}
+    machine = {section.id: section.machine_tables for section in sections if section.machine_tables}
+    write_whole(directory / "tables.json", _json(tables))
+    write_whole(directory / "timings.json", _json(machine))
+    head = "\n\n".join([f"# {Words(title).markdown()}", *(Words(paragraph).markdown() for paragraph in lead)])
+    write_whole(directory / "report.md", "\n\n".join([head, *(section.markdown() for section in sections)]) + "\n")
+    target = directory / "report.html"
+    write_whole(target, page.html(title, lead, sections))
+    return target
+
+
+def summary(results: Results) -> list[str]:
+    """The outcome in a few sentences."""
+    if not results.cells:
+        return ["No question is finished yet: resume the run, then write the report again."]
+    cells = list(results.cells.values())
+    best = max(cells, key=lambda cell: (cell.accuracy.value, -cell.cost("tokens").value))
+    front = results.pareto("tokens")
+    sentences = [
+        f"{len(cells)} cells ({len(results.families)} families), {results.planned} questions; model "
+        f"{(results.run.study['config'].get('model') or {}).get('name', 'unknown')}, "
+        f"data {(results.run.study['config'].get('data') or {}).get('name') or 'unknown'}.",
+        f"Highest accuracy: {best.name}, {100 * best.accuracy.value:.1f} % (95% CI {100 * best.accuracy.low:.1f} to "
+        f"{100 * best.accuracy.high:.1f}), at {best.cost('tokens').value:,.0f} tokens a question. "
+        f"On the Pareto front of accuracy against tokens: {', '.join(cell.name for cell in front)}.",
+    ]
+    if results.unfinished:
+        sentences.append(
+            f"{len(results.unfinished)} cells are not finished: comparisons are paired on the questions that both cells "
+            "were asked."
+        )
+    return sentences
+
+
+def _json(content: object) -> str:
+    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
