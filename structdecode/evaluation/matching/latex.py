@@ -1,0 +1,125 @@
+"""Formulas: equal as written, as numbers, or by math-verify."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from structdecode.evaluation.matching import numbers, symbolic
+from structdecode.evaluation.matching.quantities import whole_quantity
+from structdecode.evaluation.matching.texts import boxes, outer, segment, unify
+from structdecode.evaluation.types import Match, Question
+
+MAX_CHARACTERS = 400
+"""Longer formulas are compared as written only."""
+
+_DOLLARS = re.compile(r"\$\$([^$]+)\$\$|\$([^$\n]+)\$|\\\(([^\n]+?)\\\)|\\\[([^\n]+?)\\\]")
+_SPACING = re.compile(r"\\(?:left|right|displaystyle|limits|bigl?|bigr?|Bigl?|Bigr?)(?![a-zA-Z])|\\[,;:!]|\\quad|~|\s+")
+_COMMAND = re.compile(r"\\[a-zA-Z]+|\\(?:text|mathrm)\{[^{}]*\}")
+_WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}")
+_FUNCTIONS = {"sin", "cos", "tan", "log", "exp", "lim", "sqrt", "max", "min", "gcd"}
+_TRAILING_MARKS = re.compile(r"(?:[\s.,;:]|\*\*)+$")
+_PROSE = re.compile(r"[a-zA-Z]{2,}\s+[a-zA-Z]{2,}")
+
+
+def match(text: str, question: Question) -> Match:
+    """The last box, what "the answer is" leads to, the last formula in dollars, or a text that is all formula."""
+    answer = formula(text)
+    written = _as_written(answer)
+    if not written:
+        return Match(False, "none", "")
+    if written in {_as_written(_bare(reference)) for reference in question.answers}:
+        return Match(True, "latex:exact", _extracted(answer, written))
+    rule, canonical = "latex:different", _extracted(answer, written)
+    for reference in question.answers:
+        correct, rule, canonical = _equivalent(answer, _bare(reference), question, canonical)
+        if correct:
+            return Match(True, rule, canonical)
+    return Match(False, rule, canonical)
+
+
+def formula(text: str) -> str:
+    """The part of the text that is the answer, as LaTeX without its delimiters."""
+    text = unify(outer(text)).strip()
+    part = segment(text)
+    stated = part.statement
+    dollars = [next(filter(None, found.groups())) for found in _DOLLARS.finditer(stated)]
+    if part.led and dollars:
+        return _tidy(dollars[0] if len(dollars) == 1 else stated)
+    if dollars and _as_written(stated) != _as_written(dollars[-1]):
+        return _tidy(dollars[-1])
+    return _tidy(stated)
+
+
+def _bare(reference: str) -> str:
+    """A reference without dollars or box."""
+    reference = unify(reference).strip()
+    body = next((body for _, _, body in boxes(reference)), reference)
+    return _tidy(body)
+
+
+def _tidy(text: str) -> str:
+    text = _TRAILING_MARKS.sub("", text.strip().replace("**", ""))
+    whole = _DOLLARS.fullmatch(text)
+    return (next(filter(None, whole.groups())) if whole else text).strip()
+
+
+def _as_written(text: str) -> str:
+    """Without spacing; the variants of a fraction are one. Letters keep their case: x is not X."""
+    text = re.sub(r"\\[dt]frac(?![a-z])", r"\\frac", text.replace("$", ""))
+    text = re.sub(r"\\frac(\d)(\d)", r"\\frac{\1}{\2}", text)
+    return _SPACING.sub("", text)
+
+
+def _extracted(answer: str, written: str) -> str:
+    quantity = whole_quantity(answer)
+    if quantity is None or quantity.noun:
+        return written
+    return numbers.match(answer, Question("", "", ("0",))).extracted
+
+
+def _equivalent(answer: str, reference: str, question: Question, extracted: str) -> tuple[bool, str, str]:
+    given, wanted = whole_quantity(answer), whole_quantity(reference)
+    if given is not None and wanted is not None and not given.noun and not wanted.noun:
+        correct, rule = numbers.compare(given, reference, question, answer)
+        return correct, rule, extracted
+    if not _comparable(answer, reference):
+        return False, "latex:different", extracted
+    result = symbolic.compare(reference, answer)
+    canonical = _extracted(result.canonical, result.canonical) or extracted
+    if result.equal is None:
+        return False, "latex:timeout", extracted
+    if result.equal:
+        return True, "latex:equivalent", canonical
+    tolerance = question.tolerance
+    if (
+        tolerance
+        and result.values
+        and math.isclose(*result.values, rel_tol=0.0, abs_tol=tolerance * abs(result.values[0]))
+    ):
+        return True, "latex:tolerance", canonical
+    return False, "latex:different", canonical
+
+
+def _comparable(answer: str, reference: str) -> bool:
+    """Whether math-verify may judge: it reads words as products of letters ("cat" = "tac") and X as x."""
+    if max(len(answer), len(reference)) > MAX_CHARACTERS:
+        return False
+    letters, words = [], []
+    for text in (answer, reference):
+        if _PROSE.search(_COMMAND.sub(" ", text)):
+            return False
+        bare = _COMMAND.sub(" ", text)
+        words.append({word.lower() for word in _WORD.findall(bare)} - _FUNCTIONS)
+        letters.append(set(re.findall(r"[a-zA-Z]", bare)))
+    if words[0] != words[1] or ("°" in answer) != ("°" in reference) or ("\\circ" in answer) != ("\\circ" in reference):
+        return False
+    if re.search(r"[(\[].*,.*[)\]]", reference) is None and _ordered(reference) != _ordered(answer):
+        return False
+    first, second = letters
+    return not any(c.swapcase() in second and c not in second for c in first)
+
+
+def _ordered(text: str) -> bool:
+    """Whether it is a tuple or an interval."""
+    return re.match(r"\s*[(\[].*,.*[)\]]\s*$", text) is not None

@@ -1,0 +1,255 @@
+"""Numbers in text: what is written there, exactly, and what stands around it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from structdecode.evaluation.matching.units import SPELLING, Unit, unit_named
+
+MAX_DIGITS = 1000
+"""Longer numerals are no numbers to us: arithmetic on them is a way to hang a run."""
+
+_PLAIN = (
+    r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:'\d{3})+(?:\.\d+)?"
+    r"|\d+,\d{1,2}(?![\d,])|\d+(?:\.\d+)?|\.\d+)"
+)
+_TOKEN = re.compile(
+    rf"(?<![\w.^/,])(?<!\d:)(?<!\d')(?P<sign>(?:[-+]|\b(?:minus|negative)\s)\s?)?(?P<currency>US\$|[$€£¥₹])?\s?(?P<sign2>-)?"
+    rf"(?:(?P<whole>\d+)\s+(?P<up>\d+)/(?P<down>\d+)|(?P<top>\d+)\s?/\s?(?P<bottom>\d+)(?!\s?/)"
+    rf"|(?P<base>\d+)\^\{{?(?P<power>-?\d+)\}}?|(?P<plain>{_PLAIN}))(?!\d|[.,:']\d|/\d)"
+    r"(?:[eE](?P<e>[-+]?\d{1,4})(?!\w)|\s?(?:\u00d7|x|\*|·)\s?10\s?\^\s?[({]?(?P<ten>[-+]?\d{1,4})[)}]?(?!\d))?"
+    r"(?P<kilo>[kK](?!\w))?(?:\s(?P<scale>dozen|hundred|thousand|million|billion|trillion)\b)?"
+    rf"(?:[\s-]{{0,2}}(?P<unit>{SPELLING})|(?P<attached>[^\W\d]|\^))?"
+)
+_SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+
+_SMALL = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_VALUES = {word: i for i, word in enumerate(_SMALL)} | {word: 10 * i + 20 for i, word in enumerate(_TENS)}
+_UNIT_WORD = "|".join(_SMALL[1:10])
+_UP_TO_99 = rf"(?:(?:{'|'.join(_TENS)})(?:[\s-](?:{_UNIT_WORD}))?|{'|'.join(sorted(_SMALL, key=len, reverse=True))})"
+_WORDS = re.compile(
+    rf"\b(?:(?P<hundreds>{_UNIT_WORD}|an?)\s(?P<big>hundred|dozen|thousand|million)(?!\s(?:hundred|thousand|million))"
+    rf"(?:\s(?:and\s)?(?P<rest>{_UP_TO_99}))?|(?P<small>{_UP_TO_99})(?=\s(?:thousand|million|billion|dozen)\b)|(?P<plain>{_UP_TO_99})"
+    r"|(?P<half>(?:an?\s|one[\s-])?half))\b",
+    re.IGNORECASE,
+)
+_PRONOUN_BEFORE = re.compile(
+    r"\b(?:no|the|this|that|each|which|any|every|left|right|first|last|another|other|some|red|blue|green|big|small)\s$",
+    re.IGNORECASE,
+)
+_PRONOUN_AFTER = re.compile(
+    r"\s(?:of|can|could|may|might|should|has|must|another|who|that|would|thing)\b", re.IGNORECASE
+)
+_LABEL = re.compile(r"\b(?:step|figure|fig\.?|table|page|equation|eq\.?|option|question|image|picture|chapter|section|line|item|no\.)\s?#?\(?$", re.IGNORECASE)  # fmt: skip
+_BOUND = re.compile(
+    r"(?:\b(?:more|less|fewer|greater|larger|smaller|higher|lower) than|\bat (?:least|most)|\bover|\bunder|\babove|\bbelow"
+    r"|\bup to|\bexceeds|\bbetween|[<>≤≥]|≠|!=)\s*$",
+    re.IGNORECASE,
+)
+_OPERATOR = re.compile(r"\s*[+*\u00d7÷/·]\s*|\s+-\s+|\s*±\s*|\s+(?:plus|minus|times|divided by)\s+")
+_RANGE = re.compile(r"\s*(?:-|~|\.\.+|…)\s*|\s+(?:to|through)\s+")
+
+_LATEX = [
+    (re.compile(r"\\[dt]?frac\s*\{\s*(-?[\d.,]+)\s*\}\s*\{\s*([\d.,]+)\s*\}"), r" \1/\2 "),
+    (re.compile(r"\\(?:text|mathrm|textbf|mathbf|operatorname|textit|mbox)\s*\{([^{}]*)\}"), r" \1 "),
+    (re.compile(r"\{,\}"), ","),
+    (re.compile(r"\\[,;:! ]|~"), " "),
+    (re.compile(r"\\([%$])"), r"\1"),
+    (re.compile(r"\\times|\\cdot"), "\u00d7"),
+    (re.compile(r"\^\s*\{?\\circ\}?|\\degree"), "°"),
+    (re.compile(r"\\(?:left|right)(?![a-z])|\\[()\[\]]"), " "),
+    (re.compile(r"\\approx|≈|\\simeq"), " "),
+    (re.compile(r"\$\$|\$(?=[^$\d\s]*\\)|\$(-?[\d.,/^{} \u00d7]+[a-zA-Z%°^2-3 ]*)\$(?!\d)"), r"\1"),
+    (re.compile(r"(?<=[\w.}) ])\$(?!\d)"), ""),
+]
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number as written, with what its surroundings make of it.
+
+    Attributes:
+        noun: the words right behind it that are no known unit ("apples").
+        spoilt: why it is not simply this number: ``range``, ``bound``, ``expression`` or ``negated``; else empty.
+    """
+
+    value: Fraction
+    unit: Unit | None
+    start: int
+    end: int
+    noun: str = ""
+    spoilt: str = ""
+
+
+def plain_math(text: str) -> str:
+    """LaTeX spellings of plain numbers and units, as plain text."""
+    if "\\" in text or "$" in text or "{" in text or "≈" in text:
+        for pattern, plain in _LATEX:
+            text = pattern.sub(plain, text)
+    return text
+
+
+def quantities(text: str) -> list[Quantity]:
+    """Every number in the text, left to right. Number words count where there are no digits."""
+    if not any(c.isdigit() for c in text):
+        text = words_to_digits(text)
+    found = [q for match in _TOKEN.finditer(text) if (q := _read(text, match)) is not None]
+    return list(_joined(text, _compound(text, found)))
+
+
+def whole_quantity(text: str) -> Quantity | None:
+    """The one number that the text consists of, with at most a unit or a noun behind it."""
+    text = plain_math(text).strip().rstrip(".")
+    if not any(c.isdigit() for c in text):
+        text = words_to_digits(text)
+    found = quantities(text)
+    if len(found) != 1 or found[0].spoilt or text[: found[0].start].strip(" ("):
+        return None
+    rest = text[found[0].end :].strip(" )")
+    if rest and not re.fullmatch(r"[^\W\d]+(?:[\s-][^\W\d]+){0,2}", rest):
+        return None
+    return replace(found[0], noun=rest)
+
+
+def _read(text: str, match: re.Match[str]) -> Quantity | None:
+    value = _value(match)
+    if value is None or _LABEL.search(text, max(0, match.start() - 12), match.start()):
+        return None
+    before = text[max(0, match.start() - 2) : match.start()].rstrip()
+    sign = (match["sign"] or "").strip()
+    minus = sign in ("-", "minus", "negative") and not before[-1:].isalnum() and before[-1:] != ")"
+    if minus != (match["sign2"] is not None):
+        value = -value
+    name = match["currency"] or match["unit"]
+    unit, end = unit_named(name) if name else None, match.end()
+    if match["unit"] and (unit is None or match["currency"] or _is_preposition(text, match)):
+        unit = unit_named(match["currency"]) if match["currency"] else None
+        glued = match.start("unit") > 0 and text[match.start("unit") - 1].isdigit()
+        if glued and not match["currency"]:
+            return None
+        end = match.start("unit")
+    spoilt = "bound" if _BOUND.search(text, max(0, match.start() - 16), match.start()) else ""
+    start = match.start() if minus or not sign else match.start("sign") + len(match["sign"])
+    return Quantity(value, unit, start, end, spoilt=spoilt)
+
+
+def _is_preposition(text: str, match: re.Match[str]) -> bool:
+    """Whether it is no length: "5 in the box"."""
+    return match["unit"].lower() in ("in", "a") and re.match(r"\s+\w", text[match.end() : match.end() + 4]) is not None
+
+
+def _value(match: re.Match[str]) -> Fraction | None:
+    if match["attached"] or any(len(group) > MAX_DIGITS for group in match.groups() if group):
+        return None
+    try:
+        if match["up"]:
+            value = int(match["whole"]) + Fraction(int(match["up"]), int(match["down"]))
+        elif match["top"]:
+            value = Fraction(int(match["top"]), int(match["bottom"]))
+        elif match["base"]:
+            power = int(match["power"])
+            if abs(power) > MAX_DIGITS or len(match["base"]) * abs(power) > 2 * MAX_DIGITS:
+                return None
+            value = Fraction(int(match["base"])) ** power
+        else:
+            value = _decimal(match["plain"])
+    except ZeroDivisionError:
+        return None
+    exponent = int(match["e"] or match["ten"] or 0)
+    if abs(exponent) > MAX_DIGITS:
+        return None
+    value *= Fraction(10) ** exponent
+    return value * (1000 if match["kilo"] else 1) * _SCALES.get((match["scale"] or "").lower(), 1)
+
+
+def _decimal(numeral: str) -> Fraction:
+    """A comma groups thousands; only where it cannot ("1,5", "1.500,25") it is the decimal sign."""
+    numeral = numeral.replace("'", "")
+    if re.fullmatch(r"\d{1,3}(?:\.\d{3})+,\d+", numeral):
+        numeral = numeral.replace(".", "").replace(",", ".")
+    elif re.fullmatch(r"\d+,\d{1,2}", numeral):
+        numeral = numeral.replace(",", ".")
+    return Fraction(numeral.replace(",", ""))
+
+
+def _compound(text: str, found: list[Quantity]) -> Iterator[Quantity]:
+    """Makes one quantity of "2 hours 30 minutes" and of "5 ft 3 in"."""
+    held: Quantity | None = None
+    for q in found:
+        if (
+            held is not None and held.unit and q.unit and held.unit.base == q.unit.base and q.value >= 0
+            and q.unit.factor < held.unit.factor and not held.unit.offset and not held.spoilt and not q.spoilt
+            and re.fullmatch(r"\s*,?\s*(?:and\s+)?", text[held.end : q.start])
+        ):  # fmt: skip
+            sign = -1 if held.value < 0 else 1
+            held = replace(held, value=held.value + sign * q.unit.convert(q.value, held.unit), end=q.end)
+            continue
+        if held is not None:
+            yield held
+        held = q
+    if held is not None:
+        yield held
+
+
+def _joined(text: str, found: Iterator[Quantity]) -> Iterator[Quantity]:
+    """Marks the ends of a range and the terms of an expression."""
+    previous: Quantity | None = None
+    for q in found:
+        gap = text[previous.end : q.start] if previous else ""
+        kind = "range" if _RANGE.fullmatch(gap) else "expression" if _OPERATOR.fullmatch(gap) else ""
+        if previous and previous.spoilt == "bound" and re.fullmatch(r"\s+and\s+", gap):
+            kind = "range"
+        if previous is not None:
+            yield replace(previous, spoilt=kind) if kind else previous
+        previous = replace(q, spoilt=kind) if kind else q
+    if previous is not None:
+        yield previous
+
+
+def words_to_digits(text: str) -> str:
+    """Zero to a hundred and the usual large numbers; "one" only where it is no pronoun."""
+
+    def digits(match: re.Match[str]) -> str:
+        word = match.group().lower()
+        if word in ("one", "half") and not _counts(text, match):
+            return match.group()
+        if match["half"]:
+            return "1/2"
+        if match["big"]:
+            count = _VALUES.get(match["hundreds"].lower(), 1)
+            return str(count * _SCALES[match["big"].lower()] + (_up_to_99(match["rest"]) if match["rest"] else 0))
+        return str(_up_to_99(match["small"] or match["plain"]))
+
+    return _WORDS.sub(digits, text)
+
+
+def _counts(text: str, match: re.Match[str]) -> bool:
+    before = text[max(0, match.start() - 12) : match.start()]
+    return not _PRONOUN_BEFORE.search(before) and not _PRONOUN_AFTER.match(text, match.end())
+
+
+def _up_to_99(words: str) -> int:
+    return sum(_VALUES[word] for word in re.split(r"[\s-]", words.lower()))
+
+
+def canonical(value: Fraction) -> str:
+    """A decimal where it ends within 50 places, else ``p/q``."""
+    if value.denominator == 1:
+        return str(value.numerator)
+    twos_and_fives, places = value.denominator, 0
+    for prime in (2, 5):
+        count = 0
+        while twos_and_fives % prime == 0 and count <= 50:
+            twos_and_fives, count = twos_and_fives // prime, count + 1
+        places = max(places, count)
+    if twos_and_fives != 1 or places > 50:
+        return f"{value.numerator}/{value.denominator}"
+    digits = str(abs(value.numerator) * 10**places // value.denominator).rjust(places + 1, "0")
+    return f"{'-' if value < 0 else ''}{digits[:-places]}.{digits[-places:]}"

@@ -1,0 +1,61 @@
+"""Free text: equal after normalisation, and no looser. A plural, a sign or a unit more is another answer."""
+
+from __future__ import annotations
+
+import re
+
+from structdecode.evaluation.matching.texts import clean, segment, sentences, unify
+from structdecode.evaluation.types import Match, Question
+
+_ARTICLE = re.compile(r"\b(?:[Tt]he|an?)\s+(?=\w)")
+_FIRST_ARTICLE = re.compile(r"^(?:A|An|THE)\s+(?=\w)")
+_ACRONYM = re.compile(r"\b(?:[A-Za-z]\.){2,}")
+_JOINING = re.compile(r"(?<=[^\W\d])-(?=[^\W\d])")
+_PUNCTUATION = re.compile(
+    r"(?<!\d)[.,:](?!\d)|(?<=\d)[.,:](?!\d)|(?<!\d)[,:](?=\d)|[;!?\"`()\[\]{}*_]|(?<!\w)'|'(?!\w)"
+)
+_FRAME = re.compile(
+    r"(?:(?:so|therefore|thus|hence),?\s)?(?:it|this|that|he|she|they|these|there)(?:\s(?:is|are|was|were)|'s|'re)\s(?=\w)",
+    re.IGNORECASE,
+)
+
+
+def normalise(text: str) -> str:
+    """NFKC, case, articles, white space and the punctuation of sentences removed; C++, -5, 5% and "not" stay.
+
+    >>> normalise("The “Red-brick” House.")
+    'red brick house'
+    >>> normalise("hepatitis A virus"), normalise("3.5"), normalise("U.S.A.")
+    ('hepatitis a virus', '3.5', 'usa')
+    """
+    text = unify(text)
+    text = _ACRONYM.sub(lambda m: m.group().replace(".", ""), text)
+    text = _ARTICLE.sub("", _FIRST_ARTICLE.sub("", text.strip()))
+    text = _PUNCTUATION.sub(" ", _JOINING.sub(" ", text))
+    return " ".join(text.casefold().split())
+
+
+def match(text: str, question: Question) -> Match:
+    """The whole answer, or what stands behind "the answer is", equals a reference."""
+    text = clean(text)
+    part = segment(text)
+    references = {normalise(reference) for reference in question.answers} - {""}
+    whole = normalise(text)
+    if whole in references:
+        return Match(True, "text:exact", whole)
+    for candidate, rule in _readings(part.text, part.led):
+        if normalise(candidate) in references:
+            return Match(True, rule, normalise(candidate))
+    extracted = normalise(_readings(part.text, part.led)[-1][0])
+    return Match(False, "text:different" if extracted else "none", extracted)
+
+
+def _readings(text: str, led: bool) -> list[tuple[str, str]]:
+    """A led answer may go on with another sentence; an unled one may only be framed ("It is a dog.")."""
+    readings = [(text, "text:led" if led else "text:exact")]
+    if led and (parts := sentences(text)):
+        readings.append((parts[0], "text:led"))
+    framed = _FRAME.match(readings[-1][0])
+    if framed:
+        readings.append((readings[-1][0][framed.end() :], "text:framed"))
+    return readings

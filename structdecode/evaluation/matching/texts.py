@@ -1,0 +1,187 @@
+"""What every rule begins with: the text without its wrapping, and the part of it that states the answer.
+
+All patterns here run in linear time: an answer may be 100,000 characters of anything.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-", strict=True))
+_CHARACTERS = str.maketrans(
+    {
+        **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad", ""),
+        **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212\ufe63\uff0d", "-"),
+        **dict.fromkeys("\u2018\u2019\u02bc\u2032`\u00b4", "'"),
+        **dict.fromkeys("\u201c\u201d\u2033", '"'),
+        "\u2044": "/",
+    }
+)
+_THOUSANDS = re.compile(r"(?<=\d)[\u00a0\u2007\u2009\u202f](?=\d{3}(?!\d))")
+_SUPERSCRIPT_RUN = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+")
+_FRACTION = re.compile(r"(\d?)([¼-¾⅐-⅞↉])")
+_CONCLUSION = re.compile(r"<(conclusion|answer)>", re.IGNORECASE)
+_EMPHASIS = re.compile(r"\*\*|__|(?<![\w*])\*(?=[^\s*])|(?<=[^\s*])\*(?![\w*])")
+_BLOCK = re.compile(r"(?m)^[ \t]*(?:#{1,3}(?!#)[ \t]*|>[ \t]*|[*+][ \t]+|- +(?=[^\d\s]))")
+
+_LEAD = re.compile(
+    r"(?:\b(?:answer|conclusion)|\b(?:correct|right|best|final)\s(?:option|choice|result|value|response))"
+    r"(?:\s(?:to|for|of)\s[^.\n:?!]{0,60}?)?"
+    r"(?:\s?:|\s?=|\s(?:is|are|was)\b(?!n't)|\s(?:would|should|must|has to)\sbe\b)(?:\s?:)?|####",
+    re.IGNORECASE,
+)
+_CLOSING = re.compile(
+    r"(?:so|therefore|thus|hence|in conclusion|overall|finally|in summary|consequently)\b,?:?\s", re.IGNORECASE
+)
+_RETRACTION = re.compile(
+    r"\b(?:wait|scratch that|on second thought|correction|i made a mistake|i was wrong|let me re\w+|actually)\b[,.:!]*",
+    re.IGNORECASE,
+)
+_HYPOTHETICAL = re.compile(
+    r"\b(?:if|whether|suppose|assum\w+|unless|not|never|doubt|wrong|incorrect|why|might|could|nobody|false|cannot|unclear)\b|n't\b",
+    re.IGNORECASE,
+)
+_CLAUSE_END = re.compile(r"[.,;:!?\n]|\bbut\b|\bso\b")
+_SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)|\n")
+_REASON = re.compile(
+    r"\s(?:because|since|given that|due to|as (?=the|it|there|we|i|this)|which (?=is|are|was|means))|,\s(?:as|so|which)\s"
+)
+
+NEGATION = re.compile(
+    r"\b(?:not|never|neither|nor|cannot|unlike|except|rather than|instead of|other than|rul\w+ out|eliminat\w+|exclud\w+"
+    r"|i doubt|wrong|incorrect|false|unlikely|no longer|than)\b|n't\b|\b(?:dont|doesnt|isnt|cant|wont|arent|wasnt)\b",
+    re.IGNORECASE,
+)
+_NEGATED_AFTER = re.compile(
+    r"[\s\"')\]*]*(?:(?:is|are|was|were|would be|seems|looks|can be|must be|should be|cannot be|can't be|isn't|aren't|wasn't)\s)?"
+    r"(?:\w+\s)?(?:not|wrong|incorrect|false|impossible|excluded|eliminated|ruled out|unlikely|cannot|isn't|aren't|wasn't"
+    r"|doesn't|don't|can't|couldn't|wouldn't)\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The part of a text that decides.
+
+    Attributes:
+        led: whether the text itself says that this is its answer ("the answer is", a box).
+    """
+
+    text: str
+    led: bool = False
+
+    @property
+    def statement(self) -> str:
+        """Without the reason behind it ("5 because 2 + 3 = 5")."""
+        reason = _REASON.search(self.text) if self.led else None
+        return self.text[: reason.start()] if reason else self.text
+
+
+def unify(text: str) -> str:
+    """Unicode NFKC, one kind of minus and quote, superscripts as ``^2``, ``½`` as ``1/2``; nothing invisible."""
+    text = _THOUSANDS.sub(",", text)
+    text = _SUPERSCRIPT_RUN.sub(lambda m: "^" + "".join(_SUPERSCRIPTS[c] for c in m.group()), text)
+    text = _FRACTION.sub(lambda m: f"{m[1]} {unicodedata.normalize('NFKC', m[2])}" if m[1] else m[2], text)
+    return unicodedata.normalize("NFKC", text).translate(_CHARACTERS)
+
+
+def clean(text: str) -> str:
+    """The answer as plain text: the last CONCLUSION (or answer) if it has such tags, without markdown."""
+    text = unify(outer(text)).replace("'''", "")
+    text = _BLOCK.sub("", _EMPHASIS.sub("", text))
+    return text.strip(" \t\n\r'\"") if text.count("'") != 1 else text.strip()
+
+
+def outer(text: str) -> str:
+    """What a reader is meant to see: behind the last ``</think>``, inside the last CONCLUSION or answer tag."""
+    text = text.rpartition("</think>")[2]
+    if not (tags := list(_CONCLUSION.finditer(text))):
+        return text
+    opened = tags[-1]
+    end = re.compile(f"</{opened[1]}>", re.IGNORECASE).search(text, opened.end())
+    return text[opened.end() : end.start() if end else None]
+
+
+def boxes(text: str) -> Iterator[tuple[int, int, str]]:
+    r"""Start, end and body of every ``\boxed{...}``, braces balanced."""
+    end = 0
+    while (start := text.find("\\boxed{", end)) >= 0:
+        depth, end = 1, start + len("\\boxed{")
+        body = end
+        while end < len(text) and depth:
+            depth += {"{": 1, "}": -1}.get(text[end], 0)
+            end += 1
+        if depth:
+            return
+        yield start, end, text[body : end - 1]
+
+
+def segment(text: str) -> Segment:
+    """What stands behind the last "the answer is" or in the last box, else all of the text.
+
+    A lead that is asked, denied or supposed ("if the answer is B") is none. Where the text takes back its answer
+    ("wait, ..."), what follows decides.
+    """
+    found = _boxed(text)
+    for lead in _LEAD.finditer(text):
+        stated = _stated(text, lead)
+        if stated is not None and (found is None or lead.start() > found[0]):
+            found = (lead.start(), lead.end(), stated)
+    if found is None:
+        return Segment(text)
+    retractions = list(_RETRACTION.finditer(text, found[1]))
+    if retractions and (rest := text[retractions[-1].end() :].strip()):
+        return Segment(rest)
+    return Segment(found[2].strip(), led=True)
+
+
+def _boxed(text: str) -> tuple[int, int, str] | None:
+    """The last box; several different ones in one line count together, so that they contradict each other."""
+    found = list(boxes(text))
+    if not found:
+        return None
+    line = text.rfind("\n", 0, found[-1][0])
+    bodies = list(dict.fromkeys(body.strip() for start, _, body in found if start > line))
+    return found[-1][0], found[-1][1], " or ".join(bodies)
+
+
+def _stated(text: str, lead: re.Match[str]) -> str | None:
+    """The rest of the lead's line (or the next line, where that is empty), if it is a statement."""
+    clause = text[max(0, lead.start() - 80) : lead.start()]
+    clause = _CLAUSE_END.split(clause)[-1]
+    if _HYPOTHETICAL.search(clause):
+        return None
+    rest = text[lead.end() :].lstrip()
+    line = rest.split("\n", 1)[0]
+    sentence_end = _SENTENCE_END.search(line)
+    if not line or (sentence_end and sentence_end.group().startswith("?")):
+        return None
+    bodies = [body for _, _, body in boxes(line)]
+    return " or ".join(dict.fromkeys(bodies)) if bodies else line
+
+
+def sentences(text: str) -> list[str]:
+    return [part.strip() for part in _SENTENCE_END.split(text) if part.strip()]
+
+
+def closing(text: str) -> str | None:
+    """The last sentence, without its "so" or "therefore", if it draws a conclusion."""
+    last = text.rstrip().rstrip(".!")
+    start = max((m.end() for m in _SENTENCE_END.finditer(last)), default=0)
+    sentence = last[start:].strip()
+    mark = _CLOSING.match(sentence)
+    return sentence[mark.end() :] if mark else None
+
+
+def negates(before: str) -> bool:
+    """Whether the last clause of a text denies what comes next."""
+    return bool(NEGATION.search(_CLAUSE_END.split(before)[-1]))
+
+
+def negated(text: str, start: int, end: int) -> bool:
+    """Whether what stands at ``start:end`` is denied in its own clause."""
+    return negates(text[max(0, start - 80) : start]) or bool(_NEGATED_AFTER.match(text, end, min(len(text), end + 60)))

@@ -1,0 +1,83 @@
+"""Yes or no, true or false. An answer that says both is wrong."""
+
+from __future__ import annotations
+
+import re
+
+from structdecode.evaluation.matching.texts import clean, closing, negates, segment, sentences
+from structdecode.evaluation.types import Match, Question
+
+POLARITY = {"yes": "yes", "true": "yes", "no": "no", "false": "no"}
+
+_FIRST = re.compile(r"[\s\"'(\[]*(yes|yeah|yep|no|nope|true|false)\b(?!-)", re.IGNORECASE)
+_NOT_AN_ANSWER = re.compile(
+    r"no\s+(?:doubt|question|problem|wonder|one|more|less|longer|matter|idea|other|such|single|(?!this|is|its|was|does|has|as)\w+s\b)"
+    r"|(?:true|false)\s+(?:positive|negative|north|color|colour|to|or|and)|(?:yes|no)\s*(?:/|or)\s*(?:yes|no)",
+    re.IGNORECASE,
+)
+_BOTH = re.compile(
+    r"\b(?:yes|true|no|false)\s*(?:/|\bor\b|\band\b|,\s*and\b|\bbut also\b)\s*(?:yes|true|no|false)\b", re.IGNORECASE
+)
+_ALONE = re.compile(
+    r"(?:^|[.,;:!?\n\"'(]\s*|\b(?:so|is|say|answer|therefore|thus|hence|think|be|actually|wait|mean)\s+)(yes|no|true|false)"
+    r"(?=\s*(?:[.,;:!?\n\"')]|$))",
+    re.IGNORECASE,
+)
+_JUDGEMENT = re.compile(
+    r"(?:^\W*|\b(?:is|was|are|were|be|seems|sounds)\s+|'s\s+|(?P<contracted>\b(?:isn't|wasn't|aren't|can't be|cannot be)\s+))"
+    r"(?:(?P<negation>not|never|hardly|far from|anything but)\s+)?(?:(?!only\b)(?:\w+ly|indeed|quite|also|at all)\s+)?"
+    r"(?P<word>true|correct|right|accurate|false|incorrect|untrue|wrong|inaccurate|yes|no)"
+    r"(?=\s*(?:[.,;:!?)\"']|$|because\b|since\b|as\b|given\b))",
+    re.IGNORECASE,
+)
+_DENIED = re.compile(
+    r"[\"')]*\s+(?:is|was|would be)\s+(?:\w+ly\s+)?(?:not|wrong|incorrect|false|an? wrong)\b", re.IGNORECASE
+)
+_DENYING = re.compile(r"\b(?:nobody|no one|denie?s|deny)\b", re.IGNORECASE)
+_AFFIRMING = {"true", "correct", "right", "accurate", "yes"}
+
+
+def match(text: str, question: Question) -> Match:
+    """What the answer begins with, else the judgement that it passes ("that is not correct")."""
+    text = clean(text)
+    part = segment(text)
+    verdict, rule = polarity(part.text, part.led)
+    if verdict is None and not part.led and (last := closing(text)) is not None:
+        verdict, rule = polarity(last, led=True)
+    if verdict is None:
+        return Match(False, rule, "")
+    references = {POLARITY.get(a.strip(" .\"'").lower()) for a in question.answers}
+    return Match(verdict in references, rule, verdict)
+
+
+def polarity(text: str, led: bool = False) -> tuple[str | None, str]:
+    """``yes`` or ``no`` and the rule; None where the text says neither or both."""
+    if _BOTH.search(text):
+        return None, "yes-no:contradiction"
+    first = _FIRST.match(text)
+    if first is not None and _DENIED.match(text, first.end()):
+        return None, "yes-no:contradiction"
+    if first is not None and not _NOT_AN_ANSWER.match(text, first.start(1)):
+        verdict = {"yeah": "yes", "yep": "yes", "nope": "no"}.get(first[1].lower()) or POLARITY[first[1].lower()]
+        rest = {POLARITY[word.lower()] for word in _ALONE.findall(text, first.end())}
+        rest |= {"no"} if verdict == "yes" and re.match(r"[\s,]*(?:and|but)\s+no\b", text[first.end() :]) else set()
+        return (verdict, "yes-no:first") if rest <= {verdict} else (None, "yes-no:contradiction")
+    alone = {POLARITY[word.lower()] for word in _ALONE.findall(text)}
+    judged = _judged(text) if led or len(sentences(text)) == 1 else set()
+    verdicts = alone or judged
+    if len(verdicts) > 1 or (alone and judged and alone != judged and led):
+        return None, "yes-no:contradiction"
+    if not verdicts:
+        return None, "none"
+    return next(iter(verdicts)), "yes-no:word" if alone else "yes-no:judgement"
+
+
+def _judged(text: str) -> set[str]:
+    """Each judgement's polarity: "not correct" is no, "not wrong" is yes."""
+    verdicts = set()
+    for found in _JUDGEMENT.finditer(text):
+        before = text[max(0, found.start() - 80) : found.start()]
+        denied = bool(negates(before)) or bool(_DENYING.search(before))
+        negations = (found["negation"] is not None) + (found["contracted"] is not None) + denied
+        verdicts.add("yes" if (found["word"].lower() in _AFFIRMING) == (negations % 2 == 0) else "no")
+    return verdicts
