@@ -41,7 +41,8 @@ def load(
         split: which of the splits, where the data have several.
         limit: so many questions and no more; of the pocket world 500 unless told.
         columns: field (see `vqa.ALIASES`) -> column, where the data name them otherwise.
-        check_images: whether a row is rejected if its picture is not there or does not begin like one.
+        check_images: whether a row is rejected if its picture is not there or does not begin like one. Either way
+            each file is read once, for the digest.
 
     Raises:
         DataError: the file is not there, of an unknown format, or lacks a column that is needed.

@@ -21,8 +21,8 @@ class Pictures:
     """Finds the pictures that rows name.
 
     Attributes:
-        root: the folder that paths are relative to and may not leave; None where the library that read the data
-            gives absolute paths of its own (Hugging Face datasets).
+        root: the folder that paths are relative to and may not leave. None: there is none, and the only paths that
+            are followed are those of Hugging Face's own image cells, ``{"bytes": None, "path"}``.
         check: whether a picture has to be there and to begin like one. Pixels are not decoded.
     """
 
@@ -51,7 +51,8 @@ class Pictures:
         return self._files[path] if path in self._files else self._look(path)
 
     def _source(self, value: Any) -> ImageSource:
-        if isinstance(value, dict) and {"bytes", "path"} & set(value):
+        own_path = isinstance(value, dict) and bool({"bytes", "path"} & set(value))
+        if own_path:
             value = value.get("bytes") or value.get("path")
         if isinstance(value, str) and value.startswith("data:"):
             header, comma, body = value.partition(",")
@@ -66,17 +67,19 @@ class Pictures:
             return value
         if not isinstance(value, str) or not value.strip():
             raise BadRow("wrong-type", f"image is {kind_of(value)}, not a path, bytes or a data URL")
-        path = self._path(value)
+        path = self._path(value, own_path)
         if path not in self._files:
             self._files[path] = self._look(path)
         return path
 
-    def _path(self, name: str) -> Path:
+    def _path(self, name: str, own_path: bool) -> Path:
         if name.startswith(("http://", "https://")):
             raise BadRow("remote-image", f"image {shown(name)}: not fetched from the network: download it")
         if "\0" in name or not _encodable(name):
             raise BadRow("bad-path", f"image {shown(name)}: not a name that a file can have: correct it")
         if self.root is None:
+            if not own_path:
+                raise BadRow("no-image-folder", f"image {shown(name)}: no folder is known to look in: give --images")
             return Path(name)
         root = os.path.abspath(self.root)
         path = os.path.normpath(os.path.join(root, name))

@@ -28,7 +28,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "question": ("question",),
     "answer": ("answer", "answers"),
     "image": ("image", "images"),
-    "id": ("id", "question_id"),
+    "id": ("id", "question_id", "index"),
     "options": ("options", "choices"),
     "category": ("category",),
     "kind": ("kind",),

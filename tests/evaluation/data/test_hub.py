@@ -56,6 +56,14 @@ def test_splits_and_lists_of_pictures(tmp_path: Path) -> None:
         load(tmp_path / "saved", split="train")
 
 
+def test_paths_in_a_text_column_need_a_folder(tmp_path: Path) -> None:
+    rows = {"question": ["Q?"] * 2, "answer": ["a"] * 2, "image": ["a.png", str(tmp_path / "a.png")]}
+    (tmp_path / "a.png").write_bytes(picture(1))
+    datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "saved")
+    assert [r.problem for r in load(tmp_path / "saved").rejected] == ["no-image-folder"] * 2
+    assert [q.images for q in load(tmp_path / "saved", images=tmp_path).questions] == [(tmp_path / "a.png",)] * 2
+
+
 def test_a_repository_of_the_hubs_form(tmp_path: Path) -> None:
     """A local folder of Parquet files goes through the same `load_dataset` as a hub name."""
     (tmp_path / "repo" / "data").mkdir(parents=True)
