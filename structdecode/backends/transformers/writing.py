@@ -104,13 +104,18 @@ def take(writings: Sequence[Writing], logits: Tensor, tokens: Tensor) -> None:
             writing.take(*drawn)
 
 
-def known_beginnings(candidate: Candidate) -> Iterator[tuple[int, ...]]:
-    """Token ids of the parts of an answer that a session may have kept, longest first.
+def kept_as(candidate: Candidate) -> Iterator[tuple[int, ...]]:
+    """Token ids under which a session may have kept an answer, longest first.
 
     What was put behind the model's own tokens to close a stage was never fed: the part without it counts too.
     """
+    ids = candidate.token_ids
+    yield ids
+    if suffix := len(candidate.spans[-1].suffix_ids) if candidate.spans else 0:
+        yield ids[:-suffix]
+
+
+def known_beginnings(candidate: Candidate) -> Iterator[tuple[int, ...]]:
+    """The same of an answer and of its parts that end with a stage."""
     for spans in range(len(candidate.spans), 0, -1):
-        ids = Candidate(candidate.spans[:spans]).token_ids
-        yield ids
-        if suffix := len(candidate.spans[spans - 1].suffix_ids):
-            yield ids[:-suffix]
+        yield from kept_as(Candidate(candidate.spans[:spans]))

@@ -14,7 +14,7 @@ from structdecode.backends.transformers.encoding import pad_left
 from structdecode.backends.transformers.plain.kv import Branch, Prefix, batch_cache, harvest
 from structdecode.backends.transformers.sampling import draw, text_log_probs
 from structdecode.backends.transformers.vision import ImageMemory
-from structdecode.backends.transformers.writing import Order, Writing, known_beginnings, take
+from structdecode.backends.transformers.writing import Order, Writing, kept_as, known_beginnings, take
 from structdecode.budget import Usage
 from structdecode.protocols import Admit, Row, Session, Work, admit_all
 from structdecode.types import Candidate, Prompt, Sampling, Span, Stage
@@ -77,7 +77,8 @@ class PlainSession:
 
     def release(self, candidates: Sequence[Candidate]) -> None:
         for candidate in candidates:
-            self.branches.pop(candidate.token_ids, None)
+            for ids in kept_as(candidate):
+                self.branches.pop(ids, None)
 
     def close(self) -> None:
         self.prefix = None

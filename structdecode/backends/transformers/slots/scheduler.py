@@ -25,6 +25,7 @@ from structdecode.backends.transformers.memory import free_memory, out_of_memory
 from structdecode.backends.transformers.sampling import draw
 from structdecode.backends.transformers.slots.forward import Forward, O, Occupant, Place, Slots
 from structdecode.backends.transformers.slots.kv import Pool
+from structdecode.backends.transformers.threads import release_team
 from structdecode.backends.transformers.writing import Writing, take
 from structdecode.types import Sampling
 
@@ -157,6 +158,7 @@ class Scheduler:
             self._inbox.append(job)
             start, self._running = not self._running, True
         if start:
+            release_team()
             self._worker.submit(self._work)
         return await job.answer  # type: ignore[no-any-return]
 
@@ -173,6 +175,7 @@ class Scheduler:
             except Exception as error:  # the guard's own: nobody may be left waiting
                 self._take_in()
                 self._fail(error)
+            release_team()
             self._deliver()
             with self._lock:
                 if not self._inbox:

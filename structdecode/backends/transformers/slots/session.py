@@ -18,8 +18,9 @@ from structdecode.backends.transformers.slots.kv import Segment
 from structdecode.backends.transformers.slots.prefill import Prefilled, prefill
 from structdecode.backends.transformers.slots.prefixes import CrossLayers, Known, cross_mask
 from structdecode.backends.transformers.slots.scheduler import Feed, Steps, Write
+from structdecode.backends.transformers.threads import release_team
 from structdecode.backends.transformers.vision import ImageMemory
-from structdecode.backends.transformers.writing import Order, Writing, known_beginnings
+from structdecode.backends.transformers.writing import Order, Writing, kept_as, known_beginnings
 from structdecode.budget import Usage
 from structdecode.protocols import Admit, Row, Session, Work, admit_all
 from structdecode.types import Candidate, Prompt, Sampling, Span, Stage
@@ -68,7 +69,8 @@ class SlotSession:
 
     def release(self, candidates: Sequence[Candidate]) -> None:
         for candidate in candidates:
-            self.branches.pop(candidate.token_ids, None)
+            for ids in kept_as(candidate):
+                self.branches.pop(ids, None)
 
     def close(self) -> None:
         self.inputs = self.root = None
@@ -77,7 +79,13 @@ class SlotSession:
     async def _read(self) -> None:
         """The prompt as tensors; pictures are prepared beside the model's work, not between its steps."""
         if self.inputs is None:
-            self.inputs = await asyncio.to_thread(self.codec.inputs, self.prompt)
+            self.inputs = await asyncio.to_thread(self._inputs)
+
+    def _inputs(self) -> dict[str, Tensor]:
+        try:
+            return self.codec.inputs(self.prompt)
+        finally:
+            release_team()
 
     # ------------------------------------------------------------------ what the scheduler drives
     def _extend(self, writings: list[Writing], admit: Admit) -> Steps[Work[list[Span]]]:

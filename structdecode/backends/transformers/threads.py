@@ -1,0 +1,36 @@
+"""One team of OpenMP threads at a time, so that a decoding step's products use all cores.
+
+GNU's OpenMP keeps a team for every thread that has run a parallel region. As soon as all teams together have more
+threads than there are cores, idle members fall asleep within microseconds instead of spinning (libgomp's manual,
+``GOMP_SPINCOUNT``), and each of the hundred small products of a step pays for waking them. A model that was loaded
+in one thread and decodes in another is in that case: on two cores the second one did next to nothing. So a thread
+that hands torch's work on to another one gives its team back first; it gets a new one when it needs one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+_SOFT = 1
+"""``omp_pause_soft``: give the threads back, keep the settings (OpenMP 5.0, section 3.2.45)."""
+
+
+def release_team() -> None:
+    """Gives the calling thread's OpenMP team back; does nothing where there is none, or another OpenMP."""
+    _pause()(_SOFT)
+
+
+@cache
+def _pause() -> Callable[[int], object]:
+    """``omp_pause_resource_all`` of the libgomp that this process has loaded (torch brings its own)."""
+    try:
+        maps = Path("/proc/self/maps").read_text()
+    except OSError:
+        return lambda _: None
+    loaded = {line.split()[-1] for line in maps.splitlines() if "libgomp" in line}
+    functions = [getattr(ctypes.CDLL(path), "omp_pause_resource_all", None) for path in sorted(loaded)]
+    known = [function for function in functions if function is not None]
+    return lambda kind: [function(kind) for function in known]
