@@ -51,6 +51,7 @@ class SentenceBeam(SamplingOverrides):
             pool = [*closed, *grown]
             ranked = rank(pool, await decoder.score(self.verifier, pool))
             kept = [r.candidate for r in ranked[: self.beams]]
+            decoder.keep(kept)
             going_on = [c for c in kept if c.open_stage == stage.name]
             closed = [c for c in kept if c.open_stage is None]
             if not going_on:

@@ -35,6 +35,7 @@ class StageBeam(SamplingOverrides):
             candidates = await decoder.extend(beams, stage, n=self.candidates, sampling=self.sampling(stage))
             ranked = rank(candidates, await decoder.score(self.verifier, candidates))
             beams = [r.candidate for r in ranked[: self.beams]]
+            decoder.keep(beams)
         return ranked
 
 

@@ -37,6 +37,7 @@ class MeteredDecoder:
         self._seed, self._timeout = seed, verifier_timeout
         self._children: dict[Path, int] = defaultdict(int)
         self._made: list[Candidate] = []
+        self._held: list[Candidate] = []  # not released yet
         self._scores: dict[Path, Score] = {}
 
     @property
@@ -79,8 +80,15 @@ class MeteredDecoder:
         self._note_cut(children, rows, len(parents), sampling)
         for child in children:
             self._made.append(child)
+            self._held.append(child)
             self._trace.add_candidate(child)
         return children
+
+    def keep(self, candidates: Sequence[Candidate]) -> None:
+        kept = {candidate.token_ids for candidate in candidates}
+        dropped = [candidate for candidate in self._held if candidate.token_ids not in kept]
+        self._held = [candidate for candidate in self._held if candidate.token_ids in kept]
+        self._session.release(dropped)
 
     def _next_choice(self, parent: Candidate) -> int:
         self._children[parent.path] += 1

@@ -103,6 +103,9 @@ class Decoder(Protocol):
     async def score(self, verifier: Verifier, candidates: Sequence[Candidate]) -> list[Score]:
         """A score each, in order; a failing verifier gives unscored ones and a line in the trace."""
 
+    def keep(self, candidates: Sequence[Candidate]) -> None:
+        """Says that no other candidate made so far will be extended: their keys and values are freed."""
+
 
 @runtime_checkable
 class Strategy(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,8 +15,11 @@ from structdecode import registry
 from structdecode.backends.transformers import TransformersBackend
 from structdecode.backends.transformers.slots import scheduler
 from structdecode.backends.transformers.slots.kv import Pool
+from structdecode.budget import Budget, Meter, Usage
+from structdecode.decoder import MeteredDecoder
 from structdecode.engine import adecode, decode_many
 from structdecode.protocols import Row
+from structdecode.trace import Trace
 from structdecode.types import Candidate, Prompt, Sampling, Schema, Stage
 from tests.backends.transformers import tiny
 
@@ -55,6 +59,28 @@ def test_many_at_once_write_what_the_plain_engine_writes(name: str, strategy: st
     assert answers(backend(name), prompts, strategy) == expected
     assert answers(backend(name, max_rows=3, prefix_cache_bytes=0), prompts, strategy) == expected
     assert len(set(expected)) == len(prompts)
+
+
+@pytest.mark.parametrize("engine", ["slots", "plain"])
+def test_what_the_search_dropped_is_freed(engine: Any, prompt: Prompt) -> None:
+    """What it kept goes on without a token computed again, closed by force or not."""
+
+    async def run(keep: bool) -> tuple[int, int, Usage]:
+        async with backend(engine=engine).open(SHORT.ask(prompt)) as session:
+            meter = Meter(Budget())
+            decoder = MeteredDecoder(prompt, SHORT, session, meter, Trace({}), (0, ""), None)
+            made = await decoder.extend([decoder.root], SHORT.stages[0], n=4)
+            branches: Any = session
+            before = len(branches.branches)
+            if keep:
+                decoder.keep(made[:1])
+            after = len(branches.branches)
+            await decoder.extend(made[:1], SHORT.stages[1])
+            return before, after, replace(meter.usage, seconds=0.0)
+
+    before, after, usage = asyncio.run(run(True))
+    assert before - after == 3
+    assert usage == asyncio.run(run(False))[2]
 
 
 def test_a_free_slot_is_filled_at_once(picture: Image.Image) -> None:
