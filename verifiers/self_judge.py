@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from structdecode.protocols import Model, Verdict
-from structdecode.types import Candidate, Prompt, Sampling, Score
+from structdecode.types import Candidate, Path, Prompt, Sampling, Score
 from structdecode.verifiers import prompts
 from structdecode.verifiers.hints import earlier_stages, newest
 from structdecode.verifiers.tournaments import Knockout, RoundRobin
+
+_Checks = dict[Path, asyncio.Future[bool | None]]
+"""Of reasonings looked at alone: whether each is correct, as it becomes known."""
 
 _CHOICE = re.compile(r"\bI\s+choose\s+response\s+\**([12])\b", re.IGNORECASE)
 
@@ -40,16 +43,24 @@ class SelfJudge:
 
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:
         kind = Knockout if self.tournament == "knockout" else RoundRobin
-        return await kind(self).score(prompt, candidates, model)
+        return await kind(_Round(self)).score(prompt, candidates, model)
 
     async def compare(self, prompt: Prompt, first: Candidate, second: Candidate, model: Model) -> Verdict:
         """Which of two candidates is better: `Verdict.winner` 0 or 1, None where the judge does not say."""
+        return await _Round(self).compare(prompt, first, second, model)
+
+    async def _compare(
+        self, prompt: Prompt, first: Candidate, second: Candidate, model: Model, checks: _Checks
+    ) -> Verdict:
         if newest(first) == newest(second) and first.stages == second.stages:
             return Verdict(None, "the two are the same")
         if self.pre_check and first.last_stage == "REASONING" == second.last_stage:
-            checks = await asyncio.gather(*(self._is_correct(prompt, c, model) for c in (first, second)))
-            if set(checks) == {True, False}:
-                return Verdict(checks.index(True), "the other's reasoning does not follow from its caption")
+            for candidate in (first, second):
+                if candidate.path not in checks:
+                    checks[candidate.path] = asyncio.ensure_future(self._is_correct(prompt, candidate, model))
+            found = await asyncio.gather(*(checks[candidate.path] for candidate in (first, second)))
+            if set(found) == {True, False}:
+                return Verdict(found.index(True), "the other's reasoning does not follow from its caption")
         verdict = await self._ask(prompt, first, second, model)
         if not self.both_orders:
             return verdict
@@ -75,6 +86,17 @@ class SelfJudge:
         replies = await model.complete(Prompt(question), sampling=self._sampling)
         words = re.findall(r"\b(?:in)?correct\b", replies[0].text.lower()) if replies else []
         return words[-1] == "correct" if words else None
+
+
+@dataclass(frozen=True)
+class _Round:
+    """A judge at one set of candidates: each is checked alone once, however many comparisons it comes to."""
+
+    judge: SelfJudge
+    checks: _Checks = field(default_factory=dict)
+
+    async def compare(self, prompt: Prompt, first: Candidate, second: Candidate, model: Model) -> Verdict:
+        return await self.judge._compare(prompt, first, second, model, self.checks)
 
 
 def comparison(question: str, first: Candidate, second: Candidate) -> str:

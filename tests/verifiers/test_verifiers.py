@@ -96,6 +96,14 @@ def test_reasoning_is_checked_alone_first() -> None:
     assert values(*score(SelfJudge(pre_check=False), pair, without)) == [1.0, 0.0]
 
 
+def test_a_reasoning_is_checked_alone_once_in_a_whole_tournament() -> None:
+    four = [candidate("plan", "cap", text, path=(0, 0, i)) for i, text in enumerate("abcd")]
+    model = EchoModel(lambda q: "It is correct." if "Proposed" in q else "I choose response 1")
+    score(SelfJudge(), four, model)
+    checked = [p.question for p in model.asked if "Proposed reasoning" in p.question]
+    assert len(checked) == len(set(checked)) == 4
+
+
 def test_pairing_is_the_same_each_time_and_not_by_position() -> None:
     four = captions("a", "b", "c", "d")
     models = [judge_that_likes("zzz") for _ in range(2)]
