@@ -61,7 +61,7 @@ def main() -> None:
         _, repeated, second = evaluate(folder, "second")
         _, _, other = evaluate(folder, "other", seed=1)
         _, parallel, _ = evaluate(
-            folder, "parallel", ("accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m"), "none"
+            folder, "parallel", ("accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m"), "own-cache"
         )
     prompts = [Prompt(row["question"], [row["image"]]) for row in rows]
     expected = directly(prompts, [f"pocket_count/{i}" for i in range(len(rows))], LogProb())
