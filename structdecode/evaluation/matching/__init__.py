@@ -33,7 +33,7 @@ _RULES: Mapping[Kind, Callable[[str, Question], Match]] = {
 }
 _LETTER = re.compile(r"\(?[A-Za-z]\)?[.:]?")
 _LETTERS = re.compile(r"\(?[A-Z]\)?(?:\s*(?:,|;|and|&)\s*\(?[A-Z]\)?)+")
-_MATHS = re.compile(r"\\[a-zA-Z(\[]|\$|\^|(?<=[\w)])\s*=\s*(?=[\w(-])")
+_MATHS = re.compile(r"\\[a-zA-Z({\[]|\$|\^|(?<=[\w)])\s*=\s*(?=[\w(-])")
 
 
 def match(text: str, question: Question) -> Match:
@@ -55,7 +55,7 @@ def match(text: str, question: Question) -> Match:
     ruled = _RULES[kind](text, question)
     if not ruled.correct and text.strip() in {answer.strip() for answer in question.answers}:
         return Match(True, f"{kind}:identical", ruled.extracted or free_text.normalise(text) or text.strip())
-    if _is_listed(bare, question) or (ruled.correct and ruled.rule == "choice:undetermined"):
+    if _is_listed(bare, question) or (_may_be_open(question, kind) and undetermined(bare)):
         return ruled
     given_up = declined(bare)
     if given_up is None:
@@ -105,6 +105,11 @@ def _is_list(answer: str) -> bool:
     bracketed = re.fullmatch(r"[\[{].*[\]}]", answer) is not None
     short = len(parts) > 2 and all(len(part.split()) <= 3 for part in parts)
     return bracketed or short or all(_is_number(part) for part in parts)
+
+
+def _may_be_open(question: Question, kind: Kind) -> bool:
+    """Whether "cannot be determined" is one of the options."""
+    return kind == "choice" and any(undetermined(option) for option in question.options.values())
 
 
 def _is_listed(bare: str, question: Question) -> bool:

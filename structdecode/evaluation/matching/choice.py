@@ -24,10 +24,10 @@ _MARKED = re.compile(
     re.IGNORECASE,
 )
 _BARE = re.compile(
-    r"(?:\b(?:is|be|choose|chose|select|pick|say|with|was|answer|actually|therefore|thus|so|it's|or|and|nor|not|neither|to)\s+|[=:]\s*|^\s*|,\s*|/\s*)"
+    r"(?:\b(?:is|be|choose|chose|select|pick|say|with|was|answer|actually|therefore|thus|so|it's|or|and|nor|not|neither|to)\s+|[=:]\s*|^\s*|[.!?\n]\s+|,\s*|/\s*)"
     r"[\"']?([A-Z])[\"']?(?=\s*(?:[.,;:!?)/\n]|$|\s(?:because|since|as|is|or|and|nor|not|but|rather|instead|given|which|due|was|looks|seems|would|can|-)\b|\s-))"
 )
-_ANY_MENTION = re.compile(r"(?<![\w'])([A-Z])(?![\w'])(?!\s+\w+)")
+_PAIR = re.compile(r"(?<![\w'])([A-Z])(?=[)\]\"']*\s*(?:,|/|&|\bor\b|\band\b|\bnor\b|\bvs)\s*[(\[\"']*([A-Z])(?![\w']))")
 _LIST_GAP = re.compile(r"[\s)\"'\]]*(?:,|/|\bor\b|\bnor\b|\band\b|,\s*(?:or|nor|and)\b)[\s(\"'\[]*", re.IGNORECASE)
 _HARD_NEGATION = re.compile(r"\b(?:not|neither|nor|none of)\W+(?:\w+\W+)?$|n't\s+$", re.IGNORECASE)
 
@@ -130,6 +130,10 @@ def _letter_mentions(text: str, known: set[str]) -> list[_Mention]:
             if letter.upper() in known and not lower:
                 found[start] = _Mention(letter.upper(), start, match.end(group))
             position = match.end(group)
+    for match in _PAIR.finditer(text):
+        for group in (1, 2):
+            if match[group].upper() in known:
+                found.setdefault(match.start(group), _Mention(match[group], match.start(group), match.end(group)))
     return [found[start] for start in sorted(found)]
 
 

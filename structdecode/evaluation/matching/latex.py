@@ -7,7 +7,7 @@ import re
 
 from structdecode.evaluation.matching import numbers, symbolic
 from structdecode.evaluation.matching.quantities import whole_quantity
-from structdecode.evaluation.matching.texts import boxes, outer, segment, unify
+from structdecode.evaluation.matching.texts import boxes, negates, outer, segment, unify
 from structdecode.evaluation.types import Match, Question
 
 MAX_CHARACTERS = 400
@@ -18,7 +18,6 @@ _SPACING = re.compile(r"\\(?:left|right|displaystyle|limits|bigl?|bigr?|Bigl?|Bi
 _COMMAND = re.compile(r"\\[a-zA-Z]+|\\(?:text|mathrm)\{[^{}]*\}")
 _WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}")
 _FUNCTIONS = {"sin", "cos", "tan", "log", "exp", "lim", "sqrt", "max", "min", "gcd"}
-_TRAILING_MARKS = re.compile(r"(?:[\s.,;:]|\*\*)+$")
 _PROSE = re.compile(r"[a-zA-Z]{2,}\s+[a-zA-Z]{2,}")
 
 
@@ -43,7 +42,10 @@ def formula(text: str) -> str:
     text = unify(outer(text)).strip()
     part = segment(text)
     stated = part.statement
-    dollars = [next(filter(None, found.groups())) for found in _DOLLARS.finditer(stated)]
+    formulas = list(_DOLLARS.finditer(stated))
+    if formulas and negates(stated[: formulas[-1].start()]):
+        return ""
+    dollars = [next(filter(None, found.groups())) for found in formulas]
     if part.led and dollars:
         return _tidy(dollars[0] if len(dollars) == 1 else stated)
     if dollars and _as_written(stated) != _as_written(dollars[-1]):
@@ -59,7 +61,7 @@ def _bare(reference: str) -> str:
 
 
 def _tidy(text: str) -> str:
-    text = _TRAILING_MARKS.sub("", text.strip().replace("**", ""))
+    text = text.replace("**", "").strip().rstrip(" \n.,;:")
     whole = _DOLLARS.fullmatch(text)
     return (next(filter(None, whole.groups())) if whole else text).strip()
 
@@ -114,7 +116,7 @@ def _comparable(answer: str, reference: str) -> bool:
         letters.append(set(re.findall(r"[a-zA-Z]", bare)))
     if words[0] != words[1] or ("°" in answer) != ("°" in reference) or ("\\circ" in answer) != ("\\circ" in reference):
         return False
-    if re.search(r"[(\[].*,.*[)\]]", reference) is None and _ordered(reference) != _ordered(answer):
+    if _ordered(reference) != _ordered(answer):
         return False
     first, second = letters
     return not any(c.swapcase() in second and c not in second for c in first)

@@ -6,7 +6,14 @@ import math
 import re
 from fractions import Fraction
 
-from structdecode.evaluation.matching.quantities import Quantity, canonical, plain_math, quantities, whole_quantity
+from structdecode.evaluation.matching.quantities import (
+    Quantity,
+    canonical,
+    plain_math,
+    quantities,
+    whole_quantity,
+    words_to_digits,
+)
 from structdecode.evaluation.matching.texts import clean, negated, segment, unify
 from structdecode.evaluation.matching.units import PERCENT, UNITS, Unit, asked_unit
 from structdecode.evaluation.types import Match, Question
@@ -27,6 +34,8 @@ def match(text: str, question: Question) -> Match:
     part = segment(text)
     context = _context(question)
     statement = plain_math(part.statement)
+    if not any(c.isdigit() for c in statement):
+        statement = words_to_digits(statement)
     found = quantities(statement)
     if not found:
         nothing = _NOTHING.fullmatch(statement.strip())

@@ -16,13 +16,14 @@ _PLAIN = (
     r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:'\d{3})+(?:\.\d+)?"
     r"|\d+,\d{1,2}(?![\d,])|\d+(?:\.\d+)?|\.\d+)"
 )
+_STRANGE = r"[^\W\d]{1,12}(?:\^-?\d|\^\{-?\d\}|/[^\W\d]{1,12})+"
 _TOKEN = re.compile(
-    rf"(?<![\w.^/,])(?<!\d:)(?<!\d')(?P<sign>(?:[-+]|\b(?:minus|negative)\s)\s?)?(?P<currency>US\$|[$€£¥₹])?\s?(?P<sign2>-)?"
+    rf"(?<![\w.^/,])(?<!\d:)(?<!\d')(?<![^\W\d]-)(?P<sign>(?:[-+]|\b(?:minus|negative)\s)\s?)?(?P<currency>US\$|[$€£¥₹])?\s?(?P<sign2>-)?"
     rf"(?:(?P<whole>\d+)\s+(?P<up>\d+)/(?P<down>\d+)|(?P<top>\d+)\s?/\s?(?P<bottom>\d+)(?!\s?/)"
     rf"|(?P<base>\d+)\^\{{?(?P<power>-?\d+)\}}?|(?P<plain>{_PLAIN}))(?!\d|[.,:']\d|/\d)"
     r"(?:[eE](?P<e>[-+]?\d{1,4})(?!\w)|\s?(?:\u00d7|x|\*|·)\s?10\s?\^\s?[({]?(?P<ten>[-+]?\d{1,4})[)}]?(?!\d))?"
     r"(?P<kilo>[kK](?!\w))?(?:\s(?P<scale>dozen|hundred|thousand|million|billion|trillion)\b)?"
-    rf"(?:[\s-]{{0,2}}(?P<unit>{SPELLING})|(?P<attached>[^\W\d]|\^))?"
+    rf"(?:[\s-]{{0,2}}(?:(?P<unit>(?i:{SPELLING}))|(?P<strange>{_STRANGE}))|(?P<attached>[^\W\d]|\^))?"
 )
 _SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
@@ -36,8 +37,8 @@ _UNIT_WORD = "|".join(_SMALL[1:10])
 _UP_TO_99 = rf"(?:(?:{'|'.join(_TENS)})(?:[\s-](?:{_UNIT_WORD}))?|{'|'.join(sorted(_SMALL, key=len, reverse=True))})"
 _WORDS = re.compile(
     rf"\b(?:(?P<hundreds>{_UNIT_WORD}|an?)\s(?P<big>hundred|dozen|thousand|million)(?!\s(?:hundred|thousand|million))"
-    rf"(?:\s(?:and\s)?(?P<rest>{_UP_TO_99}))?|(?P<small>{_UP_TO_99})(?=\s(?:thousand|million|billion|dozen)\b)|(?P<plain>{_UP_TO_99})"
-    r"|(?P<half>(?:an?\s|one[\s-])?half))\b",
+    rf"(?:\s(?:and\s)?(?P<rest>{_UP_TO_99}))?|(?P<small>{_UP_TO_99})(?=\s(?:thousand|million|billion|dozen)\b)|(?P<half>(?:an?\s|one[\s-])?half)"
+    rf"|(?P<plain>{_UP_TO_99})|(?P<hundred>hundred))\b",
     re.IGNORECASE,
 )
 _PRONOUN_BEFORE = re.compile(
@@ -56,7 +57,10 @@ _BOUND = re.compile(
 _OPERATOR = re.compile(r"\s*[+*\u00d7÷/·]\s*|\s+-\s+|\s*±\s*|\s+(?:plus|minus|times|divided by)\s+")
 _RANGE = re.compile(r"\s*(?:-|~|\.\.+|…)\s*|\s+(?:to|through)\s+")
 
+_SPACED = re.compile(r"^(\s*[-+]?\d{1,3}(?: \d{3})+)(?=[^\d,]*$|\.\d+[^\d,]*$)")
+
 _LATEX = [
+    (re.compile(r"\\[dt]?frac\s*(\d)\s*(\d)(?!\d)"), r" \1/\2 "),
     (re.compile(r"\\[dt]?frac\s*\{\s*(-?[\d.,]+)\s*\}\s*\{\s*([\d.,]+)\s*\}"), r" \1/\2 "),
     (re.compile(r"\\(?:text|mathrm|textbf|mathbf|operatorname|textit|mbox)\s*\{([^{}]*)\}"), r" \1 "),
     (re.compile(r"\{,\}"), ","),
@@ -93,7 +97,7 @@ def plain_math(text: str) -> str:
     if "\\" in text or "$" in text or "{" in text or "≈" in text:
         for pattern, plain in _LATEX:
             text = pattern.sub(plain, text)
-    return text
+    return _SPACED.sub(lambda m: m[1].replace(" ", ""), text)
 
 
 def quantities(text: str) -> list[Quantity]:
@@ -122,22 +126,27 @@ def _read(text: str, match: re.Match[str]) -> Quantity | None:
     value = _value(match)
     if value is None or _LABEL.search(text, max(0, match.start() - 12), match.start()):
         return None
-    before = text[max(0, match.start() - 2) : match.start()].rstrip()
     sign = (match["sign"] or "").strip()
-    minus = sign in ("-", "minus", "negative") and not before[-1:].isalnum() and before[-1:] != ")"
+    minus = sign in ("-", "minus", "negative") and not _is_operator(text, match)
     if minus != (match["sign2"] is not None):
         value = -value
-    name = match["currency"] or match["unit"]
+    name = match["currency"] or match["unit"] or match["strange"]
     unit, end = unit_named(name) if name else None, match.end()
-    if match["unit"] and (unit is None or match["currency"] or _is_preposition(text, match)):
-        unit = unit_named(match["currency"]) if match["currency"] else None
-        glued = match.start("unit") > 0 and text[match.start("unit") - 1].isdigit()
-        if glued and not match["currency"]:
-            return None
-        end = match.start("unit")
+    if match["unit"] and (match["currency"] or _is_preposition(text, match)):
+        unit, end = unit_named(match["currency"] or ""), match.start("unit")
+    elif name and unit is None:  # "5 M" and "5 cm/s" are of units that we do not know, not without one
+        unit = Unit(name, name)
     spoilt = "bound" if _BOUND.search(text, max(0, match.start() - 16), match.start()) else ""
     start = match.start() if minus or not sign else match.start("sign") + len(match["sign"])
     return Quantity(value, unit, start, end, spoilt=spoilt)
+
+
+def _is_operator(text: str, match: re.Match[str]) -> bool:
+    """Whether a minus subtracts: behind a number, or spaced on both sides behind a word."""
+    before = text[max(0, match.start() - 2) : match.start()]
+    spaced = before[-1:].isspace() and match["sign"][-1:].isspace() and match["sign"][0] == "-"
+    last = before.rstrip()[-1:]
+    return last.isdigit() or last == ")" or (spaced and last.isalnum())
 
 
 def _is_preposition(text: str, match: re.Match[str]) -> bool:
@@ -225,6 +234,8 @@ def words_to_digits(text: str) -> str:
         if match["big"]:
             count = _VALUES.get(match["hundreds"].lower(), 1)
             return str(count * _SCALES[match["big"].lower()] + (_up_to_99(match["rest"]) if match["rest"] else 0))
+        if match["hundred"]:
+            return "100"
         return str(_up_to_99(match["small"] or match["plain"]))
 
     return _WORDS.sub(digits, text)

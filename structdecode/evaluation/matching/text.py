@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from structdecode.evaluation.matching.texts import clean, segment, sentences, unify
+from structdecode.evaluation.matching.texts import Segment, clean, segment, sentences, unify
 from structdecode.evaluation.types import Match, Question
 
 _ARTICLE = re.compile(r"\b(?:[Tt]he|an?)\s+(?=\w)")
@@ -43,18 +43,19 @@ def match(text: str, question: Question) -> Match:
     whole = normalise(text)
     if whole in references:
         return Match(True, "text:exact", whole)
-    for candidate, rule in _readings(part.text, part.led):
+    readings = _readings(part)
+    for candidate, rule in readings:
         if normalise(candidate) in references:
             return Match(True, rule, normalise(candidate))
-    extracted = normalise(_readings(part.text, part.led)[-1][0])
+    extracted = normalise(readings[-1][0])
     return Match(False, "text:different" if extracted else "none", extracted)
 
 
-def _readings(text: str, led: bool) -> list[tuple[str, str]]:
+def _readings(part: Segment) -> list[tuple[str, str]]:
     """A led answer may go on with another sentence; an unled one may only be framed ("It is a dog.")."""
-    readings = [(text, "text:led" if led else "text:exact")]
-    if led and (parts := sentences(text)):
-        readings.append((parts[0], "text:led"))
+    readings = [(part.text, "text:led" if part.led else "text:exact")]
+    if part.led and (parts := sentences(part.statement)):
+        readings += [(part.statement, "text:led"), (parts[0], "text:led")]
     framed = _FRAME.match(readings[-1][0])
     if framed:
         readings.append((readings[-1][0][framed.end() :], "text:framed"))

@@ -1,6 +1,6 @@
 """What every rule begins with: the text without its wrapping, and the part of it that states the answer.
 
-All patterns here run in linear time: an answer may be 100,000 characters of anything.
+An answer may be 100,000 characters of anything. Its last `MAX_CHARACTERS` decide, so that no pattern runs away.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+MAX_CHARACTERS = 8000
 
 _SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-", strict=True))
 _CHARACTERS = str.maketrans(
@@ -24,8 +26,11 @@ _THOUSANDS = re.compile(r"(?<=\d)[\u00a0\u2007\u2009\u202f](?=\d{3}(?!\d))")
 _SUPERSCRIPT_RUN = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+")
 _FRACTION = re.compile(r"(\d?)([¼-¾⅐-⅞↉])")
 _CONCLUSION = re.compile(r"<(conclusion|answer)>", re.IGNORECASE)
+_BLANKS = re.compile(r"[^\S\n]{2,}")
 _EMPHASIS = re.compile(r"\*\*|__|(?<![\w*])\*(?=[^\s*])|(?<=[^\s*])\*(?![\w*])")
-_BLOCK = re.compile(r"(?m)^[ \t]*(?:#{1,3}(?!#)[ \t]*|>[ \t]*|[*+][ \t]+|- +(?=[^\d\s]))")
+_BLOCK = re.compile(r"(?m)^[ \t]*(?:#{1,3}(?!#)[ \t]*|[*+][ \t]+|- +(?=[^\d\s]))")
+
+_TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s?\{([^{}\\]*)\}")
 
 _LEAD = re.compile(
     r"(?:\b(?:answer|conclusion)|\b(?:correct|right|best|final)\s(?:option|choice|result|value|response))"
@@ -44,6 +49,7 @@ _HYPOTHETICAL = re.compile(
     r"\b(?:if|whether|suppose|assum\w+|unless|not|never|doubt|wrong|incorrect|why|might|could|nobody|false|cannot|unclear)\b|n't\b",
     re.IGNORECASE,
 )
+_SUPPOSITION = re.compile(r"^\s*(?:if|suppose|assuming|unless)\b[^,\n]*(?:,|$)", re.IGNORECASE)
 _CLAUSE_END = re.compile(r"[.,;:!?\n]|\bbut\b|\bso\b")
 _SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)|\n")
 _REASON = re.compile(
@@ -76,8 +82,10 @@ class Segment:
 
     @property
     def statement(self) -> str:
-        """Without the reason behind it ("5 because 2 + 3 = 5")."""
-        reason = _REASON.search(self.text) if self.led else None
+        """A led answer without the reason behind it ("5 because 2 + 3 = 5"), another text without what it only asks."""
+        if not self.led:
+            return asserted(self.text)
+        reason = _REASON.search(self.text)
         return self.text[: reason.start()] if reason else self.text
 
 
@@ -91,7 +99,7 @@ def unify(text: str) -> str:
 
 def clean(text: str) -> str:
     """The answer as plain text: the last CONCLUSION (or answer) if it has such tags, without markdown."""
-    text = unify(outer(text)).replace("'''", "")
+    text = _TEXT_COMMAND.sub(r"\1", unify(outer(text)).replace("'''", ""))
     text = _BLOCK.sub("", _EMPHASIS.sub("", text))
     return text.strip(" \t\n\r'\"") if text.count("'") != 1 else text.strip()
 
@@ -99,11 +107,12 @@ def clean(text: str) -> str:
 def outer(text: str) -> str:
     """What a reader is meant to see: behind the last ``</think>``, inside the last CONCLUSION or answer tag."""
     text = text.rpartition("</think>")[2]
-    if not (tags := list(_CONCLUSION.finditer(text))):
-        return text
-    opened = tags[-1]
-    end = re.compile(f"</{opened[1]}>", re.IGNORECASE).search(text, opened.end())
-    return text[opened.end() : end.start() if end else None]
+    if tags := list(_CONCLUSION.finditer(text)):
+        opened = tags[-1]
+        end = re.compile(f"</{opened[1]}>", re.IGNORECASE).search(text, opened.end())
+        text = text[opened.end() : end.start() if end else None]
+    text = _BLANKS.sub(" ", text)
+    return text if len(text) <= MAX_CHARACTERS else text[-MAX_CHARACTERS:].partition(" ")[2] or text[-MAX_CHARACTERS:]
 
 
 def boxes(text: str) -> Iterator[tuple[int, int, str]]:
@@ -127,10 +136,10 @@ def segment(text: str) -> Segment:
     ("wait, ..."), what follows decides.
     """
     found = _boxed(text)
-    for lead in _LEAD.finditer(text):
-        stated = _stated(text, lead)
-        if stated is not None and (found is None or lead.start() > found[0]):
+    for lead in reversed(list(_LEAD.finditer(text, found[0] if found else 0))):
+        if (stated := _stated(text, lead)) is not None:
             found = (lead.start(), lead.end(), stated)
+            break
     if found is None:
         return Segment(text)
     retractions = list(_RETRACTION.finditer(text, found[1]))
@@ -162,6 +171,17 @@ def _stated(text: str, lead: re.Match[str]) -> str | None:
         return None
     bodies = [body for _, _, body in boxes(line)]
     return " or ".join(dict.fromkeys(bodies)) if bodies else line
+
+
+def asserted(text: str) -> str:
+    """Without questions and suppositions: "Is it B?" and "If it is B, ..." say nothing about B."""
+    kept, start = [], 0
+    for end in [*_SENTENCE_END.finditer(text), None]:
+        sentence = text[start : end.end() if end else None]
+        start = end.end() if end else len(text)
+        if not sentence.rstrip().endswith("?"):
+            kept.append(_SUPPOSITION.sub("", sentence))
+    return "".join(kept).strip()
 
 
 def sentences(text: str) -> list[str]:

@@ -41,7 +41,7 @@ def match(text: str, question: Question) -> Match:
     """What the answer begins with, else the judgement that it passes ("that is not correct")."""
     text = clean(text)
     part = segment(text)
-    verdict, rule = polarity(part.text, part.led)
+    verdict, rule = polarity(part.statement, part.led)
     if verdict is None and not part.led and (last := closing(text)) is not None:
         verdict, rule = polarity(last, led=True)
     if verdict is None:
@@ -59,10 +59,10 @@ def polarity(text: str, led: bool = False) -> tuple[str | None, str]:
         return None, "yes-no:contradiction"
     if first is not None and not _NOT_AN_ANSWER.match(text, first.start(1)):
         verdict = {"yeah": "yes", "yep": "yes", "nope": "no"}.get(first[1].lower()) or POLARITY[first[1].lower()]
-        rest = {POLARITY[word.lower()] for word in _ALONE.findall(text, first.end())}
+        rest = _alone(text, first.end())
         rest |= {"no"} if verdict == "yes" and re.match(r"[\s,]*(?:and|but)\s+no\b", text[first.end() :]) else set()
         return (verdict, "yes-no:first") if rest <= {verdict} else (None, "yes-no:contradiction")
-    alone = {POLARITY[word.lower()] for word in _ALONE.findall(text)}
+    alone = _alone(text)
     judged = _judged(text) if led or len(sentences(text)) == 1 else set()
     verdicts = alone or judged
     if len(verdicts) > 1 or (alone and judged and alone != judged and led):
@@ -70,6 +70,11 @@ def polarity(text: str, led: bool = False) -> tuple[str | None, str]:
     if not verdicts:
         return None, "none"
     return next(iter(verdicts)), "yes-no:word" if alone else "yes-no:judgement"
+
+
+def _alone(text: str, start: int = 0) -> set[str]:
+    found = [m for m in _ALONE.finditer(text, start) if not negates(text[max(start, m.start(1) - 80) : m.start(1)])]
+    return {POLARITY[m[1].lower()] for m in found}
 
 
 def _judged(text: str) -> set[str]:
