@@ -7,8 +7,10 @@ from typing import Any
 from structdecode.evaluation import statistics
 from structdecode.evaluation.costs import Unit
 from structdecode.evaluation.report import figures
+from structdecode.evaluation.report.figures import Look
 from structdecode.evaluation.report.results import UNIT_NAMES, CellResult, Results
 from structdecode.evaluation.report.section import (
+    LARGE,
     Block,
     Column,
     Figure,
@@ -40,32 +42,32 @@ def section(results: Results) -> Section:
 def curves(results: Results, unit: Unit) -> str:
     """One line a family, its points joined in the order of the sweep; the front behind them."""
     families = results.families
-    looks = figures.look([(cells[0].strategy, cells[0].verifier) for cells in families.values()])
     height = 4.6 + 0.19 * -(-len(families) // 2)
     with figures.drawing(f"accuracy-{unit}", 9.2, height) as (figure, axes, out):
         ax = axes[0][0]
         front = results.pareto(unit)
         x, y = [c.cost(unit).value for c in front], [100 * c.accuracy.value for c in front]
         ax.step(x, y, where="post", color=figures.FAINT, linewidth=5, alpha=0.35, zorder=1)
-        handles = []
-        for (colour, marker, line), cells in zip(looks, families.values(), strict=True):
-            handles.append(_curve(ax, cells, unit, colour, marker, line))
+        handles = [_curve(ax, cells, unit, results.looks[family]) for family, cells in families.items()]
         ax.set_xscale("log")
-        ax.xaxis.set_major_formatter(lambda value, _: amount(float(value)) if value < 1e7 else f"{value:.0e}")
+        ax.xaxis.set_major_formatter(lambda value, _: _tick(float(value)))
         ax.xaxis.set_minor_formatter(_minor(ax))
+        ax.tick_params(axis="x", which="both", length=4, pad=4)
         ax.set_xlabel(f"{UNIT_NAMES[unit]}, a question")
         ax.set_ylabel("accuracy, %")
         figures.legend_below(figure, handles, [figures.short(family) for family in families])
     return out[0]
 
 
-def _curve(ax: Any, cells: list[CellResult], unit: Unit, colour: str, marker: str, line: str) -> Any:
+def _curve(ax: Any, cells: list[CellResult], unit: Unit, look: Look) -> Any:
     x = [cell.cost(unit).value for cell in cells]
     y = [100 * cell.accuracy.value for cell in cells]
     below = [100 * (cell.accuracy.value - cell.accuracy.low) for cell in cells]
     above = [100 * (cell.accuracy.high - cell.accuracy.value) for cell in cells]
-    ax.errorbar(x, y, yerr=[below, above], fmt="none", ecolor=colour, elinewidth=1, alpha=0.3, zorder=2)
-    return ax.plot(x, y, color=colour, marker=marker, linestyle=line, markersize=5, linewidth=1.4, zorder=3)[0]
+    ax.errorbar(x, y, yerr=[below, above], fmt="none", ecolor=look.colour, elinewidth=1, alpha=0.3, zorder=2)
+    return ax.plot(
+        x, y, color=look.colour, marker=look.marker, linestyle=look.line, markersize=5, linewidth=1.4, zorder=3
+    )[0]
 
 
 def _minor(ax: Any) -> Any:
@@ -73,10 +75,13 @@ def _minor(ax: Any) -> Any:
 
     def label(value: float, _: int) -> str:
         low, high = ax.get_xlim()
-        first = f"{value:.0e}"[0]
-        return amount(float(value)) if high / low < 40 and value < 1e7 and first in "25" else ""
+        return _tick(float(value)) if high / low < 40 and f"{value:.0e}"[0] in "25" else ""
 
     return label
+
+
+def _tick(value: float) -> str:
+    return f"{value:.0e}".replace("e+", "e") if value >= LARGE else amount(value)
 
 
 def all_cells(results: Results) -> list[Block]:
@@ -87,8 +92,9 @@ def all_cells(results: Results) -> list[Block]:
     for key, reference in (("greedy", greedy), ("sample", sample)):
         pairs = [(name, reference.name) for name in names if name != reference.name] if reference else []
         against[key] = {c.a: c for c in statistics.compare(pairs, results.correct)}
+    front = {cell.name for cell in results.pareto("tokens")}
     rows = tuple(
-        _row(cell, results, {k: found.get(cell.name) for k, found in against.items()})
+        _row(cell, cell.name in front, {k: found.get(cell.name) for k, found in against.items()})
         for cell in results.cells.values()
     )
     held = [
@@ -108,7 +114,7 @@ def all_cells(results: Results) -> list[Block]:
     return [*(Words(item) for item in words), Table("cells", columns, rows, filtered=True)]
 
 
-def _row(cell: CellResult, results: Results, against: dict[str, Comparison | None]) -> dict[str, Any]:
+def _row(cell: CellResult, on_front: bool, against: dict[str, Comparison | None]) -> dict[str, Any]:
     records = cell.records
     greedy, sample = against["greedy"], against["sample"]
     return {
@@ -122,7 +128,7 @@ def _row(cell: CellResult, results: Results, against: dict[str, Comparison | Non
         "verifier_prefilled": cell.used("verifier", "prefilled_tokens"),
         "cached": cell.used("generator", "cached_tokens"), "verifier_cached": cell.used("verifier", "cached_tokens"),
         "model_calls": cell.cost("model_calls"), "verifier_calls": cell.cost("verifier_calls"), "flops": cell.cost("flops"),
-        "on_front": cell in results.pareto("tokens"),
+        "on_front": on_front,
         "abstained": sum(r.status == "abstained" for r in records), "refused": sum(r.status == "refused" for r in records),
         "malformed": sum(not r.valid for r in records), "spent": sum(r.stopped_by is not None for r in records),
         "not_asked": sum(bool(r.error) for r in records), "verifier_failures": sum(len(r.failures) for r in records),

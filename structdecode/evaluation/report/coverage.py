@@ -72,7 +72,6 @@ def pass_at(cell: CellResult) -> dict[int, Estimate]:
 
 def curves(results: Results, source: CellResult) -> str:
     families = {f: cells for f, cells in results.families.items() if any(cell.width > 1 for cell in cells)}
-    looks = figures.look([(cells[0].strategy, cells[0].verifier) for cells in families.values()])
     height = 4.2 + 0.19 * -(-(len(families) + 1) // 2)
     with figures.drawing("coverage", 9.2, height) as (figure, axes, out):
         ax = axes[0][0]
@@ -81,10 +80,17 @@ def curves(results: Results, source: CellResult) -> str:
         low, high = ([100 * getattr(value, side) for value in found.values()] for side in ("low", "high"))
         ax.fill_between(x, low, high, color=figures.FAINT, alpha=0.25, linewidth=0)
         handles = [ax.plot(x, y, color=figures.FAINT, linewidth=4)[0]]
-        for (colour, marker, line), cells in zip(looks, families.values(), strict=True):
+        for family, cells in families.items():
+            look = results.looks[family]
             widths, chosen = [cell.width for cell in cells], [100 * cell.accuracy.value for cell in cells]
             (handle,) = ax.plot(
-                widths, chosen, color=colour, marker=marker, linestyle=line, markersize=4.5, linewidth=1.2
+                widths,
+                chosen,
+                color=look.colour,
+                marker=look.marker,
+                linestyle=look.line,
+                markersize=4.5,
+                linewidth=1.2,
             )
             handles.append(handle)
         ticks = sorted({cell.width for cells in families.values() for cell in cells} | set(x))

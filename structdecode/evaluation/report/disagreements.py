@@ -1,7 +1,8 @@
 """Questions that one cell gets and another loses: picture, question, both answers and both search trees.
 
 Everything that is shown lies in the page once, as ``<template>`` elements that the browser copies from when two cells
-are chosen; so a tree that many pairs share costs its size once. ``ROOM`` bounds them all together.
+are chosen; so an answer that many pairs share costs its size once. Search trees are long and repeat themselves: they
+are packed by zlib to a tenth and unpacked by the browser when one is opened. ``ROOM`` bounds them all together.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import base64
 import io
 import itertools
 import json
+import zlib
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
@@ -22,8 +24,8 @@ from structdecode.view import search_tree
 PER_PAIR = 12
 ROOM = 2_400_000
 """Bytes for all examples together; the page stays under 4 MB."""
-TREE_ROOM = 60_000
-"""Bytes for one search tree: the texts in it are cut shorter until it fits."""
+TREE_ROOM = 20_000
+"""Bytes for one packed search tree: the texts in it are cut shorter until it fits."""
 PICTURE_ROOM = 24_000
 """Bytes of a picture that is shown as it is; larger ones are made smaller."""
 
@@ -209,9 +211,9 @@ def tree_html(trace: dict[str, Any] | None) -> str:
     count = sum(event["kind"] == "candidate" for event in trace["events"])
     for limit in (4000, 1000, 300, 100, 30):
         events = [_shorter(event, limit) for event in trace["events"]]
-        tree = search_tree(events)
-        if len(tree.encode()) <= TREE_ROOM:
-            return f"<details class='tree'><summary>search tree, {count} spans</summary>{tree}</details>"
+        packed = base64.b64encode(zlib.compress(search_tree(events).encode(), 9)).decode()
+        if len(packed) <= TREE_ROOM:
+            return f"<details class='tree' data-tree='{packed}'><summary>search tree, {count} spans</summary></details>"
     return f"<p class='note'>a search tree of {count} spans is too large for this page; traces.jsonl has it</p>"
 
 

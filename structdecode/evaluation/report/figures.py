@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from structdecode.errors import MissingExtraError
@@ -66,18 +67,27 @@ def _clean(svg: str) -> str:
     return re.sub(r'<g id="[A-Za-z0-9]+_\d+">', "<g>", svg)
 
 
-def look(families: Sequence[tuple[str, str | None]]) -> list[tuple[str, str, str]]:
-    """Colour, marker and line of each (strategy, verifier): the colour tells the strategy, the rest the verifier."""
-    strategies = list(dict.fromkeys(strategy for strategy, _ in families))
-    verifiers = list(dict.fromkeys(verifier for _, verifier in families))
-    return [
-        (
+@dataclass(frozen=True)
+class Look:
+    """How a family is drawn, in every figure: the colour tells the strategy, marker and line the verifier."""
+
+    colour: str
+    marker: str
+    line: str
+
+
+def looks(families: Mapping[str, tuple[str, str | None]]) -> dict[str, Look]:
+    """By family, given its strategy and verifier."""
+    strategies = list(dict.fromkeys(strategy for strategy, _ in families.values()))
+    verifiers = list(dict.fromkeys(verifier for _, verifier in families.values()))
+    return {
+        family: Look(
             COLOURS[strategies.index(strategy) % len(COLOURS)],
             MARKERS[verifiers.index(verifier) % len(MARKERS)],
             LINES[verifiers.index(verifier) % len(LINES)],
         )
-        for strategy, verifier in families
-    ]
+        for family, (strategy, verifier) in families.items()
+    }
 
 
 def short(name: str, limit: int = 44) -> str:

@@ -22,7 +22,7 @@ from structdecode.evaluation.report.section import (
     points,
 )
 
-MULTIPLES = (1, 2, 4, 8, 16, 32)
+MULTIPLES = (2, 4, 8, 16, 32)
 """Budgets, in costs of one sampled staged answer."""
 
 
@@ -55,6 +55,8 @@ def budgets(results: Results, unit: Unit) -> tuple[str, dict[int, float]]:
 def at_budgets(results: Results, unit: Unit) -> list[Block]:
     """The table in one unit, the pairs within it, and the pairs in words."""
     base, levels = budgets(results, unit)
+    if not levels:
+        return [Words(f"No cell costs twice as many {unit} as one answer by {base}: there is nothing to match.")]
     by_cell = {name: cell.records for name, cell in results.cells.items()}
     family_cells = {family: [cell.name for cell in cells] for family, cells in results.families.items()}
     rows: list[dict[str, Any]] = []
@@ -69,17 +71,21 @@ def at_budgets(results: Results, unit: Unit) -> list[Block]:
     compared = statistics.paired_means(pairs, values)
     name = f"matched_{unit}"
     heading = Words(f"Matched by {UNIT_NAMES[unit]}. Budgets are multiples of the mean cost of one answer by {base}.")
-    words = Items(tuple(statistics.in_words(*pair) for pair in compared), "The pairs at the same budget, in words")
+    shown = tuple(statistics.in_words(*pair) for pair in compared if pair[0].shown)
+    others = tuple(statistics.in_words(*pair) for pair in compared if not pair[0].shown)
+    words = [
+        Items(items, f"{len(items)} {what}")
+        for items, what in ((shown, "differences shown at the same cost"), (others, "pairs with no difference shown"))
+        if items
+    ]
     found_pairs = tuple(
         {"a": c.a, "b": c.b, "difference": c.difference, "p": c.p, "p_holm": c.p_holm, "n": c.difference.n}
         for c, _ in compared
     )
     blocks: list[Block] = [heading, Table(name, COLUMNS, tuple(rows), filtered=True)]
-    return (
-        [*blocks, Words(PAIRED), Table(f"{name}_pairs", PAIR_COLUMNS, found_pairs, filtered=True), words]
-        if pairs
-        else blocks
-    )
+    if pairs:
+        blocks += [Words(PAIRED), *words, Table(f"{name}_pairs", PAIR_COLUMNS, found_pairs, filtered=True)]
+    return blocks
 
 
 PAIRED = (

@@ -21,12 +21,12 @@ nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; padding: .5rem 0; border-
 .wide { overflow-x: auto; margin: .6rem 0 1.2rem; max-height: 42rem; overflow-y: auto; }
 figure { margin: 1rem 0; } figure .wide { max-height: none; } figcaption { font-size: .9em; opacity: .8; max-width: 52rem; }
 figure svg { display: block; width: 100%; min-width: 640px; height: auto; max-width: 940px; }
-table { border-collapse: separate; border-spacing: 0; font-size: 13.5px; font-variant-numeric: tabular-nums; }
+table { width: max-content; border-collapse: separate; border-spacing: 0; font-size: 13.5px; font-variant-numeric: tabular-nums; }
 td, th { border-bottom: 1px solid var(--line); padding: .25rem .6rem; text-align: right; white-space: nowrap; vertical-align: top; }
 th { position: sticky; top: 0; background: var(--soft); z-index: 1; font-weight: 600; vertical-align: bottom; }
-th:not(.text) { white-space: normal; min-width: 4.5rem; }
+th:not(.text) { white-space: normal; max-width: 6rem; }
 td.text, th.text { text-align: left; }
-td.text { min-width: 8rem; max-width: 26rem; white-space: normal; overflow-wrap: anywhere; }
+td.text { max-width: 26rem; white-space: normal; overflow-wrap: anywhere; }
 td:first-child { position: sticky; left: 0; background: var(--paper); } th:first-child { left: 0; z-index: 2; }
 tbody tr:hover td { background: var(--soft); }
 input, select, button { font: inherit; color: inherit; background: var(--soft); border: 1px solid var(--line); border-radius: 4px;
@@ -42,7 +42,7 @@ dl { margin: .4rem 0; } dt { font-size: .75rem; opacity: .75; letter-spacing: .0
 .right { color: var(--good); } .wrong { color: var(--bad); }
 pre { font-size: 12.5px; overflow-x: auto; }
 @media (max-width: 600px) { body { padding: .6rem .7rem 3rem; font-size: 14px; } td { padding: .2rem .4rem; }
-  td.text { min-width: 6.5rem; max-width: 9rem; } article img { width: 96px; } .filter { width: 100%; } }
+  td.text { max-width: 22rem; } td.text:first-child { max-width: 8.5rem; } article img { width: 96px; } .filter { width: 100%; } }
 @media print { .wide { max-height: none; overflow: visible; } }
 """
 
@@ -67,7 +67,15 @@ if (form) {
   function side(cell, id) {
     const column = element('div');
     column.append(element('h3', index.cells[cell]), copy(id));
+    const tree = column.querySelector('details.tree');
+    if (tree) tree.addEventListener('toggle', () => unpack(tree), {once: true});
     return column;
+  }
+  async function unpack(tree) {
+    const body = tree.appendChild(element('div', 'unpacking …'));
+    if (typeof DecompressionStream === 'undefined') { body.textContent = 'This browser is too old to unpack it.'; return; }
+    const bytes = Uint8Array.from(atob(tree.dataset.tree), c => c.charCodeAt(0));
+    body.innerHTML = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream('deflate'))).text();
   }
   function show() {
     const pair = index.pairs[a.selectedIndex + ',' + b.selectedIndex] || {total: 0, items: []};
@@ -92,6 +100,7 @@ if (form) {
     if (first >= 0 && second >= 0) choose(first, second);
     else if (a.dataset.ready === undefined) choose(...most.split(',').map(Number));
     a.dataset.ready = '';
+    if (asked.has('open')) for (const tree of place.querySelectorAll('details.tree')) tree.open = true;
     if (at >= 0) document.getElementById('disagreements').scrollIntoView();
   }
   function changed() {

@@ -12,6 +12,7 @@ import numpy as np
 
 from structdecode.evaluation import costs, statistics
 from structdecode.evaluation.costs import Unit
+from structdecode.evaluation.report.figures import Look, looks
 from structdecode.evaluation.statistics import Estimate
 from structdecode.evaluation.store import Run
 from structdecode.evaluation.types import Record
@@ -64,9 +65,16 @@ class CellResult:
 
     def cost(self, by: Unit, part: str | None = None) -> Estimate:
         """Mean a question, of one part or of both; no interval. NaN where it was not counted (FLOPs of a server)."""
-        if by == "flops" and not any(record.flops for record in self.records):
-            return Estimate(math.nan, math.nan, math.nan, math.nan, len(self.records))
-        return spread([costs.cost(record, by, part) for record in self.records])
+        key = (by, part)
+        if key not in self._costs:
+            known = by != "flops" or any(record.flops for record in self.records)
+            values = [costs.cost(record, by, part) if known else math.nan for record in self.records]
+            self._costs[key] = spread(values)
+        return self._costs[key]
+
+    @cached_property
+    def _costs(self) -> dict[tuple[Unit, str | None], Estimate]:
+        return {}
 
     def used(self, part: str, count: str) -> Estimate:
         """Mean a question of one of `Usage`'s counts."""
@@ -154,6 +162,10 @@ class Results:
     @cached_property
     def correct(self) -> dict[str, dict[str, bool]]:
         return {name: cell.correct for name, cell in self.cells.items()}
+
+    @cached_property
+    def looks(self) -> dict[str, Look]:
+        return looks({family: (cells[0].strategy, cells[0].verifier) for family, cells in self.families.items()})
 
     def units(self) -> list[Unit]:
         """Cost axes for which there are figures."""

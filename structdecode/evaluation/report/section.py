@@ -190,13 +190,20 @@ def share(value: Estimate) -> str:
 
 def amount(value: Estimate | float | None) -> str:
     """A count, or a mean with its standard error; large ones in powers of ten."""
-    if value is None:
-        return "-"
     if isinstance(value, Estimate):
-        return amount(value.value) + ("" if math.isnan(value.error) else f" ± {amount(value.error)}")
-    if math.isnan(value):
+        if math.isnan(value.error) or value.error == 0:
+            return amount(value.value)
+        if value.value >= LARGE:
+            return f"{value.value:.2e} ± {value.error:.0e}"
+        digits = 0 if value.value >= 100 else 1
+        return f"{value.value:,.{digits}f}{_error(value.error, digits if value.error >= 0.5 else 1)}"
+    if value is None or math.isnan(value):
         return "-"
-    return f"{value:.2e}" if abs(value) >= 1e7 else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:.2e}" if abs(value) >= LARGE else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+LARGE = 1e7
+"""From here on amounts are shown in powers of ten."""
 
 
 def p_value(value: float | None) -> str:

@@ -64,7 +64,7 @@ def cell_rows(cell: CellResult) -> list[dict[str, Any]]:
         right, wrong = sum(len(r) for r, _ in questions), sum(len(w) for _, w in questions)
         if pairs:
             rows.append({
-                "verifier": verifier, "cell": cell.name, "stage": stage, "auc": estimate, "pairs": pairs,
+                "verifier": verifier, "cell": cell.name, "stage": "whole answer" if stage == WHOLE_ANSWER else stage, "auc": estimate, "pairs": pairs,
                 "questions": estimate.n, "right": right / (right + wrong), "unscored": unscored[verifier, stage],
             })  # fmt: skip
     return rows

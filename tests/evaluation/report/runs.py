@@ -44,7 +44,11 @@ class Plan:
 
     def as_dict(self) -> dict[str, Any]:
         count = {"best-of-n": "n", "self-consistency": "n"}.get(self.strategy, "candidates")
-        resolved = {"class": self.strategy, "temperature": self.temperature, **({count: self.width} if self.swept else {})}
+        resolved = {
+            "class": self.strategy,
+            "temperature": self.temperature,
+            **({count: self.width} if self.swept else {}),
+        }
         return {
             "name": self.name, "family": self.family, "strategy": self.strategy, "verifier": self.verifier,
             "settings": {}, "sweep": {"n": self.width} if self.swept else {}, "resolved": resolved,
@@ -90,7 +94,10 @@ class Simulation:
         (self.directory / "study.json").write_text(json.dumps(study))
         (self.directory / "rejected.jsonl").write_text("".join(json.dumps(asdict(r)) + "\n" for r in self.rejected))
         self._questions()
-        with (self.directory / "records.jsonl").open("w") as records, (self.directory / "traces.jsonl").open("w") as traces:
+        with (
+            (self.directory / "records.jsonl").open("w") as records,
+            (self.directory / "traces.jsonl").open("w") as traces,
+        ):
             for plan in self.plans:
                 for at in range(self.questions - self.skip.get(plan.name, 0)):
                     record, events = self._search(plan, at)
@@ -117,7 +124,9 @@ class Simulation:
 
     def _search(self, plan: Plan, at: int) -> tuple[Record, list[dict[str, Any]]]:
         rng = np.random.default_rng([self.seed, at, sum(plan.family.encode()), plan.width])
-        skill = self.accuracy if self.accuracy is not None else float(np.random.default_rng([self.seed, at]).beta(3, 1.2))
+        skill = (
+            self.accuracy if self.accuracy is not None else float(np.random.default_rng([self.seed, at]).beta(3, 1.2))
+        )
         by_stage = plan.strategy in ("stage-beam", "sentence-beam")
         noise, tree = NOISE.get(plan.verifier or "", 1.0), _Tree(at, skill, rng)
         beams: list[tuple[int, ...]] = [()] if by_stage else [()] * plan.width
@@ -132,13 +141,23 @@ class Simulation:
             if plan.verifier and (by_stage or stage == STAGES[-1]):
                 values = [float(f"{tree.right[p] + noise * rng.normal():.4f}") for p in paths]
                 name = stage if by_stage else "ANSWER"
-                rounds.append(Round(name, plan.verifier, tuple(paths), tuple(values), tuple(tree.right[p] for p in paths)))
-                beams = [paths[i] for i in np.argsort([-v for v in values], kind="stable")][: 1 if stage != STAGES[-1] else None]
+                rounds.append(
+                    Round(name, plan.verifier, tuple(paths), tuple(values), tuple(tree.right[p] for p in paths))
+                )
+                beams = [paths[i] for i in np.argsort([-v for v in values], kind="stable")][
+                    : 1 if stage != STAGES[-1] else None
+                ]
                 tree.score(plan.verifier, paths, values)
         return self._record(plan, at, tree, beams, rounds, rng), tree.finish(beams)
 
     def _record(
-        self, plan: Plan, at: int, tree: _Tree, ranked: list[tuple[int, ...]], rounds: list[Round], rng: np.random.Generator
+        self,
+        plan: Plan,
+        at: int,
+        tree: _Tree,
+        ranked: list[tuple[int, ...]],
+        rounds: list[Round],
+        rng: np.random.Generator,
     ) -> Record:
         best = ranked[0]
         scores = dict(zip(rounds[-1].paths, rounds[-1].values, strict=True)) if rounds else {}
@@ -181,10 +200,23 @@ class _Tree:
 
     def score(self, verifier: str, paths: list[tuple[int, ...]], values: list[float]) -> None:
         reasons = [""] * len(paths)
-        self.events.append({"kind": "score", "verifier": verifier, "paths": [list(p) for p in paths], "values": values, "reasons": reasons})
+        self.events.append(
+            {
+                "kind": "score",
+                "verifier": verifier,
+                "paths": [list(p) for p in paths],
+                "values": values,
+                "reasons": reasons,
+            }
+        )
 
     def finish(self, ranked: list[tuple[int, ...]]) -> list[dict[str, Any]]:
-        result = {"kind": "result", "ranking": [list(p) for p in ranked], "answer": self.answer(ranked[0]), "stopped_by": None}
+        result = {
+            "kind": "result",
+            "ranking": [list(p) for p in ranked],
+            "answer": self.answer(ranked[0]),
+            "stopped_by": None,
+        }
         return [*self.events, result]
 
     def answer(self, path: tuple[int, ...]) -> str:
