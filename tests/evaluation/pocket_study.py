@@ -10,9 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from structdecode.answers import final_answer
+from structdecode.evaluation.commands import run_study
+from structdecode.evaluation.data import load
 from structdecode.evaluation.store import read_run
 from structdecode.evaluation.study import DataSource, Study, from_options
-from structdecode.evaluation.types import Record
+from structdecode.evaluation.types import Match, Question, Record
+from structdecode.protocols import Backend
 
 SAMPLED = ("temperature=1.0", "top_p=1.0", "max_tokens=120")
 
@@ -36,3 +42,35 @@ def run(*arguments: object, code: int = 0, **environment: str) -> subprocess.Com
 def results(directory: Path) -> list[Record]:
     """All records without what may differ between two runs: the wall time."""
     return [replace(record, seconds=0.0) for record in read_run(directory).records]
+
+
+def match(text: str, question: Question) -> Match:
+    """Exact, as the pocket world's answers allow: these tests are not about matching."""
+    found = final_answer(text)
+    return Match(found in question.answers, "exact", found, "answered" if found else "empty")
+
+
+def compare(study: Study, out: Path, backend: Backend, questions: Sequence[Question] = (), **options: Any) -> int:
+    """A study in this process, without a report."""
+    asked = questions or load(study.data.source, limit=study.data.limit).questions
+    return run_study(study, asked, (), backend, match, out, report=False, quiet=True, **options)
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Records are equal but for the wall time and the last digits of scores, which no table depends on."""
+    first, second = results(one), results(other)
+    assert [bare(record) for record in first] == [bare(record) for record in second]
+    assert scores(first) == pytest.approx(scores(second), abs=1e-4)
+
+
+def bare(record: Record) -> Record:
+    """Without scores."""
+    pool = tuple(replace(pooled, score=None) for pooled in record.pool)
+    rounds = tuple(replace(one, values=tuple(value is not None for value in one.values)) for one in record.rounds)  # type: ignore[misc]
+    return replace(record, pool=pool, rounds=rounds)
+
+
+def scores(records: Sequence[Record]) -> list[float]:
+    pooled = [candidate.score for record in records for candidate in record.pool]
+    scored = [value for record in records for one in record.rounds for value in one.values]
+    return [value for value in pooled + scored if value is not None]
