@@ -152,17 +152,19 @@ class _TableReader:
                 cells = next(csv.reader(self._feed(taken), delimiter=self.delimiter, strict=True))
             except csv.Error as error:
                 ended = "unexpected end" in str(error)
-                self._resume(taken, width, from_last=not ended)
-                yield self._rejected(
-                    first.number, "bad-quotes", f"{_reason(error)}: quote the cell, double quotes in it"
-                )
+                lost = self._resume(taken, width, from_last=not ended)
+                message = f"{_reason(error)}{lost}: quote the cell, double quotes in it"
+                yield self._rejected(first.number, "bad-quotes", message)
                 continue
             if not cells or (len(cells) == 1 != width and not cells[0].strip()):
                 continue  # a blank line
             if width and len(cells) != width:
-                self._resume(taken, width, from_last=False)
-                message = f"{len(cells)} cells under {width} columns: quote cells that hold the delimiter"
+                lost = self._resume(taken, width, from_last=False)
+                message = f"{len(cells)} cells under {width} columns{lost}: quote cells that hold the delimiter"
                 yield self._rejected(first.number, "column-count", message)
+                continue
+            if sum((line.text or "").count('"') for line in taken) % 2:  # a bare one, or the rest of a broken record
+                yield self._rejected(first.number, "bad-quotes", "an odd number of quotes: quote the cell, double them")
                 continue
             yield first.number, cells
 
@@ -178,16 +180,23 @@ class _TableReader:
             run_on += len(line.text)
             yield line.text
 
-    def _resume(self, taken: list[Line], width: int, *, from_last: bool) -> None:
-        """Puts lines of a damaged record back, from the first that is a whole record by itself (or the last) on."""
+    def _resume(self, taken: list[Line], width: int, *, from_last: bool) -> str:
+        """Puts lines of a damaged record back, from the first that is a whole record by itself (or the last) on.
+
+        Says how far the record goes where it takes more than its first line along.
+        """
+        end = len(taken)
         for at, line in enumerate(taken[1:], start=1):
             if self._whole(line.text or "", width) or (from_last and at == len(taken) - 1):
                 self._back.extendleft(reversed(taken[at:]))
-                return
+                end = at
+                break
+        return f" (lines {taken[0].number} to {taken[end - 1].number})" if end > 1 else ""
 
     def _whole(self, text: str, width: int) -> bool:
         try:
-            return len(next(csv.reader([text], delimiter=self.delimiter, strict=True), [])) == width
+            cells = next(csv.reader([text], delimiter=self.delimiter, strict=True), [])
+            return len(cells) == width and text.count('"') % 2 == 0
         except csv.Error:
             return False
 

@@ -85,7 +85,7 @@ def _content(question: Question, pictures: Pictures) -> bytes:
         question.id, question.text, question.answers, [pictures.digest(source) for source in question.images],
         dict(question.options), question.kind, question.tolerance, question.category, dict(question.stages),
     ]  # fmt: skip
-    return json.dumps(content, sort_keys=True).encode() + b"\n"
+    return json.dumps(content).encode() + b"\n"
 
 
 def checked_text(name: str, text: str) -> str:

@@ -196,6 +196,7 @@ def _row(**changes: str) -> Make:
 CSV: dict[str, tuple[str, Make]] = {
     "quote never closed": ("bad-quotes", lambda n: b't%d,good.png,"Which is it?,red,' % n),
     "quote closed too soon": ("bad-quotes", lambda n: b't%d,good.png,"Which" one?,red,' % n),
+    "a bare quote": ("bad-quotes", lambda n: b't%d,good.png,Which 5" pipe?,red,' % n),
     "stray carriage return": ("bad-quotes", lambda n: b"t%d,good.png,Which\rone?,red," % n),
     "too many cells": ("column-count", lambda n: b"t%d,good.png,Which, then?,red," % n),
     "too few cells": ("column-count", lambda n: b"t%d,good.png" % n),
@@ -308,7 +309,8 @@ def _write(
     for number, name in enumerate(names):
         problem, make = damages[name]
         made.problems.append((add(make(number)), problem))
-        if rng.random() < 0.8:  # now and then two damaged rows one behind the other
+        open_quote = "never closed" in name  # what is no whole row behind it could be the rest of its cell
+        if open_quote or rng.random() < 0.8:  # now and then two damaged rows one behind the other
             made.good.append((add(good(f"good-{number}")), f"{prefix}good-{number}"))
     made.good.append((add(good("good-last")), f"{prefix}good-last"))
     path.write_bytes(bytes(data))

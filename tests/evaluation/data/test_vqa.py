@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from structdecode.errors import DataError, UnknownNameError
-from structdecode.evaluation.data import load
+from structdecode.evaluation.data import files, load
 from structdecode.evaluation.types import Question
 from tests.evaluation.data.malformed import picture
 
@@ -138,3 +138,21 @@ def test_one_unclosed_quote_does_not_take_the_rest_of_the_file_along(folder: Pat
     loaded = load(folder / "t.csv")
     assert [(r.line, r.problem) for r in loaded.rejected] == [(12, "bad-quotes")]
     assert len(loaded.questions) == 2999
+    rows[11] = "11,Question, 11?,11"  # may be the rest of the open cell: it is named with it
+    (folder / "t.csv").write_text("id,question,answer\n" + "\n".join(rows) + "\n")
+    assert [str(r).partition(": ")[2] for r in load(folder / "t.csv").rejected] == [
+        "a quote is never closed (lines 12 to 13): quote the cell, double quotes in it"
+    ]
+
+
+@pytest.mark.parametrize(("bound", "value"), [("MAX_RECORD_LINES", 4), ("MAX_RUN_ON", 12)])
+def test_a_field_that_runs_on_too_long_is_taken_for_unclosed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, bound: str, value: int
+) -> None:
+    """Else each unclosed quote would read the rest of a large file into memory."""
+    (folder / "t.csv").write_text('question,answer\n"one\ntwo\nthree\nfour\nfive",5\n"six\n?",6\n')
+    assert [q.source.rpartition(":")[2] for q in load(folder / "t.csv").questions] == ["2", "7"]
+    monkeypatch.setattr(files, bound, value)
+    loaded = load(folder / "t.csv")
+    assert [q.text for q in loaded.questions] == ["six\n?"]
+    assert {r.problem for r in loaded.rejected} == {"bad-quotes"} and loaded.rejected[0].line == 2
