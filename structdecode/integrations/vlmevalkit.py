@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import runpy
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -136,4 +137,5 @@ if __name__ == "__main__":
     try:
         vlmevalkit.run()
     except StructdecodeError as mistake:
-        raise SystemExit(f"structdecode: {mistake}") from None
+        print(f"structdecode: {mistake}", file=sys.stderr)
+        raise SystemExit(2) from None

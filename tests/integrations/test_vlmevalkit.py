@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,13 @@ from PIL import Image
 from structdecode import decode
 from structdecode.backends.scripted import ScriptedBackend
 from structdecode.errors import ConfigError
-from structdecode.integrations.vlmevalkit import FAILED, StructDecode, content_id, record, register
+from structdecode.integrations.vlmevalkit import FAILED, StructDecode, content_id, record, register, run
 from structdecode.pocket import world
 from structdecode.testing import scripted
 from structdecode.types import Message, Prompt
 
 installed = importlib.util.find_spec("vlmeval") is not None
+COMMAND = [sys.executable, "-m", "structdecode.integrations.vlmevalkit"]
 with_harness = pytest.mark.skipif(not installed, reason="VLMEvalKit is not installed")
 RED, BLUE = Image.new("RGB", (4, 4), "red"), Image.new("RGB", (4, 4), "blue")
 
@@ -47,6 +50,9 @@ def test_without_the_harness_the_error_says_what_to_install() -> None:
     for make in (StructDecode, register):
         with pytest.raises(ConfigError, match=r"git clone https://github\.com/open-compass/VLMEvalKit"):
             make()
+    done = subprocess.run(COMMAND, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("structdecode: VLMEvalKit is not installed")
+    assert done.stderr.count("\n") == 1
 
 
 # ------------------------------------------------------------------ with the harness
@@ -127,3 +133,24 @@ def test_registering_makes_the_class_and_a_model_known() -> None:
     register("beam", strategy="stage-beam", candidates=3)
     assert vlmeval.vlm.StructDecode is StructDecode
     assert vlmeval.config.supported_VLM["beam"]().search.strategy.candidates == 3
+
+
+@with_harness
+def test_the_command_is_the_harness_own() -> None:
+    done = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "--api-nproc" in done.stdout
+
+
+@with_harness
+def test_a_checkout_runs_its_own_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There `run.py` is a script beside the package, not a module of it."""
+    monkeypatch.setitem(sys.modules, "vlmeval.run", None)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"no run\.py here"):
+        run()
+    (tmp_path / "run.py").write_text(
+        "from vlmeval.config import supported_VLM\n"
+        "if __name__ == '__main__':\n    open('known', 'w').write(str('structdecode' in supported_VLM))\n"
+    )
+    run()
+    assert (tmp_path / "known").read_text() == "True"
