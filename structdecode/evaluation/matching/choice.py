@@ -27,7 +27,9 @@ _BARE = re.compile(
     r"(?:\b(?:is|be|choose|chose|select|pick|say|with|was|answer|actually|therefore|thus|so|it's|or|and|nor|not|neither|to)\s+|[=:]\s*|^\s*|[.!?\n]\s+|,\s*|/\s*)"
     r"[\"']?([A-Z])[\"']?(?=\s*(?:[.,;:!?)/\n]|$|\s(?:because|since|as|is|or|and|nor|not|but|rather|instead|given|which|due|was|looks|seems|would|can|-)\b|\s-))"
 )
-_PAIR = re.compile(r"(?<![\w'])([A-Z])(?=[)\]\"']*\s*(?:,|/|&|\bor\b|\band\b|\bnor\b|\bvs)\s*[(\[\"']*([A-Z])(?![\w']))")
+_PAIR = re.compile(
+    r"(?<![\w'])([A-Z])(?=[)\]\"']*\s*(?:,|/|&|\bor\b|\band\b|\bnor\b|\bvs)\s*[(\[\"']*([A-Z])(?![\w']))"
+)
 _LIST_GAP = re.compile(r"[\s)\"'\]]*(?:,|/|\bor\b|\bnor\b|\band\b|,\s*(?:or|nor|and)\b)[\s(\"'\[]*", re.IGNORECASE)
 _HARD_NEGATION = re.compile(r"\b(?:not|neither|nor|none of)\W+(?:\w+\W+)?$|n't\s+$", re.IGNORECASE)
 
@@ -75,9 +77,9 @@ def _named(text: str, options: Mapping[str, str], led: bool) -> tuple[str | None
     first = _FIRST_LETTER.match(text)
     if first and (letter := next(filter(None, first.groups())).upper()) in known:
         return _first_letter(letter, text, first.end(), options)
-    letters = _standing(text, _letter_mentions(text, known))
-    inside = _standing(text, _text_mentions(text, options, strict=not led))
-    return _agreed(letters, inside, text, options)
+    named, written = _letter_mentions(text, known), _text_mentions(text, options, strict=not led)
+    letter, rule = _agreed(_standing(text, named), _standing(text, written), text, options)
+    return letter, "choice:negated" if rule == "none" and (named or written) else rule
 
 
 def _first_letter(letter: str, text: str, end: int, options: Mapping[str, str]) -> tuple[str | None, str]:

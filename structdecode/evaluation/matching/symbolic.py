@@ -97,8 +97,8 @@ def compare(reference: str, answer: str) -> Comparison:
 
 def _evaluate(reference: str, answer: str) -> dict[str, Any]:
     """Runs in the helper. Units and words are left to our own rules, so normalisation does not drop units."""
-    from latex2sympy2_extended.latex2sympy2 import NormalizationConfig
     from math_verify import LatexExtractionConfig, parse, verify
+    from math_verify.parser import NormalizationConfig
 
     keep_units = NormalizationConfig(
         basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
