@@ -108,7 +108,7 @@ def _browser(results: Results, pairs: dict[tuple[str, str], list[str]], chosen: 
             if found
         },
     }
-    data = json.dumps(index, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    data = json.dumps(index, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c").replace(">", "\\u003e")
     options = "".join(f"<option>{escape(name)}</option>" for name in chosen)
     templates = "".join(f"<template id='{name}'>{content}</template>" for name, content in shelf.html.items())
     page = (
