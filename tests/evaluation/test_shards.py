@@ -120,6 +120,7 @@ def test_shards_may_share_a_directory(runs: Path, tmp_path: Path, backend: Backe
 
 
 def test_two_processes_of_accelerate_make_one_run(tmp_path: Path) -> None:
+    """``--multi_gpu`` starts a process for each; where there is no GPU they run on the CPU."""
     study = ["--data", "pocket:test", "--limit", "8", "--strategy", "direct", "--strategy", "staged"]
     run("compare", *study, "--out", tmp_path / "whole")
     launch = [
