@@ -36,6 +36,9 @@ _SUFFIXES = {
 }  # fmt: skip
 """What VLMEvalKit adds to the questions of a data set, by the beginning of its file name."""
 
+_CHARTQA_TOLERANCE = 0.05
+"""Relaxed accuracy (`vlmeval/dataset/utils/vqa_eval.py`): a number is right within 5 %."""
+
 _MATHVISTA_KINDS: dict[str, Kind] = {"integer": "number", "float": "number", "list": "set", "text": "text"}
 
 
@@ -179,6 +182,7 @@ def question_of(row: Row, table: Table) -> Question:
         images=cells["image"],
         options=options,
         kind=kind,
+        tolerance=_CHARTQA_TOLERANCE if table.path.stem.startswith("ChartQA") else None,
         category=_cell(cells, "category", "task", "l2-category", "l2_category"),
         source=f"{table.path}:{row.line}",
     )

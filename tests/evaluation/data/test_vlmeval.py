@@ -93,11 +93,12 @@ def test_mathvista_choices_numbers_and_lists(tmp_path: Path) -> None:
         [3, "How many?", encoded(3), None, None, None, 7, "free_form", "integer", 3, "testmini", "figure", "[]", None],
         [4, "Years?", encoded(4), None, None, None, "[2007, 2008]", "free_form", "list", 4, "testmini", "figure", "[]", None],
         [5, "Slope?", encoded(5), "['up', 'down']", None, None, "down", "multi_choice", "text", 5, "testmini", "figure", "[]", None],
+        [6, "Same?", encoded(6), "['5', '7', '7']", None, None, "7", "multi_choice", "text", 6, "testmini", "figure", "[]", "C"],
     ]  # fmt: skip
     questions = written(tmp_path / "MathVista_MINI.tsv", columns, *rows).questions
     assert [(q.kind, q.answers, q.category) for q in questions] == [
         ("choice", ("B",), "geometry"), ("number", ("1.20",), "figure"), ("number", ("7",), "figure"),
-        ("set", ("2007, 2008",), "figure"), ("choice", ("B",), "figure"),
+        ("set", ("2007, 2008",), "figure"), ("choice", ("B",), "figure"), ("choice", ("C",), "figure"),
     ]  # fmt: skip
     assert questions[0].text == choice
     assert questions[4].text == "Slope?\nOptions:\nA. up\nB. down"
@@ -135,6 +136,7 @@ def test_what_vlmevalkit_adds_to_the_question(tmp_path: Path) -> None:
     columns = ["index", "image", "question", "answer"]
     (question,) = written(tmp_path / "ChartQA_TEST.tsv", columns, [1, encoded(1), "How many?", "3"]).questions
     assert question.text == "How many?\nAnswer the question using a single word or phrase."
+    assert question.tolerance == 0.05
 
 
 def test_columns_that_are_needed(tmp_path: Path) -> None:
