@@ -24,8 +24,8 @@ _MARKED = re.compile(
     re.IGNORECASE,
 )
 _BARE = re.compile(
-    r"(?:\b(?:is|be|choose|chose|select|pick|say|with|was|answer|actually|therefore|thus|so|it's|or|and|nor|not|neither|to)\s+|[=:]\s*|^\s*|[.!?\n]\s+|,\s*|/\s*)"
-    r"[\"']?([A-Z])[\"']?(?=\s*(?:[.,;:!?)/\n]|$|\s(?:because|since|as|is|or|and|nor|not|but|rather|instead|given|which|due|was|looks|seems|would|can|-)\b|\s-))"
+    r"(?:\b(?:is|be|choose|chose|select|pick|say|with|was|answer|actually|therefore|thus|so|it's|or|and|but|nor|not|neither|to)\s+|[=:]\s*|^\s*|[.!?\n]\s+|,\s*|/\s*)"
+    r"[\"']?([A-Z])[\"']?(?=\s*(?:[.,;:!?()/\n]|$|\s(?:because|since|as|is|or|and|nor|not|but|rather|instead|given|which|due|was|looks|seems|would|can|-)\b|\s-))"
 )
 _PAIR = re.compile(
     r"(?<![\w'])([A-Z])(?=[)\]\"']*\s*(?:,|/|&|\bor\b|\band\b|\bnor\b|\bvs)\s*[(\[\"']*([A-Z])(?![\w']))"

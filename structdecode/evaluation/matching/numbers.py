@@ -53,6 +53,8 @@ def match(text: str, question: Question) -> Match:
             break
     else:
         correct = False
+    if rule == "number:unit-differs" and answer.unit is None:  # another noun is another vote
+        extracted = f"{canonical(answer.value)} {_noun_behind(answer, statement)}"
     return Match(correct, rule, extracted)
 
 
@@ -125,7 +127,12 @@ def _chosen(text: str, found: list[Quantity], led: bool) -> tuple[Quantity | Non
     for other in others:
         first, second = sorted((answer, other), key=lambda q: q.start)
         gap = text[first.end : second.start]
-        either = _ALTERNATIVE.fullmatch(gap) and (led or " or " in gap)
+        pair = (
+            text[first.start - 1 : first.start] == "("
+            and gap.strip() == ","
+            and text[second.end : second.end + 1] == ")"
+        )
+        either = _ALTERNATIVE.fullmatch(gap) and (led or pair or " or " in gap)
         if not answer.spoilt and either and (first.value, first.unit) != (second.value, second.unit):
             return answer, "ambiguous"
     return answer, answer.spoilt
@@ -151,14 +158,16 @@ def _extracted(answer: Quantity, context: Unit | None, question: Question) -> st
 
 def _same_noun(noun: str, answer: Quantity, text: str) -> bool:
     """A reference of "5 apples" takes "5" and "5 apples", not "5 oranges"."""
-    behind = re.match(r"\s*([^\W\d]+)?", text[answer.end :])
-    word = behind[1] if behind else None
     if answer.unit is not None:
         return False
+    word = _noun_behind(answer, text)
     stems = {part.lower().rstrip("s") for part in noun.split()}
-    return (
-        word is None or word.lower().rstrip("s") in stems or word.lower() in ("in", "on", "are", "is", "of", "because")
-    )
+    return not word or word.rstrip("s") in stems or word in ("in", "on", "are", "is", "of", "because")
+
+
+def _noun_behind(answer: Quantity, text: str) -> str:
+    behind = re.match(r"\s*([^\W\d]+)", text[answer.end :])
+    return behind[1].lower() if behind else ""
 
 
 def _asked_about(noun: str | None, question: Question) -> bool:

@@ -20,7 +20,7 @@ _STRANGE = r"[^\W\d]{1,12}(?:\^-?\d|\^\{-?\d\}|/[^\W\d]{1,12})+"
 _TOKEN = re.compile(
     rf"(?<![\w.^/,])(?<!\d:)(?<!\d')(?<![^\W\d]-)(?P<sign>(?:[-+]|\b(?:minus|negative)\s)\s?)?(?P<currency>US\$|[$€£¥₹])?\s?(?P<sign2>-)?"
     rf"(?:(?P<whole>\d+)\s+(?P<up>\d+)/(?P<down>\d+)|(?P<top>\d+)\s?/\s?(?P<bottom>\d+)(?!\s?/)"
-    rf"|(?P<base>\d+)\^\{{?(?P<power>-?\d+)\}}?|(?P<plain>{_PLAIN}))(?!\d|[.,:']\d|/\d)"
+    rf"|(?P<base>\d+)\^\{{?(?P<power>-?\d+)\}}?|(?P<plain>{_PLAIN}))(?!\d|[.,:']\d|/\d|\.\.\d)"
     r"(?:[eE](?P<e>[-+]?\d{1,4})(?!\w)|\s?(?:\u00d7|x|\*|·)\s?10\s?\^\s?[({]?(?P<ten>[-+]?\d{1,4})[)}]?(?!\d))?"
     r"(?P<kilo>[kK](?!\w))?(?:\s(?P<scale>dozen|hundred|thousand|million|billion|trillion)\b)?"
     rf"(?:[\s-]{{0,2}}(?:(?P<unit>(?i:{SPELLING}))|(?P<strange>{_STRANGE}))|(?P<attached>[^\W\d]|\^))?"
@@ -51,10 +51,20 @@ _PRONOUN_AFTER = re.compile(
 _LABEL = re.compile(r"\b(?:step|figure|fig\.?|table|page|equation|eq\.?|option|question|image|picture|chapter|section|line|item|no\.)\s?#?\(?$", re.IGNORECASE)  # fmt: skip
 _BOUND = re.compile(
     r"(?:\b(?:more|less|fewer|greater|larger|smaller|higher|lower) than|\bat (?:least|most)|\bover|\bunder|\babove|\bbelow"
-    r"|\bup to|\bexceeds|\bbetween|[<>≤≥]|≠|!=)\s*$",
+    r"|\bup to|\bexceeds|\bnearly|\balmost|\bclose to|\bbetween|[<>≤≥]|≠|!=)\s*$",
     re.IGNORECASE,
 )
-_OPERATOR = re.compile(r"\s*[+*\u00d7÷/·]\s*|\s+-\s+|\s*±\s*|\s+(?:plus|minus|times|divided by)\s+")
+_OPERATOR = re.compile(
+    r"\s*[+*\u00d7÷/·]\s*|\s+-\s+|\s*±\s*|\s+(?:plus|minus|times|divided by)\s+|\s*\bin\s+|\s+(?:out\s+)?of\s+(?:the\s+|all\s+)?|[ \t]+"
+)
+_FUNCTION_BEFORE = re.compile(
+    r"(?:√|\bsqrt|\\[a-z]+|\blog|\bln|\bsin|\bcos|\btan|\b(?:root|square|cube|half|third|double) of|\bdouble|\btwice)\s*[({]{0,2}\s*$",
+    re.IGNORECASE,
+)
+_FACTOR_AFTER = re.compile(
+    r"\s*(?:\\[a-z]+|π|pi\b|squared|cubed|factorial|[xyz]\b|and (?:a|one) (?:half|quarter|third)\b|(?:third|quarter|fifth|tenth)s?\b"
+    r"|times (?:\w+er|as|more|the)\b|o'clock|-ish|\+(?!\s*\d))",
+)
 _RANGE = re.compile(r"\s*(?:-|~|\.\.+|…)\s*|\s+(?:to|through)\s+")
 
 _SPACED = re.compile(r"^(\s*[-+]?\d{1,3}(?: \d{3})+)(?=[^\d,]*$|\.\d+[^\d,]*$)")
@@ -136,7 +146,10 @@ def _read(text: str, match: re.Match[str]) -> Quantity | None:
         unit, end = unit_named(match["currency"] or ""), match.start("unit")
     elif name and unit is None:  # "5 M" and "5 cm/s" are of units that we do not know, not without one
         unit = Unit(name, name)
-    spoilt = "bound" if _BOUND.search(text, max(0, match.start() - 16), match.start()) else ""
+    around = _FUNCTION_BEFORE.search(text, max(0, match.start() - 16), match.start()) or _FACTOR_AFTER.match(text, end)
+    spoilt = (
+        "expression" if around else "bound" if _BOUND.search(text, max(0, match.start() - 16), match.start()) else ""
+    )
     start = match.start() if minus or not sign else match.start("sign") + len(match["sign"])
     return Quantity(value, unit, start, end, spoilt=spoilt)
 

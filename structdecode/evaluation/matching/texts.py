@@ -58,9 +58,10 @@ _REASON = re.compile(
 
 NEGATION = re.compile(
     r"\b(?:not|never|neither|nor|cannot|unlike|except|rather than|instead of|other than|rul\w+ out|eliminat\w+|exclud\w+"
-    r"|i doubt|wrong|incorrect|false|unlikely|no longer|than)\b|n't\b|\b(?:dont|doesnt|isnt|cant|wont|arent|wasnt)\b",
+    r"|i doubt|no|none of|hardly|without|less|lacks?|avoid|opposite of|(?:could|might|may) (?:\w+ )?be|wrong|incorrect|false|unlikely|no longer|than)\b|n't\b|\b(?:dont|doesnt|isnt|cant|wont|arent|wasnt)\b",
     re.IGNORECASE,
 )
+_ALL_BUT = re.compile(r"\b(?:anything|all|any|everything|everyone) but\b[^.,;\n]{0,30}$", re.IGNORECASE)
 _NEGATED_AFTER = re.compile(
     r"[\s\"')\]*]*(?:(?:is|are|was|were|would be|seems|looks|can be|must be|should be|cannot be|can't be|isn't|aren't|wasn't)\s)?"
     r"(?:\w+\s)?(?:not|wrong|incorrect|false|impossible|excluded|eliminated|ruled out|unlikely|cannot|isn't|aren't|wasn't"
@@ -199,7 +200,7 @@ def closing(text: str) -> str | None:
 
 def negates(before: str) -> bool:
     """Whether the last clause of a text denies what comes next."""
-    return bool(NEGATION.search(_CLAUSE_END.split(before)[-1]))
+    return bool(NEGATION.search(_CLAUSE_END.split(before)[-1])) or bool(_ALL_BUT.search(before))
 
 
 def negated(text: str, start: int, end: int) -> bool:

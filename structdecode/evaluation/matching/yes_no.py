@@ -33,6 +33,10 @@ _JUDGEMENT = re.compile(
 _DENIED = re.compile(
     r"[\"')]*\s+(?:is|was|would be)\s+(?:\w+ly\s+)?(?:not|wrong|incorrect|false|an? wrong)\b", re.IGNORECASE
 )
+_UNCERTAIN = re.compile(
+    r"\b(?:might|could|may|partly|partially|half|possibly|maybe|perhaps|mostly|if|would be)\b", re.IGNORECASE
+)
+_CONDITION = re.compile(r"[\s,]*(?:but\s+)?(?:only\s+)?(?:if|unless|when)\b", re.IGNORECASE)
 _DENYING = re.compile(r"\b(?:nobody|no one|denie?s|deny)\b", re.IGNORECASE)
 _AFFIRMING = {"true", "correct", "right", "accurate", "yes"}
 
@@ -57,11 +61,15 @@ def polarity(text: str, led: bool = False) -> tuple[str | None, str]:
     first = _FIRST.match(text)
     if first is not None and _DENIED.match(text, first.end()):
         return None, "yes-no:contradiction"
+    if first is not None and _CONDITION.match(text, first.end()):
+        return None, "yes-no:uncertain"
     if first is not None and not _NOT_AN_ANSWER.match(text, first.start(1)):
         verdict = {"yeah": "yes", "yep": "yes", "nope": "no"}.get(first[1].lower()) or POLARITY[first[1].lower()]
         rest = _alone(text, first.end())
         rest |= {"no"} if verdict == "yes" and re.match(r"[\s,]*(?:and|but)\s+no\b", text[first.end() :]) else set()
         return (verdict, "yes-no:first") if rest <= {verdict} else (None, "yes-no:contradiction")
+    if _UNCERTAIN.search(text):
+        return None, "yes-no:uncertain"
     alone = _alone(text)
     judged = _judged(text) if led or len(sentences(text)) == 1 else set()
     verdicts = alone or judged

@@ -12,13 +12,10 @@ from structdecode.evaluation.matching.text import normalise
 from structdecode.evaluation.matching.texts import clean
 from structdecode.evaluation.types import Kind, Match, Question
 
-WORDS = st.sampled_from(
-    "A B (B) C. red blue 4 4.5 -5 1,000 1/2 3/0 75% 5 cm km $ $5 € \\boxed{ } { ( ) yes no not true false the answer is "
-    "either or and because wait if ? ! . , ; : \n ** * ` <CONCLUSION> </CONCLUSION> </think> \\frac{1}{2} \\text{cm} ^ ^{2} "
-    "² ½ − x = + e10 10^400 1e999 °C I don't know sorry can't help cannot be determined twenty one hundred dozen more than".split(
-        " "
-    )
-)
+VOCABULARY = """A B (B) C. red blue 4 4.5 -5 1,000 1/2 3/0 75% 5 cm km $ $5 € \\boxed{ } { ( ) yes no not true false the
+answer is either or and because wait if ? ! . , ; : ** * ` <CONCLUSION> </CONCLUSION> </think> \\frac{1}{2} \\text{cm} ^ ^{2}
+² ½ \u2212 x = + e10 10^400 1e999 °C I don't know sorry can't help cannot be determined twenty one hundred dozen more than"""
+WORDS = st.sampled_from([*VOCABULARY.split(), "\n"])
 TEXTS = st.one_of(
     st.text(max_size=80), st.lists(WORDS, max_size=12).map(" ".join), st.lists(WORDS, max_size=12).map("".join)
 )
@@ -77,7 +74,14 @@ def test_integers_are_exact_in_every_dress(number: int, dress: str) -> None:
 def test_extracted_extracts_itself(text: str, kind: Kind, options: dict[str, str]) -> None:
     question = Question("1", "How long?", ("2.5 km",), options=options, kind=kind)
     once = match(text, question)
-    assume(once.extracted and once.status == "answered" and once.rule.split(":")[1:] != ["identical"])
+    assume(
+        once.extracted
+        and once.status == "answered"
+        and once.rule.split(":")[1:] != ["identical"]
+        and len(once.extracted) < 500
+    )
     if kind == "text":
-        assume(once.rule != "text:led" and normalise(once.extracted) == normalise(normalise(once.extracted)))
+        assume(
+            normalise(once.extracted) == clean(once.extracted) == once.extracted
+        )  # "A-A" is "a a", which begins with an article
     assert match(once.extracted, question).extracted == once.extracted
