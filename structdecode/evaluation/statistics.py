@@ -106,19 +106,25 @@ def ratio(numerators: ArrayLike, denominators: ArrayLike, *, seed: int = 0) -> E
 def difference(a: Sequence[bool], b: Sequence[bool], *, seed: int = 0) -> Estimate:
     """Accuracy of ``a`` less accuracy of ``b`` on the same questions, in the same order, by the paired bootstrap.
 
-    Where the difference is the same on all of them the bootstrap has no width: then the interval is how rare another
-    one can be said to be from n questions without it (Clopper and Pearson), to either side.
-
     Raises:
         ConfigError: the two are not equally long.
     """
     if len(a) != len(b):
         raise ConfigError(f"a paired comparison needs the same questions, not {len(a)} and {len(b)}")
-    gaps = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)  # [n], each -1, 0 or 1
-    found = mean(gaps, seed=seed)
-    if not len(gaps) or np.any(gaps != gaps[0]):
+    return mean_gap(np.asarray(a, dtype=float) - np.asarray(b, dtype=float), seed=seed)
+
+
+def mean_gap(gaps: ArrayLike, *, seed: int = 0) -> Estimate:
+    """The mean of paired differences. ``gaps``: [n], each from -1 to 1.
+
+    Where they are the same on all questions the bootstrap has no width: then the interval is how rare another one can
+    be said to be from n questions without it (Clopper and Pearson), to either side.
+    """
+    numbers = np.asarray(gaps, dtype=float)
+    found = mean(numbers, seed=seed)
+    if not len(numbers) or np.any(numbers != numbers[0]):
         return found
-    rare = float(_scipy().binomtest(0, len(gaps)).proportion_ci(CONFIDENCE, method="exact").high)
+    rare = float(_scipy().binomtest(0, len(numbers)).proportion_ci(CONFIDENCE, method="exact").high)
     reach = rare * (1 + abs(found.value))  # one that is not there may be off by 1, or by 2
     return replace(found, low=max(-1.0, found.value - reach), high=min(1.0, found.value + reach))
 
@@ -259,7 +265,7 @@ def paired_means(
         flat = len(gaps) < 2 or bool(np.all(gaps == gaps[0]))
         p = 1.0 if flat else float(stats.ttest_1samp(gaps, 0.0).pvalue)
         unpaired = len(values[a].keys() ^ values[b].keys())
-        found.append((a, b, mean(gaps, seed=seed), int((gaps > 0).sum()), int((gaps < 0).sum()), unpaired, p))
+        found.append((a, b, mean_gap(gaps, seed=seed), int((gaps > 0).sum()), int((gaps < 0).sum()), unpaired, p))
     corrected = holm([p for *_, p in found])
     reach = float(stats.norm.isf(LEVEL / (2 * max(1, len(found)))) + stats.norm.ppf(POWER))
     return [

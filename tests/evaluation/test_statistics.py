@@ -223,3 +223,8 @@ def test_paired_means_are_a_paired_t_test() -> None:
 
 def enumerate_ids(numbers: np.ndarray) -> list[tuple[str, float]]:
     return [(f"q{i}", float(x)) for i, x in enumerate(numbers)]
+
+
+def test_gaps_that_are_all_nought_are_uncertain_to_both_sides() -> None:
+    ((same, _),) = st.paired_means([("a", "b")], {name: dict.fromkeys("xyz", 0.5) for name in "ab"})
+    assert same.difference.low == -same.difference.high < 0 and same.p == 1

@@ -75,7 +75,7 @@ def _minor(ax: Any) -> Any:
 
     def label(value: float, _: int) -> str:
         low, high = ax.get_xlim()
-        return _tick(float(value)) if high / low < 40 and f"{value:.0e}"[0] in "25" else ""
+        return _tick(float(value)) if high / low < 300 and f"{value:.0e}"[0] in "25" else ""
 
     return label
 

@@ -52,7 +52,7 @@ def row(cell: CellResult) -> Mapping[str, object]:
     return {
         "cell": cell.name, "pool": sum(len(r.pool) for r in cell.records) / len(cell.records),
         "blind": cell.random_pick, "chosen": cell.accuracy, "covered": cell.coverage,
-        "gained": statistics.mean(gained), "lost": statistics.mean(lost),
+        "gained": statistics.mean_gap(gained), "lost": statistics.mean_gap(lost),
     }  # fmt: skip
 
 

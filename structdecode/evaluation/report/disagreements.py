@@ -209,12 +209,13 @@ def tree_html(trace: dict[str, Any] | None) -> str:
     if trace is None:
         return "<p class='note'>no search tree was kept</p>"
     count = sum(event["kind"] == "candidate" for event in trace["events"])
+    what = f"search tree, {count} span{'' if count == 1 else 's'}"
     for limit in (4000, 1000, 300, 100, 30):
         events = [_shorter(event, limit) for event in trace["events"]]
         packed = base64.b64encode(zlib.compress(search_tree(events).encode(), 9)).decode()
         if len(packed) <= TREE_ROOM:
-            return f"<details class='tree' data-tree='{packed}'><summary>search tree, {count} spans</summary></details>"
-    return f"<p class='note'>a search tree of {count} spans is too large for this page; traces.jsonl has it</p>"
+            return f"<details class='tree' data-tree='{packed}'><summary>{what}</summary></details>"
+    return f"<p class='note'>{what}: too large for this page; traces.jsonl has it</p>"
 
 
 def _shorter(event: dict[str, Any], limit: int) -> dict[str, Any]:

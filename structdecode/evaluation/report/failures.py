@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from structdecode.evaluation import taxonomy
 from structdecode.evaluation.report import figures
-from structdecode.evaluation.report.results import CellResult, Results
+from structdecode.evaluation.report.results import CellResult, Results, stage_name
 from structdecode.evaluation.report.section import Block, Column, Figure, Section, Table, Words
 from structdecode.evaluation.taxonomy import Kind
 
@@ -49,7 +49,7 @@ def section(results: Results) -> Section:
 
 def _bad_choices(cell: CellResult) -> list[dict[str, object]]:
     found = taxonomy.bad_choices(cell.records)
-    return [{"cell": cell.name, "stage": stage, "count": count} for stage, count in found.items()]
+    return [{"cell": cell.name, "stage": stage_name(stage), "count": count} for stage, count in found.items()]
 
 
 def bars(results: Results, counts: dict[str, dict[str, int]], kinds: list[Kind]) -> str:

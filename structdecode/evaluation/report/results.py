@@ -12,6 +12,7 @@ import numpy as np
 
 from structdecode.evaluation import costs, statistics
 from structdecode.evaluation.costs import Unit
+from structdecode.evaluation.recording import WHOLE_ANSWER
 from structdecode.evaluation.report.figures import Look, looks
 from structdecode.evaluation.statistics import Estimate
 from structdecode.evaluation.store import Run
@@ -182,6 +183,11 @@ class Results:
             if not front or cell.accuracy.value > front[-1].accuracy.value:
                 front.append(cell)
         return front
+
+
+def stage_name(stage: str) -> str:
+    """As it is shown: a verifier's round over whole answers is recorded under a name that stages have too."""
+    return "whole answer" if stage == WHOLE_ANSWER else stage
 
 
 UNIT_NAMES: dict[Unit, str] = {

@@ -108,7 +108,8 @@ class Figure:
     text: str
 
     def markdown(self) -> str:
-        return f"![{_inert(self.text)}](figures/{self.name}.svg)\n\n*{_inert(self.text)}*"
+        short = _inert(self.text.partition(". ")[0])
+        return f"![{short}](figures/{self.name}.svg)\n\n*{_inert(self.text)}*"
 
     def html(self) -> str:
         from structdecode.evaluation.report.figures import inline

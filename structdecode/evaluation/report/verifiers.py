@@ -7,7 +7,7 @@ from typing import Any
 
 from structdecode.evaluation import statistics
 from structdecode.evaluation.recording import WHOLE_ANSWER
-from structdecode.evaluation.report.results import CellResult, Results
+from structdecode.evaluation.report.results import CellResult, Results, stage_name
 from structdecode.evaluation.report.section import Block, Column, Section, Table, Words, share
 from structdecode.evaluation.types import Record
 
@@ -64,7 +64,7 @@ def cell_rows(cell: CellResult) -> list[dict[str, Any]]:
         right, wrong = sum(len(r) for r, _ in questions), sum(len(w) for _, w in questions)
         if pairs:
             rows.append({
-                "verifier": verifier, "cell": cell.name, "stage": "whole answer" if stage == WHOLE_ANSWER else stage, "auc": estimate, "pairs": pairs,
+                "verifier": verifier, "cell": cell.name, "stage": stage_name(stage), "auc": estimate, "pairs": pairs,
                 "questions": estimate.n, "right": right / (right + wrong), "unscored": unscored[verifier, stage],
             })  # fmt: skip
     return rows
