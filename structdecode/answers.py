@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 _LEAD = re.compile(r"(?:final answer|answer|conclusion)\s*(?:is|:|=)\s*", re.IGNORECASE)
@@ -31,5 +32,8 @@ def final_answer(text: str) -> str:
 
 
 def _number(text: str) -> str:
-    value = float(text.replace(",", ""))
-    return str(int(value)) if value.is_integer() else repr(value)
+    text = text.replace(",", "")
+    if "." not in text and len(text) < 4000:  # a float would make neighbours of 2**53 and more one vote
+        return str(int(text))
+    value = float(text)
+    return str(int(value)) if value.is_integer() else repr(value) if math.isfinite(value) else text

@@ -16,3 +16,9 @@ from structdecode.answers import final_answer
 )  # fmt: skip
 def test_final_answer(text: str, answer: str) -> None:
     assert final_answer(text) == answer
+
+
+@pytest.mark.parametrize("number", [2**53 + 1, 10**400 + 1, -(10**400) - 1])
+def test_large_integers_do_not_share_a_vote(number: int) -> None:
+    assert final_answer(f"The answer is {number:,}.") == str(number)
+    assert final_answer("9" * 5000) != final_answer("9" * 5001)

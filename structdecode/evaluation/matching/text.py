@@ -7,8 +7,8 @@ import re
 from structdecode.evaluation.matching.texts import Segment, clean, segment, sentences, unify
 from structdecode.evaluation.types import Match, Question
 
-_ARTICLE = re.compile(r"\b(?:[Tt]he|an?)\s+(?=\w)")
-_FIRST_ARTICLE = re.compile(r"^(?:A|An|THE)\s+(?=\w)")
+_ARTICLE = re.compile(r"\b(?:[Tt]he|an?)\s+(?=[\"'(]?\w)")
+_FIRST_ARTICLE = re.compile(r"^(?:A|An|THE)\s+(?=[\"'(]?\w)")
 _ACRONYM = re.compile(r"\b(?:[A-Za-z]\.){2,}")
 _JOINING = re.compile(r"(?<=[^\W\d])-(?=[^\W\d])")
 _PUNCTUATION = re.compile(
