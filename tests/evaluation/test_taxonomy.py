@@ -64,6 +64,14 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         },
         "chosen badly at REASONING",
     ),
+    "all captions wrong, and the same reasoning right in all": (
+        {
+            "pool": (Pooled((0, 0), "?", False, 1.0, True),),
+            "rounds": rounds(("CAPTION", {(0,): False, (1,): False}), ("REASONING", {(0, 0): True, (0, 1): True})),
+            "wrong_stages": ("CAPTION", "CONCLUSION"),
+        },
+        "wrong caption",
+    ),
     "all captions wrong": (
         {
             "pool": (Pooled((1,), "?", False, 1.0, True),),
