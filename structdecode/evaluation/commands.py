@@ -144,10 +144,10 @@ def run_study(
         "record_version": RECORD_VERSION, "model": model, "data": data, "seeds": list(study.seeds),
         "cells": [cell.as_dict() for cell in study.cells],
     }  # fmt: skip
+    runner = Runner(out, backend, match, concurrency, part.label)
     _open_directory(out, config, kept, all_rejected, command)
     mine = [question for question in kept if part.has(question)]
     jobs = plan_jobs(study.cells, mine, model["digest"])
-    runner = Runner(out, backend, match, concurrency, part.label)
     with LiveCells([cell.name for cell in study.cells], len(mine), quiet=quiet) as progress:
         added = runner.run(jobs, progress)
     if not quiet:
