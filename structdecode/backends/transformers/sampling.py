@@ -25,12 +25,16 @@ def filtered(logits: Tensor, sampling: Sampling) -> Tensor:
     return logits
 
 
-def draw(logits: Tensor, sampling: Sampling, generators: Sequence[np.random.Generator]) -> Tensor:
-    """One token a row, each from its own generator, by the inverse of the distribution function. [B, V] -> [B]"""
+def uniforms(generators: Sequence[np.random.Generator], steps: int, device: torch.device) -> Tensor:
+    """What the next steps draw with, each row's from its own generator: the same in one go or several. [B, steps]"""
+    return torch.from_numpy(np.stack([g.random(steps) for g in generators])).to(device)
+
+
+def draw(logits: Tensor, sampling: Sampling, uniform: Tensor) -> Tensor:
+    """One token a row, by the inverse of the distribution function at ``uniform`` [B]. [B, V] -> [B]"""
     if sampling.greedy:
         return logits.argmax(-1)
     cumulative = filtered(logits, sampling).softmax(-1).double().cumsum(-1)  # [B, V]
-    uniform = torch.tensor([g.random() for g in generators], dtype=torch.double, device=logits.device)
     points = uniform[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, points, right=True).squeeze(-1).clamp_max(logits.shape[-1] - 1)
 

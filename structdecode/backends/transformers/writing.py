@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from structdecode.backends.transformers.encoding import Codec
-from structdecode.backends.transformers.sampling import token_statistics
 from structdecode.protocols import Row
 from structdecode.tags import close_span, forced_prefix, stopped
 from structdecode.types import Candidate, Sampling, Span, Stage
@@ -96,12 +95,12 @@ class Writing:
         )  # fmt: skip
 
 
-def take(writings: Sequence[Writing], logits: Tensor, tokens: Tensor) -> None:
-    """Books one step's tokens [B], drawn from logits [B, V], in the rows that are not done."""
-    log_probs, certainties = (values.tolist() for values in token_statistics(logits, tokens))
-    for writing, *drawn in zip(writings, tokens.tolist(), log_probs, certainties, strict=True):
-        if not writing.done:
-            writing.take(*drawn)
+def take(writings: Sequence[Writing], tokens: Tensor, log_probs: Tensor, certainties: Tensor) -> None:
+    """Books some steps' tokens in the rows, up to where each is done. [steps, B] each"""
+    for step in zip(tokens.tolist(), log_probs.tolist(), certainties.tolist(), strict=True):
+        for writing, *drawn in zip(writings, *step, strict=True):
+            if not writing.done:
+                writing.take(*drawn)
 
 
 def kept_as(candidate: Candidate) -> Iterator[tuple[int, ...]]:

@@ -8,9 +8,8 @@ import torch
 from PIL import Image
 
 from structdecode.backends.transformers import TransformersBackend
-from structdecode.backends.transformers.backend import Engine
 from structdecode.types import Prompt
-from tests.backends.transformers import tiny
+from tests.backends.transformers import tiny, traced
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,17 +21,20 @@ def one_thread() -> Iterator[None]:
 
 
 @lru_cache
-def shared_backend(name: str, engine: Engine) -> TransformersBackend:
-    return TransformersBackend(*tiny.build(name), name=name, engine=engine)
+def shared_backend(name: str, engine: str) -> TransformersBackend:
+    if engine == "recorded":
+        return traced.recorded(name)
+    return TransformersBackend(*tiny.build(name), name=name, engine=engine)  # type: ignore[arg-type]
 
 
-@pytest.fixture(params=["slots", "plain"])
-def engine(request: pytest.FixtureRequest) -> Engine:
+@pytest.fixture(params=["slots", "plain", "recorded"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """``recorded`` is the first with steps recorded and looked at in blocks, as on a GPU."""
     return request.param  # type: ignore[no-any-return]
 
 
 @pytest.fixture(params=sorted(tiny.ARCHITECTURES))
-def backend(request: pytest.FixtureRequest, engine: Engine) -> TransformersBackend:
+def backend(request: pytest.FixtureRequest, engine: str) -> TransformersBackend:
     """Every architecture under every engine, with nothing in its prefix cache."""
     backend = shared_backend(request.param, engine)
     backend.prefixes.clear()
@@ -40,7 +42,7 @@ def backend(request: pytest.FixtureRequest, engine: Engine) -> TransformersBacke
 
 
 @pytest.fixture
-def mllama(engine: Engine) -> TransformersBackend:
+def mllama(engine: str) -> TransformersBackend:
     backend = shared_backend("mllama", engine)
     backend.prefixes.clear()
     return backend

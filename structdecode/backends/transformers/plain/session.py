@@ -12,7 +12,7 @@ from torch import Tensor
 
 from structdecode.backends.transformers.encoding import pad_left
 from structdecode.backends.transformers.plain.kv import Branch, Prefix, batch_cache, harvest
-from structdecode.backends.transformers.sampling import draw, text_log_probs
+from structdecode.backends.transformers.sampling import draw, text_log_probs, token_statistics, uniforms
 from structdecode.backends.transformers.vision import ImageMemory
 from structdecode.backends.transformers.writing import Order, Writing, kept_as, known_beginnings, take
 from structdecode.budget import Usage
@@ -187,8 +187,8 @@ class PlainSession:
                 writing.done |= late or step >= min(writing.row.max_tokens, room - branch.length)
             if all(writing.done for writing in writings):
                 break
-            tokens = draw(logits.float(), order.sampling, generators)  # [B]
-            take(writings, logits.float(), tokens)
+            tokens = draw(logits.float(), order.sampling, uniforms(generators, 1, logits.device)[:, 0])  # [B]
+            take(writings, tokens[None], *(v[None] for v in token_statistics(logits.float(), tokens)))
             if all(writing.done for writing in writings):
                 break
             mask = torch.cat([mask, ones], dim=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,9 +11,16 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from structdecode.backends.transformers.memory import out_of_memory
 from structdecode.backends.transformers.slots.attention import Batch, Seen, Shared, attending
 from structdecode.backends.transformers.slots.kv import Layers, Pool, Segment, SlotCache
 from structdecode.backends.transformers.slots.prefixes import CrossLayers
+from structdecode.backends.transformers.slots.recording import Recorder, Recording
+
+log = logging.getLogger(__name__)
+
+RECORD_AFTER = 2
+"""Steps with the same rows after which a step is recorded: recording costs about as much as a few steps."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,11 @@ class Occupant:
         return 0
 
     @property
+    def position(self) -> int:
+        """Of its next token, as the model counts."""
+        return self.place.segment.length - self.base + self.filled + self.place.offset
+
+    @property
     def picture_mask(self) -> Tensor | None:
         """What its next tokens see of its pictures."""
         if self.chunk_mask is not None or self.place.view is None:
@@ -134,19 +147,110 @@ class Forward:
         run: the model's forward; returns its logits [n, kept tokens, V].
         configs: of the text model, where the attention function is named.
         layers: how many layers the text model has; ``cross``: which of them are cross-attention.
+        recorder: replays a step while the rows stay the same; None runs the model each time.
     """
 
     def __init__(
-        self, run: Callable[..., Tensor], configs: Sequence[Any], layers: int, cross: frozenset[int], max_length: int
+        self,
+        run: Callable[..., Tensor],
+        configs: Sequence[Any],
+        layers: int,
+        cross: frozenset[int],
+        max_length: int,
+        recorder: Recorder | None = None,
     ) -> None:
         self.run, self.configs, self.layers, self.cross, self.max_length = run, configs, layers, cross, max_length
+        self.recorder = recorder
         self._position = {layer: at for at, layer in enumerate(i for i in range(layers) if i not in cross)}
-        self._kept: dict[int, tuple[SlotCache, Batch]] = {}
+        self.forget()
 
-    def full(self, row: Occupant) -> bool:
-        """Whether the model's context has no room for another token."""
-        return row.place.segment.length - row.base + row.filled >= self.max_length
+    def forget(self) -> None:
+        """Lets go of what was worked out for the rows of the last steps, and of their slots."""
+        self._kept: tuple[Slots[Any], SlotCache, Batch] | None = None
+        self._recording: Recording | None = None
+        self._steady = 0
 
+    def room(self, row: Occupant) -> int:
+        """Tokens that the model's context has room for behind a row."""
+        return self.max_length - (row.place.segment.length - row.base + row.filled)
+
+    # ------------------------------------------------------------------ one token a row
+    def step(self, slots: Slots[Any], tokens: Tensor) -> Tensor:
+        """Logits behind one more token a row. [n] -> [n, V]"""
+        slots.pool.ensure(len(slots.rows), max(row.filled for row in slots.rows) + 1)
+        cache, batch = self._arrangement(slots)
+        self._steady += 1
+        recording = self._recorded(slots, cache, batch) if self._steady > RECORD_AFTER else None
+        logits = self._eager(slots, tokens, cache, batch) if recording is None else recording(tokens)
+        for row in slots.rows:
+            row.filled += 1
+        return logits
+
+    def _recorded(self, slots: Slots[Any], cache: SlotCache, batch: Batch) -> Recording | None:
+        """The step of these rows, recorded when first asked for; None from the first time on that a model refuses."""
+        if self.recorder is None or (self._recording is not None and self._recording.fits(slots.pool)):
+            return self._recording
+        try:
+            self._recording = self._record(slots, cache, batch, self.recorder)
+        except RuntimeError as error:
+            if out_of_memory(error):
+                raise
+            log.warning("steps run unrecorded, this model cannot be: %s", str(error).split("\n")[0])
+            self.recorder = self._recording = None
+        return self._recording
+
+    def _arrangement(self, slots: Slots[Any]) -> tuple[SlotCache, Batch]:
+        """The cache and the batch's groups; worked out anew only when rows have come or gone."""
+        if slots.changed or self._kept is None or self._kept[0] is not slots:
+            self.forget()
+            self._kept = (slots, *self._arranged(slots))
+            slots.changed = False
+        return self._kept[1:]
+
+    def _eager(self, slots: Slots[Any], tokens: Tensor, cache: SlotCache, batch: Batch) -> Tensor:
+        filled = [row.filled for row in slots.rows]
+        width = max(filled) + 1
+        if min(filled) == max(filled):
+            cache.aim(filled[0], len(filled), width)
+            batch.own_mask = None
+        else:
+            places = torch.tensor(filled, device=tokens.device)[:, None]
+            cache.aim(places, len(filled), width)
+            batch.own_mask = self._own_mask(places, width, slots.pool.keys[0].dtype)
+        positions = torch.tensor([row.position for row in slots.rows], device=tokens.device)[:, None]
+        return self._run(slots.rows, tokens[:, None], positions, cache, batch)
+
+    def _record(self, slots: Slots[Any], cache: SlotCache, batch: Batch, recorder: Recorder) -> Recording:
+        rows, pool = list(slots.rows), slots.pool
+        blindness = self._blindness(rows, 1, pool.device)
+
+        def body(ids: Tensor, positions: Tensor, places: Tensor) -> Tensor:
+            cache.aim(places, len(rows), pool.width)
+            batch.own_mask = self._own_mask(places, pool.width, pool.keys[0].dtype)
+            return self._run(rows, ids, positions, cache, batch, blindness)
+
+        positions = torch.tensor([row.position for row in rows], device=pool.device)[:, None]
+        places = torch.tensor([row.filled for row in rows], device=pool.device)[:, None]
+        return Recording(recorder, body, positions, places, pool)
+
+    def _run(
+        self,
+        rows: Sequence[Occupant],
+        ids: Tensor,
+        positions: Tensor,
+        cache: SlotCache,
+        batch: Batch,
+        blindness: dict[str, Tensor] | None = None,
+    ) -> Tensor:
+        """The model on one token a row. [n, 1] -> [n, V]"""
+        blindness = self._blindness(rows, 1, ids.device) if blindness is None else blindness
+        with attending(self.configs):
+            return self.run(
+                input_ids=ids, position_ids=positions, attention_mask=None, past_key_values=cache, use_cache=True,
+                rows=batch, **blindness,
+            )[:, -1]  # fmt: skip
+
+    # ------------------------------------------------------------------ many tokens a row
     def __call__(self, slots: Slots[Any], tokens: Sequence[Sequence[int]], every: bool = False) -> Tensor:
         """Logits behind each row's last token, [n, 1, V], or behind every token (right-padded), [n, T, V]."""
         rows: list[Occupant] = slots.rows
@@ -159,18 +263,17 @@ class Forward:
         ids = torch.tensor([[*t, *[0] * (longest - len(t))] for t in tokens], device=device)
         steps = torch.arange(longest, device=device)
         places = torch.tensor(filled, device=device)[:, None] + steps  # [n, T]
-        begins = [row.place.segment.length - row.base + row.filled + row.place.offset for row in rows]
-        cache, batch = self._arranged(slots, longest)
-        even = min(filled) == max(filled)
-        cache.aim(filled[0] if even else places, len(rows), width)
-        batch.own_mask = None if even and longest == 1 else self._own_mask(places, width, slots.pool.keys[0].dtype)
+        begins = torch.tensor([row.position for row in rows], device=device)
+        cache, batch = self._arranged(slots)
+        cache.aim(filled[0] if min(filled) == max(filled) else places, len(rows), width)
+        batch.own_mask = self._own_mask(places, width, slots.pool.keys[0].dtype)
         last = sorted({length - 1 for length in lengths})
         with attending(self.configs):
             logits = self.run(
-                input_ids=ids, position_ids=torch.tensor(begins, device=device)[:, None] + steps, attention_mask=None,
+                input_ids=ids, position_ids=begins[:, None] + steps, attention_mask=None,
                 past_key_values=cache, use_cache=True, rows=batch,
                 logits_to_keep=0 if every else torch.tensor(last, device=device),
-                **self._blindness(rows, longest, ids),
+                **self._blindness(rows, longest, device),
             )  # fmt: skip
         for row, length in zip(rows, lengths, strict=True):
             row.filled += length
@@ -184,10 +287,8 @@ class Forward:
         unseen = torch.arange(width, device=places.device) > places[..., None]  # [n, T, width]
         return torch.zeros(unseen.shape, dtype=dtype, device=places.device).masked_fill_(unseen, -torch.inf)[:, None]
 
-    def _arranged(self, slots: Slots[Any], tokens: int) -> tuple[SlotCache, Batch]:
-        """The cache and the batch's groups; computed anew only when rows have come or gone, or prompts are fed."""
-        if not slots.changed and tokens == 1 and id(slots) in self._kept:
-            return self._kept[id(slots)]
+    def _arranged(self, slots: Slots[Any]) -> tuple[SlotCache, Batch]:
+        """The cache, and who shares what."""
         rows: list[Occupant] = slots.rows
         device = slots.pool.device
         by_segment: dict[int, list[int]] = defaultdict(list)
@@ -208,18 +309,15 @@ class Forward:
             assert first.place.view is not None
             seen.append(Seen(first.place.view.cross, numbers(group), first.picture_mask))
         cache = SlotCache(slots.pool, self.layers, self.cross, pictured=bool(seen))
-        batch = Batch(None, shared, seen, self.cross, self._position)
-        self._kept = {id(slots): (cache, batch)} if tokens == 1 else {}
-        slots.changed = False
-        return cache, batch
+        return cache, Batch(None, shared, seen, self.cross, self._position)
 
-    def _blindness(self, rows: Sequence[Occupant], tokens: int, ids: Tensor) -> dict[str, Tensor]:
+    def _blindness(self, rows: Sequence[Occupant], tokens: int, device: torch.device) -> dict[str, Tensor]:
         """Which tokens see no picture, where some do and some do not: the model masks their feed-forward then."""
         if not self.cross or all(row.place.view is None for row in rows):
             return {}
         if all(row.place.view is not None and row.chunk_blind is None for row in rows):
             return {}
-        seeing = torch.ones(len(rows), tokens, dtype=torch.long, device=ids.device)
+        seeing = torch.ones(len(rows), tokens, dtype=torch.long, device=device)
         for index, row in enumerate(rows):
             if row.place.view is None:
                 seeing[index] = 0

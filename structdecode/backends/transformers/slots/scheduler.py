@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from structdecode.backends.transformers.memory import free_memory, out_of_memory
-from structdecode.backends.transformers.sampling import draw
+from structdecode.backends.transformers.sampling import draw, token_statistics, uniforms
 from structdecode.backends.transformers.slots.forward import Forward, O, Occupant, Place, Slots
 from structdecode.backends.transformers.slots.kv import Pool
 from structdecode.backends.transformers.threads import release_team
@@ -101,6 +101,10 @@ class Write(Occupant):
         return 1
 
     @property
+    def tokens_left(self) -> int:
+        return self.writing.row.max_tokens - self.writing.sampled
+
+    @property
     def done(self) -> bool:
         return self.result is not None
 
@@ -124,6 +128,7 @@ class Scheduler:
         guard: what is open while the model works, and closed before the last answers go out.
         relieve: frees memory that is only kept for later; says whether there was any.
         max_rows: the most rows in one batch.
+        look_every: steps after which the tokens are fetched from the device and looked at for stops.
     """
 
     def __init__(
@@ -132,8 +137,9 @@ class Scheduler:
         guard: Callable[[], AbstractContextManager[None]],
         relieve: Callable[[], bool],
         max_rows: int,
+        look_every: int = 1,
     ) -> None:
-        self.forward, self.max_rows = forward, max_rows
+        self.forward, self.max_rows, self.look_every = forward, max_rows, look_every
         self._guard, self._relieve = guard, relieve
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="structdecode-model")
         self._lock = threading.Lock()
@@ -274,6 +280,7 @@ class Scheduler:
 
     def _empty(self) -> None:
         """Frees all slots, and what was computed for the rows in them."""
+        self.forward.forget()
         self._feeding: Slots[Feed] | None = None
         self._writing: Slots[Write] | None = None
         self._last: tuple[Tensor, list[Write]] = torch.empty(0), []
@@ -316,22 +323,40 @@ class Scheduler:
         if slots is None or not self._fill(slots, self._waiting):
             return
         for row in slots.rows:
-            row.writing.done |= row.writing.order.late or self.forward.full(row)
+            row.writing.done |= row.writing.order.late or self.forward.room(row) <= 0
         self._retire(slots)
         if not slots.rows:
             return
-        logits = self._logits(slots.rows)
-        tokens = self._draw(slots.rows, logits)
-        take([row.writing for row in slots.rows], logits, tokens)
+        last = self._decode_unseen(slots)
         for row in slots.rows:
             row.writing.done |= row.writing.sampled >= row.writing.row.max_tokens
-        drawn = dict(zip(map(id, slots.rows), tokens.tolist(), strict=True))
+        rows = list(slots.rows)
         self._retire(slots)
         if slots.rows:
-            after = self.forward(slots, [[drawn[id(row)]] for row in slots.rows])[:, -1]
+            if len(rows) != len(slots.rows):
+                at = {id(row): index for index, row in enumerate(rows)}
+                last = last[[at[id(row)] for row in slots.rows]]
+            after = self.forward.step(slots, last)
             for row, row_logits in zip(slots.rows, after, strict=True):
                 row.logits = row_logits
             self._last = after, list(slots.rows)
+
+    def _decode_unseen(self, slots: Slots[Write]) -> Tensor:
+        """Draws ``look_every`` tokens a row (fewer at a limit) before anybody looks at them. The last ones, [n].
+
+        What a row has drawn behind its stop is ignored when they are looked at, and not kept.
+        """
+        rows, logits = slots.rows, self._logits(slots.rows)
+        steps = min(self.look_every, *(min(row.tokens_left, self.forward.room(row)) for row in rows))
+        uniform = uniforms([row.generator for row in rows], steps, logits.device)  # [n, steps]
+        drawn: list[tuple[Tensor, Tensor, Tensor]] = []
+        for step in range(steps):
+            if step:
+                logits = self.forward.step(slots, drawn[-1][0]).float()
+            tokens = self._draw(rows, logits, uniform[:, step])
+            drawn.append((tokens, *token_statistics(logits, tokens)))
+        take([row.writing for row in rows], *(torch.stack(each) for each in zip(*drawn, strict=True)))
+        return drawn[-1][0]
 
     def _logits(self, rows: Sequence[Write]) -> Tensor:
         """Behind each row's last token. [n, V], float32"""
@@ -365,15 +390,15 @@ class Scheduler:
                 slots.remove(index)
 
     @staticmethod
-    def _draw(rows: Sequence[Write], logits: Tensor) -> Tensor:
+    def _draw(rows: Sequence[Write], logits: Tensor, uniform: Tensor) -> Tensor:
         by_sampling: dict[Sampling, list[int]] = defaultdict(list)
         for index, row in enumerate(rows):
             by_sampling[row.writing.order.sampling].append(index)
         if len(by_sampling) == 1:
-            return draw(logits, rows[0].writing.order.sampling, [row.generator for row in rows])
+            return draw(logits, rows[0].writing.order.sampling, uniform)
         tokens = logits.new_zeros(len(rows), dtype=torch.long)
         for sampling, indices in by_sampling.items():
-            tokens[indices] = draw(logits[indices], sampling, [rows[i].generator for i in indices])
+            tokens[indices] = draw(logits[indices], sampling, uniform[indices])
         return tokens
 
 
