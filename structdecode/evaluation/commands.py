@@ -188,7 +188,9 @@ def _check_directory(out: Path) -> None:
     """Before a model is loaded: a place that cannot be a run directory."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out}: is a file: --out takes a folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / "study.json").exists():
+    begun = {"study.json", "questions.jsonl", "rejected.jsonl"}  # killed, or another process is at it just now
+    there = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.is_dir() else set()
+    if there and not there & begun:
         raise ConfigError(f"{out}: not empty and not a run directory: choose another folder")
 
 

@@ -172,6 +172,16 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path, backend: Backend)
         compare(small_study(), tmp_path / "thesis.tex", backend)
 
 
+def test_killed_before_the_study_was_written(tmp_path: Path, backend: Backend) -> None:
+    compare(small_study(), tmp_path / "whole", backend)
+    (tmp_path / "early").mkdir()
+    for name in ("questions.jsonl", ".study.json.123"):
+        (tmp_path / "early" / name).write_text('{"id": "to')
+    compare(small_study(), tmp_path / "early", backend)
+    assert_same(tmp_path / "whole", tmp_path / "early")
+    assert read_run(tmp_path / "early").questions.keys() == read_run(tmp_path / "whole").questions.keys()
+
+
 def test_two_processes_cannot_write_one_run(tmp_path: Path, backend: Backend) -> None:
     compare(small_study(), tmp_path, backend)
     holder = Appender(tmp_path / "records.jsonl")

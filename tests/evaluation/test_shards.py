@@ -123,16 +123,8 @@ def test_two_processes_of_accelerate_make_one_run(tmp_path: Path) -> None:
     """``--multi_gpu`` starts a process for each; where there is no GPU they run on the CPU."""
     study = ["--data", "pocket:test", "--limit", "8", "--strategy", "direct", "--strategy", "staged"]
     run("compare", *study, "--out", tmp_path / "whole")
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--main_process_port", "0"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
     command = [*launch, "-m", "structdecode", "compare", *study, "--out", str(tmp_path / "both")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
