@@ -106,6 +106,19 @@ def test_a_verifiers_quality_is_the_simulated_one(whole: Path) -> None:
         assert abs(row["auc"]["value"] - expected) < 4.5 * row["auc"]["error"], row
 
 
+def test_candidates_that_cannot_be_told_are_no_wrong_ones(tmp_path: Path) -> None:
+    """Without a reference for a stage, its candidates are neither right nor wrong, and there is no AUC."""
+    run = Simulation(tmp_path, [Plan("stage-beam", "p-true", 4)], 12, 0).write()
+    records = lines(run / "records.jsonl")
+    for record in records:
+        for found in record["rounds"]:
+            if found["stage"] == "CAPTION":
+                found["right"] = [None if not right else right for right in found["right"]]
+    (run / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    write(run)
+    assert [row["stage"] for row in tables(run)["verifiers"]["auc"]] == ["REASONING", "CONCLUSION"]
+
+
 def test_failures_add_up_to_the_wrong_answers(whole: Path) -> None:
     found, run = tables(whole)["failures"], read_run(whole)
     for row in found["failures"]:
@@ -193,6 +206,8 @@ def test_nothing_is_loaded_and_everything_is_escaped(tmp_path: Path) -> None:
     )
     assert page.seen["script"] == 2 and "<b>|" not in text and "onerror=alert(1)>" not in text
     assert all(f"{rule}" not in text for rule in ("@import", "url(http", "<iframe", "<object"))
+    index = text.split("id='index'>")[1].split("</script>")[0]
+    assert NASTY in json.loads(index)["cells"][0] and "<" not in index and ">" not in index
     markdown = (tmp_path / "report.md").read_text()
     assert "<img" not in markdown and "<b>" not in markdown
     for row in (line for line in markdown.splitlines() if line.startswith("| \\_&lt;img")):
