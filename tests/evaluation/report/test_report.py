@@ -113,7 +113,7 @@ def test_candidates_that_cannot_be_told_are_no_wrong_ones(tmp_path: Path) -> Non
     for record in records:
         for found in record["rounds"]:
             if found["stage"] == "CAPTION":
-                found["right"] = [None if not right else right for right in found["right"]]
+                found["right"] = [right or None for right in found["right"]]
     (run / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     write(run)
     assert [row["stage"] for row in tables(run)["verifiers"]["auc"]] == ["REASONING", "CONCLUSION"]
