@@ -65,7 +65,7 @@ class Occupant:
     """A row in a slot.
 
     Attributes:
-        lone: nobody else goes on from its segment: that is copied into the slot, one attention does for both.
+        lone: its segment is copied into its slot, and one attention does for both.
         chunk_mask: which pictures' patches the next tokens see, additive [1, 1, T, S]; None: what the place says.
         chunk_blind: [T], which of the next tokens see no picture at all; None where all do.
         base: tokens of the segment that are in the slot. filled: all tokens in the slot.

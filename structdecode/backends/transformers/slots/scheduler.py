@@ -70,6 +70,16 @@ class Feed(Occupant):
     def coming(self) -> int:
         return len(self.tokens)
 
+    @property
+    def chunk(self) -> int:
+        """Tokens that come next."""
+        return min(CHUNK, len(self.tokens) - self.fed)
+
+    def like(self, other: Feed) -> bool:
+        """Whether the two are about equally long: neither more than half of its tokens (and a few) padding."""
+        short, long = sorted((self.chunk, other.chunk))
+        return long <= 2 * short + 8
+
     def aim(self, longest: int) -> None:
         """Cuts out what the next chunk of up to ``longest`` tokens sees, right-padded."""
         chunk = slice(self.fed, self.fed + longest)
@@ -296,11 +306,29 @@ class Scheduler:
                 return
 
     def _feed_chunk(self) -> None:
-        slots = self._feeding = _opened(self._feeding, self._feeds)
-        if slots is None or not self._fill(slots, self._feeds):
-            return
+        """Rows of about one length at a time, until so many tokens are computed that decoding should go on."""
+        computed = 0
+        while computed < CHUNK:
+            slots = self._feeding = _opened(self._feeding, self._feeds)
+            if slots is None or not self._fill_alike(slots):
+                return
+            computed += self._feed_rows(slots)
+
+    def _fill_alike(self, slots: Slots[Feed]) -> bool:
+        """Lets in what is not much shorter or longer than what is in: padding is computed too."""
+        for _ in range(len(self._feeds)):
+            feed = self._feeds[0]
+            if (not slots.rows or slots.rows[0].like(feed)) and self._has_room(slots, feed):
+                slots.add(feed)
+                self._feeds.popleft()
+            else:
+                self._feeds.rotate(-1)
+        return bool(slots.rows)
+
+    def _feed_rows(self, slots: Slots[Feed]) -> int:
+        """The next chunk of each row; how many tokens that were."""
         rows = list(slots.rows)
-        longest = max(min(CHUNK, len(feed.tokens) - feed.fed) for feed in rows)
+        longest = max(feed.chunk for feed in rows)
         for feed in rows:
             feed.aim(longest)
         tokens = [feed.tokens[feed.fed : feed.fed + CHUNK] for feed in rows]
@@ -317,10 +345,11 @@ class Scheduler:
                 rows[index].place = slots.grown(index, rows[index].logits[-1][-1].clone())
                 rows[index].done = True
                 slots.remove(index)
+        return sum(map(len, tokens))
 
     def _decode_step(self) -> None:
         slots = self._writing = _opened(self._writing, self._waiting)
-        if slots is None or not self._fill(slots, self._waiting):
+        if slots is None or not self._fill(slots):
             return
         for row in slots.rows:
             row.writing.done |= row.writing.order.late or self.forward.room(row) <= 0
@@ -365,11 +394,11 @@ class Scheduler:
             logits = torch.stack([row.logits for row in rows if row.logits is not None])
         return logits.float()
 
-    def _fill(self, slots: Slots[O], queue: deque[O]) -> bool:
+    def _fill(self, slots: Slots[Write]) -> bool:
         """Lets rows in while there is room; whether any are in. One leaves the queue when it is in: that may fail."""
-        while queue and self._has_room(slots, queue[0]):
-            slots.add(queue[0])
-            queue.popleft()
+        while self._waiting and self._has_room(slots, self._waiting[0]):
+            slots.add(self._waiting[0])
+            self._waiting.popleft()
         return bool(slots.rows)
 
     def _has_room(self, slots: Slots[O], row: O) -> bool:

@@ -28,8 +28,8 @@ from structdecode.types import Candidate, Prompt, Sampling, Span, Stage
 if TYPE_CHECKING:
     from structdecode.backends.transformers.backend import TransformersBackend
 
-LONE_UP_TO = 512
-"""Tokens of a shared beginning up to which a row that is alone on it gets a copy in its slot: one attention less."""
+COPY_UP_TO = 512
+"""Tokens up to which the rows that go on from one beginning get copies of it in their slots: one attention less."""
 
 
 class SlotSession:
@@ -91,14 +91,10 @@ class SlotSession:
     def _extend(self, writings: list[Writing], admit: Admit) -> Steps[Work[list[Span]]]:
         usage = yield from self._prefill(admit)
         starts, used = yield from self._starts(writings, admit)
-        on_segment = Counter(id(place.segment) for place in starts)
         rows = [
-            Write(
-                place, writing=writing,
-                lone=on_segment[id(place.segment)] == 1 and place.segment.length <= LONE_UP_TO,
-            )
-            for writing, place in zip(writings, starts, strict=True)
-        ]  # fmt: skip
+            Write(place, lone=copy, writing=writing)
+            for writing, place, copy in zip(writings, starts, _copied(starts), strict=True)
+        ]
         yield rows
         for row in rows:
             assert row.result is not None
@@ -109,7 +105,12 @@ class SlotSession:
     def _log_probs(self, encoded: list[tuple[int, ...]], admit: Admit) -> Steps[Work[list[list[float]]]]:
         usage = yield from self._prefill(admit)
         assert self.root is not None and self.root.logits is not None
-        feeds = {i: Feed(self.root, tokens=ids[:-1], every=True) for i, ids in enumerate(encoded) if len(ids) > 1}
+        texts = {i: ids[:-1] for i, ids in enumerate(encoded) if len(ids) > 1}
+        copied = _copied([self.root] * len(texts))
+        feeds = {
+            i: Feed(self.root, lone=copy, tokens=ids, every=True)
+            for (i, ids), copy in zip(texts.items(), copied, strict=True)
+        }
         if feeds:
             fed = sum(len(feed.tokens) for feed in feeds.values())
             admit(fed)
@@ -175,7 +176,8 @@ class SlotSession:
             mask = cross_mask(tiles, self._patches(cross, tiles), segment.buffers[0][0].dtype)
             blind = ~tiles.flatten(1).any(-1)
             blind = blind if bool(blind.any()) else None
-        feed = Feed(Place(segment, None, known.offset, view), tokens=ids[have:], mask=mask, blind=blind)
+        place = Place(segment, None, known.offset, view)
+        feed = Feed(place, lone=_copied([place])[0], tokens=ids[have:], mask=mask, blind=blind)
         yield [feed]
         assert feed.place.logits is not None
         return self._known(ids, feed.place.as_segment().segment, known.offset, cross, feed.place.logits)
@@ -220,7 +222,10 @@ class SlotSession:
                 place = missing.setdefault(ids, self._longest_known(writing.row.prefix, ids))
             cached += place.length
         admit(forced)
-        feeds = [Feed(place, tokens=ids[place.length - self.root.length :]) for ids, place in missing.items()]
+        feeds = [
+            Feed(place, lone=copy, tokens=ids[place.length - self.root.length :])
+            for (ids, place), copy in zip(missing.items(), _copied(list(missing.values())), strict=True)
+        ]
         if feeds:
             yield feeds
         for ids, feed in zip(missing, feeds, strict=True):
@@ -239,3 +244,9 @@ class SlotSession:
             if known is not None and known.length - self.root.length < len(ids):
                 return replace(known, logits=None)
         return self.root
+
+
+def _copied(places: Sequence[Place]) -> list[bool]:
+    """Of rows that go on from these places: whether each gets a copy of its beginning."""
+    on_segment = Counter(id(place.segment) for place in places)
+    return [on_segment[id(place.segment)] * place.segment.length <= COPY_UP_TO for place in places]
