@@ -12,8 +12,11 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +53,13 @@ class Bench:
         self.upstream = baselines.Upstream(backend, self.prompt, begins, tokens)
         self.user = baselines.TransformersUser(backend, self.prompt, begins, tokens)
 
-    def ours(self, strategy: str, **settings: Any) -> Way:
+    def ours(self, strategy: str, **settings: Any) -> Callable[[], sd.Result]:
         """A search from a cold start: nothing of the prompt is in the cache."""
         built = registry.build("strategies", strategy, settings)
 
-        def way() -> None:
+        def way() -> sd.Result:
             self.backend.prefixes.clear()
-            sd.decode(self.prompt, backend=self.backend, schema=self.schema, strategy=built)
+            return sd.decode(self.prompt, backend=self.backend, schema=self.schema, strategy=built)
 
         return way
 
@@ -156,36 +159,74 @@ def floor(bench: Bench, rows: int, device: str) -> dict[str, float]:
     own = rows * 2 * bench.tokens * known.segment.nbytes / known.segment.buffers[0][0].shape[2]
     moved = weights + known.nbytes + own
     steps: list[float] = []
-    forward = bench.backend.forward
+    forward = bench.backend.scheduler.forward
+    step_ = forward.step
 
-    def timed(**inputs: Any) -> Any:
+    def timed(*inputs: Any) -> Any:
         start = time.perf_counter()
-        output = forward(**inputs)
+        output = step_(*inputs)
         if device == "cuda":
             torch.cuda.synchronize()
-        if "rows" in inputs and inputs["input_ids"].shape[1] == 1:
-            steps.append(time.perf_counter() - start)
+        steps.append(time.perf_counter() - start)
         return output
 
-    bench.backend.forward = timed
+    forward.step = timed
     try:
         bench.ours("stage-beam", candidates=rows)()
     finally:
-        del bench.backend.forward
+        del forward.step
     step, bandwidth = statistics.median(steps), copy_bandwidth(device)
     return {"bytes": moved, "bytes_per_second": bandwidth, "floor_seconds": moved / bandwidth, "step_seconds": step,
             "step_over_floor": step * bandwidth / moved}  # fmt: skip
 
 
-def growth(points: Iterable[int], way_at: Callable[[int], Way], rounds: int) -> dict[str, Any]:
-    """Seconds and peak bytes along an axis, the points interleaved."""
-    ways = {str(point): way_at(point) for point in points}
-    seconds = interleaved(ways, rounds)
-    return {"seconds": seconds, "peak_bytes": {name: peak_bytes(way) for name, way in ways.items()}}
+@dataclass(frozen=True)
+class Axis:
+    """Something that a search's time and memory grow along."""
+
+    points: Sequence[int]
+    way_at: Callable[[Bench, int], Way]
+    rounds: int = 2
+
+
+AXES = {
+    "candidates": Axis([1, 2, 4, 8, 16, 32], lambda bench, n: bench.ours("stage-beam", candidates=n)),
+    "tiles": Axis([1, 2, 4], lambda bench, t: Bench(bench.backend, tiles=t).ours("stage-beam", candidates=8)),
+    "in_flight": Axis([1, 4, 16, 64], lambda bench, q: bench.in_flight(q, q), 1),
+    "stage_tokens": Axis(
+        [16, 32, 64, 128], lambda bench, t: Bench(bench.backend, tokens=t).ours("stage-beam", candidates=8)
+    ),
+}
+
+
+def growth(bench: Bench, name: str, device: str) -> dict[str, Any]:
+    """Seconds along an axis, the points interleaved; peak bytes of each in a process of its own.
+
+    An allocator keeps pages that were freed: in one process only the largest point so far would show.
+    """
+    axis = AXES[name]
+    seconds = interleaved({str(point): axis.way_at(bench, point) for point in axis.points}, axis.rounds)
+    peaks = {}
+    for point in axis.points:
+        command = [sys.executable, "-m", "benchmarks.speed", "--device", device, "--peak", name, str(point)]
+        peaks[str(point)] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return {"seconds": seconds, "peak_bytes": peaks}
+
+
+def print_peak(device: str, name: str, point: int) -> None:
+    """For `growth`: the bytes that one point of an axis takes beyond the model."""
+    bench = Bench(model_for(device))
+    Bench(bench.backend, tokens=1).ours("staged")()  # packs weights, loads libraries
+    bench.backend.prefixes.clear()
+    print(peak_bytes(AXES[name].way_at(bench, point)))
+
+
+def model_for(device: str) -> Any:
+    return models.eleven_billion(device) if device == "cuda" else models.medium()
 
 
 def measure(device: str, rounds: int, quick: bool) -> dict[str, Any]:
-    bench = Bench(models.eleven_billion(device) if device == "cuda" else models.medium())
+    bench = Bench(model_for(device))
     judge = {"candidates": 4, "verifier": registry.build("verifiers", "self-judge", {"max_tokens": 24})}
     print("stage beam", flush=True)
     beams = interleaved(
@@ -210,7 +251,7 @@ def measure(device: str, rounds: int, quick: bool) -> dict[str, Any]:
         rounds,
     )
     print("in flight", flush=True)
-    flights = interleaved({"together": bench.in_flight(32, 32), "serial": bench.in_flight(32, 1)}, max(1, rounds // 2))
+    flights = interleaved({"together": bench.in_flight(32, 32), "serial": bench.in_flight(32, 1)}, max(2, rounds // 2))
     ratios = {
         "upstream_over_ours.best_of_n.n8": ratio(batches["upstream.best_of_n.n8"], batches["ours.best_of_n.n8"]),
         "upstream_over_ours.stage_beam_judge.n4": ratio(beams["upstream.judge.n4"], beams["ours.judge.n4"]),
@@ -222,14 +263,10 @@ def measure(device: str, rounds: int, quick: bool) -> dict[str, Any]:
         "vllm_cpu_over_ours.stage_beam.n8": None,
     }
     print("growth", flush=True)
-    grown = {} if quick else {
-        "candidates": growth([1, 2, 4, 8, 16, 32], lambda n: bench.ours("stage-beam", candidates=n), 2),
-        "tiles": growth([1, 2, 4], lambda t: Bench(bench.backend, tiles=t).ours("stage-beam", candidates=8), 2),
-        "in_flight": growth([1, 4, 16, 64], lambda q: bench.in_flight(q, q), 1),
-        "stage_tokens": growth([16, 32, 64, 128],
-                               lambda t: Bench(bench.backend, tokens=t).ours("stage-beam", candidates=8), 2),
-    }  # fmt: skip
+    grown = {} if quick else {name: growth(bench, name, device) for name in AXES}
     floors = {str(rows): floor(bench, rows, device) for rows in (1, 8)}
+    ratios["ours.decode_step.n8_over_n1"] = ratio([floors["8"]["step_seconds"]], [floors["1"]["step_seconds"]])
+    ratios["ours.decode_step_over_floor.n8"] = ratio([floors["8"]["step_seconds"]], [floors["8"]["floor_seconds"]])
     return {"ratios": ratios, "seconds": {**beams, **batches, **flights}, "growth": grown, "floor": floors}
 
 
@@ -239,10 +276,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--quick", action="store_true", help="the ratios alone, not the curves")
+    parser.add_argument("--peak", nargs=2, metavar=("AXIS", "POINT"), help="only print the peak memory of one point")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if arguments.peak:
+        return print_peak(arguments.device, arguments.peak[0], int(arguments.peak[1]))
     report = {
-        "machine": {"cpu": _cpu(), "threads": arguments.threads, "system": platform.platform(terse=True),
+        "machine": {"cpu": cpu_name(), "threads": arguments.threads, "system": platform.platform(terse=True),
                     "gpu": torch.cuda.get_device_name() if arguments.device == "cuda" else None},
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__,
                      "python": platform.python_version(), "structdecode": sd.__version__},
@@ -257,7 +297,7 @@ def main() -> None:
     print(f"written: {out}")
 
 
-def _cpu() -> str:
+def cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     names = (
         [x.split(":")[1].strip() for x in info.read_text().splitlines() if x.startswith("model name")]
