@@ -25,7 +25,7 @@ from structdecode.backends.transformers.memory import free_memory, out_of_memory
 from structdecode.backends.transformers.sampling import draw, token_statistics, uniforms
 from structdecode.backends.transformers.slots.forward import Forward, O, Occupant, Place, Slots
 from structdecode.backends.transformers.slots.kv import Pool
-from structdecode.backends.transformers.threads import release_team
+from structdecode.backends.transformers.threads import prompt_interpreter, release_team
 from structdecode.backends.transformers.writing import Writing, take
 from structdecode.types import Sampling
 
@@ -183,7 +183,7 @@ class Scheduler:
         """Works until nothing is open. The last answers go out when the model has been given back."""
         while True:
             try:
-                with torch.inference_mode(), self._guard():
+                with torch.inference_mode(), prompt_interpreter(), self._guard():
                     while self._take_in():
                         self._iterate()
                         if self._jobs:
