@@ -253,6 +253,9 @@ def compare(
     column: Annotated[list[str] | None, typer.Option(help="field=name where the data calls a field otherwise.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many questions.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Several times for several; default 0.")] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="A model that is asked where the rules find an answer wrong; or self.")
+    ] = None,
     shard: Annotated[str | None, typer.Option(help="i/n: only this part of the questions; see `merge`.")] = None,
     concurrency: Annotated[int, typer.Option(help="Questions in flight.")] = 32,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
@@ -292,7 +295,7 @@ def compare(
     part = Shard.parse(shard) if shard else None
     try:
         failed = commands.compare(
-            commands.study_of(study, options, source, model=model, seeds=seed or []), out, shard=part,
+            commands.study_of(study, options, source, model=model, judge=judge, seeds=seed or []), out, shard=part,
             concurrency=concurrency, quiet=quiet, command=sys.argv, device=device, dtype=dtype, engine=engine,
             trust_remote_code=trust_remote_code, allow_pickle=allow_pickle,
         )  # fmt: skip

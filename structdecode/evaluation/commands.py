@@ -34,8 +34,18 @@ if TYPE_CHECKING:
     from structdecode.protocols import Backend
 
 
+SELF = "self"
+"""The judge's name where it is the model that answers."""
+
+
 def study_of(
-    file: Path | None, options: dict[str, Any], source: dict[str, Any], *, model: str | None, seeds: Sequence[int]
+    file: Path | None,
+    options: dict[str, Any],
+    source: dict[str, Any],
+    *,
+    model: str | None,
+    seeds: Sequence[int],
+    judge: str | None = None,
 ) -> Study:
     """The study that the command's options say, by themselves or on top of a file.
 
@@ -50,12 +60,18 @@ def study_of(
                 "name the questions with --data (pocket:test is the embedded world), or give a study file"
             )
         data = DataSource(source["source"], images, source["split"], source["limit"], columns)
-        return from_options(data, model=model, seeds=seeds or [0], **options)
+        return from_options(data, model=model, judge=judge, seeds=seeds or [0], **options)
     for name, value in {**options, "split": source["split"], "columns": columns}.items():
         if value:
             raise ConfigError(f"--{_OPTION.get(name, name)} is said by the study file {file}: leave it out")
     return overridden(
-        load_study(file), model=model, data=source["source"], images=images, limit=source["limit"], seeds=seeds
+        load_study(file),
+        model=model,
+        judge=judge,
+        data=source["source"],
+        images=images,
+        limit=source["limit"],
+        seeds=seeds,
     )
 
 
@@ -103,11 +119,12 @@ def compare(
         source.source, images=None if source.images is None else Path(source.images), split=source.split, limit=source.limit, columns=source.columns
     )  # fmt: skip
     backend = load_backend(study.model, **loading)
+    judge = None if study.judge is None else backend if study.judge == SELF else load_backend(study.judge, **loading)
     part = (shard or Shard()).split(process.rank, process.world)
     return run_study(
         study, loaded.questions, loaded.rejected, backend, match, out, shard=part, concurrency=concurrency,
         quiet=quiet or process.rank > 0, report=report, command=command, data_name=loaded.name,
-        file_digest=loaded.digest,
+        file_digest=loaded.digest, judge=judge,
     )  # fmt: skip
 
 
@@ -126,8 +143,10 @@ def run_study(
     command: Sequence[str] = (),
     data_name: str = "",
     file_digest: str = "",
+    judge: Backend | None = None,
 ) -> int:
-    """`compare` with data and model at hand."""
+    """`compare` with data and models at hand."""
+    from structdecode.evaluation.judging import Judging
     from structdecode.evaluation.runner import Runner, plan_jobs
 
     part = shard or Shard()
@@ -144,10 +163,15 @@ def run_study(
         "record_version": RECORD_VERSION, "model": model, "data": data, "seeds": list(study.seeds),
         "cells": [cell.as_dict() for cell in study.cells],
     }  # fmt: skip
-    runner = Runner(out, backend, match, concurrency, part.label)
+    judging = None
+    if judge is not None:
+        config["judge"] = model_identity(judge, study.judge or SELF)
+        judging = Judging(judge, config["judge"]["digest"])
+    runner = Runner(out, backend, match, concurrency, part.label, judging)
     _open_directory(out, config, kept, all_rejected, command)
     mine = [question for question in kept if part.has(question)]
-    jobs = plan_jobs(study.cells, mine, model["digest"])
+    models = [model["digest"], *([judging.digest] if judging else [])]
+    jobs = plan_jobs(study.cells, mine, models)
     with LiveCells([cell.name for cell in study.cells], len(mine), quiet=quiet) as progress:
         added = runner.run(jobs, progress)
     if not quiet:
@@ -158,7 +182,7 @@ def run_study(
         _tell(f"failed: {place}: {error}")
     if runner.failures:
         _tell(f"{len(runner.failures)} failed; the same command tries them again")
-    if report and _complete(out, study.cells, kept, model["digest"]):
+    if report and _complete(out, study.cells, kept, models):
         write_report(out)
     return len(runner.failures)
 
@@ -176,12 +200,12 @@ def write_report(directory: Path) -> bool:
     return True
 
 
-def _complete(out: Path, cells: Sequence[Cell], questions: Sequence[Question], model_digest: str) -> bool:
+def _complete(out: Path, cells: Sequence[Cell], questions: Sequence[Question], models: Sequence[str]) -> bool:
     """Whether every question of every cell is there, whoever did it. The process that sees it writes the report."""
     from structdecode.evaluation.runner import plan_jobs
 
     done = read_records(out)
-    return all(job.key in done for job in plan_jobs(cells, questions, model_digest))
+    return all(job.key in done for job in plan_jobs(cells, questions, models))
 
 
 def _check_directory(out: Path) -> None:

@@ -23,9 +23,10 @@ WHOLE_ANSWER = "ANSWER"
 _REASON_LENGTH = 300
 
 
-def record_key(cell: Cell, question_digest: str, model_digest: str) -> str:
-    """Digest of everything that decides the result."""
-    return digest_of([RECORD_VERSION, cell.digest, model_digest, question_digest])
+def record_key(cell: Cell, question_digest: str, models: Sequence[str]) -> str:
+    """Digest of everything that decides the result; ``models``: digests of the model, and of the judge if any."""
+    model, *judge = models
+    return digest_of([RECORD_VERSION, cell.digest, model, question_digest, *judge])
 
 
 def make_record(
@@ -35,7 +36,7 @@ def make_record(
     """The record of a search that ran."""
     schema = cell.schema.for_prompt(prompt)
     found = match(result.answer, question)
-    usage = {part: _counts(result.usage_by_part.get(part, Usage())) for part in PARTS}
+    usage = {part: counts(result.usage_by_part.get(part, Usage())) for part in PARTS}
     sizes = [picture.image.size for picture in prompt.images]
     flops = {part: model_cost.of(usage[part], sizes) for part in PARTS} if model_cost is not None else {}
     pool = tuple(
@@ -63,7 +64,7 @@ def make_record(
 def unasked(key: str, cell: Cell, question: Question, error: str, match: Matcher) -> Record:
     """The record of a question that could not be asked: wrong, at no cost, and the reason."""
     found = match("", question)
-    nothing = {part: _counts(Usage()) for part in PARTS}
+    nothing = {part: counts(Usage()) for part in PARTS}
     return Record(
         key=key, cell=cell.name, id=question.id, strategy=cell.strategy, verifier=cell.verifier,
         settings={**cell.settings, **cell.sweep}, seed=cell.seed, answer="", correct=False, rule=found.rule,
@@ -104,7 +105,7 @@ def normalised(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def _counts(usage: Usage) -> dict[str, int]:
+def counts(usage: Usage) -> dict[str, int]:
     return {name: int(count) for name, count in asdict(usage).items() if name != "seconds"}
 
 

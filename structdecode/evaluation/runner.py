@@ -10,23 +10,25 @@ import asyncio
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from PIL import Image
 
-from structdecode.engine import adecode
+from structdecode.engine import Result, adecode
 from structdecode.errors import ConfigError, ImageError, PromptError, StructdecodeError
 from structdecode.evaluation.cells import Cell
 from structdecode.evaluation.costs import model_cost
 from structdecode.evaluation.identity import question_digest
 from structdecode.evaluation.isolation import isolated
+from structdecode.evaluation.judging import Judging
 from structdecode.evaluation.progress import LiveCells
-from structdecode.evaluation.recording import Matcher, compact_trace, make_record, record_key, unasked
+from structdecode.evaluation.recording import Matcher, compact_trace, counts, make_record, record_key, unasked
 from structdecode.evaluation.store import Appender, read_records
 from structdecode.evaluation.types import Question, Record
 from structdecode.images import Picture
 from structdecode.protocols import Backend
+from structdecode.types import Prompt
 
 PICTURES = 5_000
 """The most pictures that are copied into a run directory."""
@@ -44,12 +46,15 @@ class Job:
     question: Question
 
 
-def plan_jobs(cells: Sequence[Cell], questions: Sequence[Question], model_digest: str) -> list[Job]:
-    """All work, a question's cells side by side: so all cells get on alike, whenever the run is looked at."""
+def plan_jobs(cells: Sequence[Cell], questions: Sequence[Question], models: Sequence[str]) -> list[Job]:
+    """All work, a question's cells side by side: so all cells get on alike, whenever the run is looked at.
+
+    ``models``: as in `record_key`.
+    """
     found = []
     for question in questions:
         digest = question_digest(question)
-        found += [Job(record_key(cell, digest, model_digest), cell, question) for cell in cells]
+        found += [Job(record_key(cell, digest, models), cell, question) for cell in cells]
     return found
 
 
@@ -59,7 +64,7 @@ class Runner:
 
     Attributes:
         directory: of the run. label: of this process's files: empty, or ``-1-of-4``.
-        concurrency: the most questions in flight.
+        concurrency: the most questions in flight. judging: a second opinion where ``match`` says wrong.
         failures: what failed on our side, by "cell, question".
     """
 
@@ -68,6 +73,7 @@ class Runner:
     match: Matcher
     concurrency: int = 32
     label: str = ""
+    judging: Judging | None = None
     failures: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -138,9 +144,21 @@ class Runner:
         except (ImageError, PromptError) as error:
             return unasked(job.key, job.cell, job.question, str(error), self.match)
         seconds = round(time.monotonic() - begun, 3)
-        record = make_record(job.key, job.cell, job.question, prompt, result, seconds, self.match, self._cost)
+        match, judge = await self._judged(job, prompt, result)
+        record = make_record(job.key, job.cell, job.question, prompt, result, seconds, match, self._cost)
+        if judge is not None:
+            record = replace(record, usage={**record.usage, "judge": judge})
         self._traces.add({"key": job.key, "trace": compact_trace(result)})
         return record
+
+    async def _judged(self, job: Job, prompt: Prompt, result: Result) -> tuple[Matcher, dict[str, int] | None]:
+        """The matcher for a search's answers, and what the judge cost if there is one."""
+        if self.judging is None:
+            return self.match, None
+        schema = job.cell.schema.for_prompt(prompt)
+        texts = {result.answer: None, **{r.candidate.answer(schema): None for r in result.candidates}}
+        known, cost = await self.judging.matches(texts, job.question, job.cell.seed)
+        return lambda text, question: known.get(text) or self.match(text, question), counts(cost)
 
     def _copy(self, picture: Picture) -> None:
         """A small copy for the report, whole or not at all."""

@@ -103,6 +103,9 @@ class Process:
 def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
     """The first thing that decides results and differs between two ``study.json``, in words; None where nothing does."""
     ours, theirs = one["config"], other["config"]
+    judges = [config.get("judge") or {} for config in (ours, theirs)]
+    if judges[0].get("digest") != judges[1].get("digest"):
+        return "judge: " + " and ".join(str(judge.get("name", "none")) for judge in judges)
     for name in ("record_version", "model", "data", "cells"):
         if name == "model":
             for key in ("digest", "dtype", "device"):

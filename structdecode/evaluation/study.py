@@ -11,7 +11,7 @@ from structdecode import registry
 from structdecode.errors import ConfigError, MissingExtraError, UnknownNameError
 from structdecode.evaluation.cells import _COUNT_FIELDS, COUNT, Cell, Plan, expand
 
-_KEYS = ("model", "data", "schema", "seed", "seeds", "defaults", "budget", "cells")
+_KEYS = ("model", "judge", "data", "schema", "seed", "seeds", "defaults", "budget", "cells")
 _CELL_KEYS = ("strategy", "name", "verifiers", "settings", "sweep", "budget", "schema")
 
 
@@ -32,12 +32,18 @@ class DataSource:
 
 @dataclass(frozen=True)
 class Study:
-    """Everything that is compared. ``model=None`` is the pocket model."""
+    """Everything that is compared.
+
+    Attributes:
+        model: None is the pocket model.
+        judge: a model that is asked where the rules find an answer wrong, ``self`` for the one that answers.
+    """
 
     data: DataSource
     plans: tuple[Plan, ...]
     model: str | None = None
     seeds: tuple[int, ...] = (0,)
+    judge: str | None = None
     cells: tuple[Cell, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -50,6 +56,7 @@ def from_options(
     verifiers: Sequence[str] = (),
     *,
     model: str | None = None,
+    judge: str | None = None,
     budget: str = "",
     sweep: Sequence[str] = (),
     settings: Sequence[str] = (),
@@ -81,11 +88,11 @@ def from_options(
         for name in strategies
         for known in [taking[name]]
     )  # fmt: skip
-    return Study(data, plans, model, tuple(seeds))
+    return Study(data, plans, model, tuple(seeds), judge)
 
 
 def load_study(path: str | Path) -> Study:
-    """Reads a study from YAML. Its keys: ``model, data, schema, seed(s), defaults, budget, cells``.
+    """Reads a study from YAML. Its keys: ``model, judge, data, schema, seed(s), defaults, budget, cells``.
 
     Raises:
         ConfigError: the file cannot be read, or a key or value is unknown or wrong.
@@ -107,13 +114,14 @@ def load_study(path: str | Path) -> Study:
     if not isinstance(seeds, list) or not all(isinstance(s, int) and not isinstance(s, bool) for s in seeds):
         raise ConfigError(f"{place}: 'seeds' must be a list of whole numbers, not {seeds!r}")
     plans = tuple(_plan(entry, content, place) for entry in content["cells"])
-    return Study(DataSource(**given), plans, content.get("model"), tuple(seeds))
+    return Study(DataSource(**given), plans, content.get("model"), tuple(seeds), content.get("judge"))
 
 
 def overridden(
     study: Study,
     *,
     model: str | None = None,
+    judge: str | None = None,
     data: str | None = None,
     images: str | None = None,
     limit: int | None = None,
@@ -126,7 +134,7 @@ def overridden(
         images=images if images is not None else study.data.images,
         limit=limit if limit is not None else study.data.limit,
     )
-    return Study(source, study.plans, model or study.model, tuple(seeds) or study.seeds)
+    return Study(source, study.plans, model or study.model, tuple(seeds) or study.seeds, judge or study.judge)
 
 
 def _plan(entry: Any, content: Mapping[str, Any], place: Path) -> Plan:

@@ -110,7 +110,7 @@ class Record:
         key: digest of everything that decides the result (cell, budget, schema, model, seed, question with pictures).
         cell: the cell's name, unique in a study. answer: visible text of the best candidate.
         correct, rule, extracted, status: of `Match`.
-        usage: counts of `Usage` by part (``generator``, ``verifier``), ``seconds`` left out. flops: by part likewise.
+        usage: counts of `Usage` by part (``generator``, ``verifier``; ``judge`` of answers), ``seconds`` left out. flops: by part likewise.
         seconds: wall time from the question's start to its end (others run beside it; not part of any table of results).
         stages: text by stage of the best candidate. wrong_stages: those whose text differs from the reference.
         error: where the question could not be asked at all: why. It counts as wrong.
