@@ -23,12 +23,16 @@ from structdecode.backends.transformers.slots.kv import Segment
 NAME = "structdecode-shared-prefix"
 
 
+Rows = Tensor | slice | None
+"""Which rows of a batch: their numbers [G], a slice where they stand side by side, None for all of them."""
+
+
 @dataclass(frozen=True)
 class Shared:
-    """Rows that go on from one segment. ``rows`` [G] are their numbers, None for all of the batch."""
+    """Rows that go on from one segment."""
 
     segment: Segment
-    rows: Tensor | None
+    rows: Rows
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,11 @@ class Seen:
 
     Attributes:
         layers: keys and values [1, H, S, D] by layer number.
-        rows: [G], None for all.
         mask: additive, [1, 1, T or 1, S], None where all of it is seen.
     """
 
     layers: dict[int, tuple[Tensor, Tensor]]
-    rows: Tensor | None
+    rows: Rows
     mask: Tensor | None
 
 
@@ -83,16 +86,20 @@ def join(one: Tensor, one_lse: Tensor, other: Tensor, other_lse: Tensor) -> Tens
 
 def _fold(tensor: Tensor) -> Tensor:
     """All rows' queries as one row's. [G, H, T, D] -> [1, H, G * T, D]"""
+    if tensor.shape[0] == 1:
+        return tensor
     return tensor.transpose(0, 1).flatten(1, 2)[None]
 
 
 def _unfold(tensor: Tensor, tokens: int) -> Tensor:
     """The other way. [1, H, G * T, ...] -> [G, H, T, ...]"""
+    if tensor.shape[2] == tokens:
+        return tensor
     return tensor[0].reshape(tensor.shape[1], -1, tokens, *tensor.shape[3:]).transpose(0, 1)
 
 
-def _pick(tensor: Tensor, rows: Tensor | None) -> Tensor:
-    return tensor if rows is None else tensor.index_select(0, rows)
+def _pick(tensor: Tensor, rows: Rows) -> Tensor:
+    return tensor if rows is None else tensor[rows]
 
 
 def shared_prefix_attention(
@@ -136,7 +143,7 @@ def _with_shared(query: Tensor, own: Tensor, own_lse: Tensor, rows: Batch, layer
         common, lse = _unfold(common, tokens), _unfold(lse, tokens)  # [G, H, T, D], [G, H, T]
         if shared.rows is None:
             return join(own, own_lse, common, lse)
-        joined = join(own.index_select(0, shared.rows), own_lse.index_select(0, shared.rows), common, lse)
+        joined = join(own[shared.rows], own_lse[shared.rows], common, lse)
         if out is own:
             out = own.clone()
         out[shared.rows] = joined

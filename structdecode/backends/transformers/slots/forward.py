@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from structdecode.backends.transformers.memory import out_of_memory
-from structdecode.backends.transformers.slots.attention import Batch, Seen, Shared, attending
+from structdecode.backends.transformers.slots.attention import Batch, Rows, Seen, Shared, attending
 from structdecode.backends.transformers.slots.kv import Layers, Pool, Segment, SlotCache
 from structdecode.backends.transformers.slots.prefixes import CrossLayers
 from structdecode.backends.transformers.slots.recording import Recorder, Recording
@@ -299,8 +299,11 @@ class Forward:
             if row.place.view is not None:
                 by_view[id(row.place.view.cross), id(row.picture_mask)].append(index)
 
-        def numbers(indices: list[int]) -> Tensor | None:
-            return None if len(indices) == len(rows) else torch.tensor(indices, device=device)
+        def numbers(indices: list[int]) -> Rows:
+            if len(indices) == len(rows):
+                return None
+            begin, end = indices[0], indices[-1] + 1
+            return slice(begin, end) if end - begin == len(indices) else torch.tensor(indices, device=device)
 
         shared = [Shared(rows[group[0]].place.segment, numbers(group)) for group in by_segment.values()]
         seen = []
