@@ -63,6 +63,11 @@ def assert_same(one: Path, other: Path) -> None:
     assert scores(first) == pytest.approx(scores(second), abs=1e-4)
 
 
+def tables(directory: Path) -> str:
+    """All figures of a report; wall times are not among them."""
+    return (directory / "tables.json").read_text()
+
+
 def bare(record: Record) -> Record:
     """Without scores."""
     pool = tuple(replace(pooled, score=None) for pooled in record.pool)

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from structdecode.evaluation.progress import LiveCells, clock
 from structdecode.evaluation.store import lines, read_run
-from tests.evaluation.pocket_study import assert_same, run
+from tests.evaluation.pocket_study import assert_same, run, tables
 from tests.evaluation.test_costs import record
 
 STUDY = ["--data", "pocket:test", "--limit", 12, "--strategy", "staged", "--strategy", "stage-beam", "--verifier"]
@@ -30,6 +30,7 @@ def test_one_thread_and_two_and_two_batch_sizes_give_the_same(tmp_path: Path) ->
     patient = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
     run("compare", *STUDY, "--out", tmp_path / "two", "--concurrency", "5", **patient)
     assert_same(tmp_path / "one", tmp_path / "two")
+    assert tables(tmp_path / "one") == tables(tmp_path / "two")
     sessions = [next(lines(tmp_path / name / "sessions.jsonl")) for name in ("one", "two")]
     assert [session["machine"]["threads"] for session in sessions] == [1, 2]
 

@@ -25,7 +25,7 @@ from structdecode.protocols import Backend, Decoder
 from structdecode.trace import Trace
 from structdecode.types import Ranked, Schema, Score
 from structdecode.view import render
-from tests.evaluation.pocket_study import SAMPLED, assert_same, compare, small_study
+from tests.evaluation.pocket_study import SAMPLED, assert_same, compare, small_study, tables
 
 SEARCHES = (["staged", "best-of-n", "stage-beam", "sentence-beam"], ["p-true"])
 
@@ -265,6 +265,7 @@ def test_killed_ten_times_it_equals_an_undisturbed_run(tmp_path: Path) -> None:
     done = subprocess.run([*command, str(out)], check=True, capture_output=True, text=True)
     assert "48 of 48 done" in done.stderr
     assert_same(tmp_path / "whole", out)
+    assert tables(out) == tables(tmp_path / "whole")
     keys = [line["key"] for line in lines(out / "records.jsonl")]
     assert len(keys) == len(set(keys)) == 48, "nothing was done twice"
     assert len(list(lines(out / "sessions.jsonl"))) == 11
