@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 from structdecode.budget import Usage
@@ -33,8 +34,8 @@ def make_record(
     key: str, cell: Cell, question: Question, prompt: Prompt, result: Result, seconds: float,
     match: Matcher, model_cost: ModelCost | None,
 ) -> Record:  # fmt: skip
-    """The record of a search that ran."""
-    schema = cell.schema.for_prompt(prompt)
+    """The record of a search that ran. Equal answers are matched once."""
+    schema, match = cell.schema.for_prompt(prompt), _once(match, question)
     found = match(result.answer, question)
     usage = {part: counts(result.usage_by_part.get(part, Usage())) for part in PARTS}
     sizes = [picture.image.size for picture in prompt.images]
@@ -59,6 +60,12 @@ def make_record(
         pool=pool, rounds=_rounds(result.trace.events, schema, question, match),
         failures=tuple(f"{event['verifier']}: {event['error']}" for event in result.trace.failures),
     )  # fmt: skip
+
+
+def _once(match: Matcher, question: Question) -> Matcher:
+    """The matcher for one question, which sees each text once."""
+    known = cache(lambda text: match(text, question))
+    return lambda text, _: known(text)
 
 
 def unasked(key: str, cell: Cell, question: Question, error: str, match: Matcher) -> Record:

@@ -11,6 +11,9 @@ from torch import Tensor
 from structdecode.errors import PromptError
 from structdecode.types import Prompt
 
+_REMEMBERED = 4096
+"""Texts whose tokens are kept."""
+
 
 class Codec:
     """A processor's text side, as the sessions need it."""
@@ -23,6 +26,7 @@ class Codec:
         )
         text_config = model.config.get_text_config()
         self._may_end: dict[tuple[int, str], bool] = {}
+        self._encoded: dict[str, tuple[int, ...]] = {}
         self.max_length: int = getattr(text_config, "max_position_embeddings", None) or 1 << 30
 
     def inputs(self, prompt: Prompt) -> dict[str, Tensor]:
@@ -64,8 +68,12 @@ class Codec:
         return messages
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Tokens of text put into an answer, nothing added around it."""
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+        """Tokens of text put into an answer, nothing added around it. Tags come again and again: they are remembered."""
+        if text not in self._encoded:
+            if len(self._encoded) >= _REMEMBERED:
+                self._encoded.clear()
+            self._encoded[text] = tuple(self.tokenizer.encode(text, add_special_tokens=False))
+        return self._encoded[text]
 
     def may_end(self, token: int, stop: str) -> bool:
         """Whether a token can be the last of those that spell a stop: cheap, and never wrongly False."""
