@@ -1,0 +1,187 @@
+"""The border between a verifier and training: whatever a verifier does, one finite reward or None a completion comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+from structdecode import registry
+from structdecode.budget import Budget, Meter, Usage
+from structdecode.decoder import MeteredModel
+from structdecode.errors import BudgetSpent, ConfigError
+from structdecode.protocols import Backend, Verifier
+from structdecode.training.rollouts import Rollout, read_rollouts
+from structdecode.types import Prompt, Sampling, Schema, Score, Span
+
+Rewards = list[float | None]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class VerifierReward:
+    """`as_reward`'s function. TRL takes its metric's name from ``__name__``."""
+
+    verifier: Verifier
+    backend: Backend | None
+    schema: Schema
+    name: str
+    malformed: float | None
+    timeout: float | None
+    budget: Budget
+    seed: int
+    _rewarded: bool = field(default=False, init=False, repr=False)
+    _told: set[str] = field(default_factory=set, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.__name__ = self.name
+
+    async def __call__(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        completion_ids: Any = None,
+        *,
+        trainer_state: Any = None,
+        log_extra: Callable[[str, list[Any]], None] | None = None,
+        log_metric: Callable[[str, float], None] | None = None,
+        **columns: Any,
+    ) -> Rewards:
+        """One reward a completion, in order; None where there is no score."""
+        rollouts = read_rollouts(prompts, completions, columns, self.schema)
+        groups: dict[tuple[Any, ...], list[Rollout]] = defaultdict(list)
+        for rollout in rollouts:
+            groups[rollout.group].append(rollout)
+        step = str(getattr(trainer_state, "global_step", 0))
+        scored = await asyncio.gather(*(self._group(group, step) for group in groups.values()))
+        self._rewarded = True
+        outcomes: dict[int, _Outcome] = {}
+        for group, (found, _) in zip(groups.values(), scored, strict=True):
+            outcomes.update({rollout.row: outcome for rollout, outcome in zip(group, found, strict=True)})
+        ordered = [outcomes[row] for row in range(len(rollouts))]
+        self._report(ordered, sum((used for _, used in scored), Usage()), log_extra, log_metric)
+        return [self._value(rollout, outcome) for rollout, outcome in zip(rollouts, ordered, strict=True)]
+
+    def _value(self, rollout: Rollout, outcome: _Outcome) -> float | None:
+        if self.malformed is not None and not rollout.well_formed:
+            return self.malformed
+        return outcome.score.value
+
+    async def _group(self, group: list[Rollout], step: str) -> tuple[list[_Outcome], Usage]:
+        prompt = group[0].prompt
+        if prompt is None:
+            return [_failed(rollout.problem) for rollout in group], Usage()
+        meter = Meter(self.budget)
+        try:
+            async with asyncio.timeout(self.timeout):
+                scores = await self._ask(prompt, group, meter, step)
+        except _NoBackend as error:
+            if not self._rewarded:
+                raise
+            outcomes = [_failed(str(error))] * len(group)
+        except BudgetSpent as spent:
+            outcomes = [_Outcome(Score.unscored(f"budget spent: {spent.limit}"))] * len(group)
+        except TimeoutError as error:
+            outcomes = [_failed(str(error) or f"no score within {self.timeout} s")] * len(group)
+        except Exception as error:
+            outcomes = [_failed(f"{type(error).__name__}: {error}")] * len(group)
+        else:
+            outcomes = _checked(scores, len(group))
+        return outcomes, meter.parts["verifier"]
+
+    async def _ask(self, prompt: Prompt, group: list[Rollout], meter: Meter, step: str) -> Any:
+        candidates = [rollout.candidate for rollout in group]
+        if self.backend is None:
+            return await self.verifier.score(prompt, candidates, _NoModel())
+        async with self.backend.open(group[0].schema.ask(prompt)) as session:
+            return await self.verifier.score(prompt, candidates, MeteredModel(session, meter, (self.seed, step)))
+
+    def _report(
+        self,
+        outcomes: list[_Outcome],
+        used: Usage,
+        log_extra: Callable[[str, list[Any]], None] | None,
+        log_metric: Callable[[str, float], None] | None,
+    ) -> None:
+        for error in {outcome.score.reason for outcome in outcomes if outcome.failed} - self._told:
+            self._told.add(error)
+            _log.warning("reward %s: %s (reported once)", self.name, error)
+        if log_metric is not None:
+            total = max(len(outcomes), 1)
+            log_metric(f"rewards/{self.name}/unscored", sum(not o.score.scored for o in outcomes) / total)
+            log_metric(f"rewards/{self.name}/failed", sum(o.failed for o in outcomes) / total)
+            if self.backend is not None:
+                log_metric(f"rewards/{self.name}/generated_tokens", float(used.generated_tokens))
+                log_metric(f"rewards/{self.name}/prefilled_tokens", float(used.prefilled_tokens))
+        if log_extra is not None:
+            log_extra(f"{self.name}/reason", [outcome.score.reason for outcome in outcomes])
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """A score, and whether its absence is a fault (a verifier may also have nothing to say)."""
+
+    score: Score
+    failed: bool = False
+
+
+def _failed(error: str) -> _Outcome:
+    return _Outcome(Score.unscored(f"failed: {error}"), failed=True)
+
+
+def _checked(scores: Any, wanted: int) -> list[_Outcome]:
+    """One outcome a candidate, whatever a verifier returned."""
+    if not isinstance(scores, Sequence) or len(scores) != wanted:
+        got = len(scores) if isinstance(scores, Sequence) else type(scores).__name__
+        return [_failed(f"{wanted} completions, but {got} scores")] * wanted
+    return [_one(score) for score in scores]
+
+
+def _one(score: Any) -> _Outcome:
+    if not isinstance(score, Score):
+        return _failed(f"not a Score: {score!r}")
+    try:
+        value = None if score.value is None else float(score.value)
+    except (TypeError, ValueError):
+        return _failed(f"score {score.value!r} is not a number")
+    if value is not None and not math.isfinite(value):
+        return _failed(f"score {value} is not finite")
+    return _Outcome(Score(value, score.reason, score.details))
+
+
+# ------------------------------------------------------------------ verifiers that ask a model
+
+_ASKING = ("p-true", "self-judge")
+"""Known ahead of time. Any other verifier that asks a model without a backend is found out at the first batch."""
+
+
+class _NoBackend(ConfigError):
+    """A verifier asked for a model that is not there."""
+
+
+class _NoModel:
+    """`Model` for verifiers that ask nothing."""
+
+    async def complete(self, prompt: Prompt, *, n: int = 1, sampling: Sampling, stop: Sequence[str] = ()) -> list[Span]:
+        raise _NoBackend("this verifier asks a model: give as_reward a backend")
+
+    async def log_probs(self, prompt: Prompt, continuations: Sequence[str]) -> list[list[float]]:
+        raise _NoBackend("this verifier asks a model: give as_reward a backend")
+
+
+def asks_model(verifier: Any) -> str | None:
+    """The name of the first known one that asks a model, in a verifier or in what it is made of."""
+    name = registry.name_of("verifiers", type(verifier))
+    if name in _ASKING:
+        return name
+    if isinstance(verifier, Mapping):
+        parts = list(verifier.values())
+    else:
+        composed = is_dataclass(verifier) and not isinstance(verifier, type)
+        parts = [getattr(verifier, f.name) for f in fields(verifier)] if composed else []
+    return next((found for part in parts if (found := asks_model(part)) is not None), None)
