@@ -1,0 +1,151 @@
+"""Search trees as training data: what a search has found and dropped, as rows for other trainers.
+
+``llava-cot`` the best answers, for supervised fine-tuning (rejection sampling, Yuan et al. 2023, arXiv 2308.01825) ·
+``dpo`` pairs of sibling stages, for preference training (as Step-DPO, Lai et al. 2024, arXiv 2406.18629) ·
+``prm`` answers with a label for each stage, for process reward models (labels by Monte-Carlo rollouts as in
+Math-Shepherd, Wang et al. 2023, arXiv 2312.08935). docs/rewards.md has the columns.
+
+Every row says where it is from (``origin``: run or trace, cell, key, path). A file is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from structdecode.errors import ConfigError, MissingExtraError, ModelError, UnknownNameError
+from structdecode.training.rows import Options, Row, llava_cot_rows, preference_rows, preference_text, step_rows
+from structdecode.training.trees import read_trees
+
+__all__ = ["Exported", "Options", "export", "preference_text", "read_rows", "told", "whole_lines"]
+
+Form = Literal["llava-cot", "dpo", "prm"]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: rows, from how many searches; and how many searches gave none, by reason."""
+
+    rows: int
+    searches: int
+    left_out: Mapping[str, int]
+
+
+def export(
+    source: str | Path,
+    to: Form,
+    out: str | Path,
+    options: Options = Options(),  # noqa: B008 (frozen)
+    *,
+    schema: str | None = None,
+    images: Sequence[Path] = (),
+    answers: Sequence[str] = (),
+    render: str | None = None,
+) -> Exported:
+    """Writes the searches of a run directory or of a trace file as JSONL.
+
+    Args:
+        schema, images, answers: for a trace file, which holds none of them.
+        render: a checkpoint, whose chat template makes ``dpo`` rows plain text (see `preference_text`).
+
+    Raises:
+        ConfigError: an option or the source is wrong, or no search gives a row; then nothing is written.
+    """
+    if to not in get_args(Form):
+        raise UnknownNameError("form", to, get_args(Form))
+    if render is not None and to != "dpo":
+        raise ConfigError(f"--render is for dpo, not for {to}")
+    if options.only_correct and to == "prm":
+        raise ConfigError("prm rows need wrong answers too: leave --only-correct out")
+    target = Path(out)
+    make = {"llava-cot": llava_cot_rows, "dpo": preference_rows, "prm": step_rows}[to]
+    processor = _processor(render) if render is not None else None
+    left_out: Counter[str] = Counter()
+    rows = searches = 0
+    trees = read_trees(Path(source), left_out, schema=schema, images=images, answers=answers)
+    with whole_lines(target) as write:
+        for tree in trees:
+            found = list(make(tree, options, left_out))
+            searches += bool(found)
+            rows += len(found)
+            for row in found:
+                write(preference_text(row, processor) if processor is not None else _placed(row, target))
+        if not rows:
+            raise ConfigError(f"{source}: no row to write ({told(left_out) or 'no searches'})")
+    return Exported(rows, searches, dict(left_out))
+
+
+def told(left_out: Mapping[str, int]) -> str:
+    """Reasons with their counts, most frequent first."""
+    return ", ".join(f"{count} x {reason}" for reason, count in Counter(left_out).most_common())
+
+
+def _processor(checkpoint: str) -> Any:
+    try:
+        from transformers import AutoProcessor
+    except ImportError:
+        raise MissingExtraError("transformers", "train") from None
+    try:
+        processor = AutoProcessor.from_pretrained(checkpoint)
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().split("\n")[0][:200]
+        raise ModelError(f"model {checkpoint!r}: {first}") from None
+    if not getattr(processor, "chat_template", None):
+        raise ModelError(f"model {checkpoint!r}: no chat template to render prompts with")
+    return processor
+
+
+# ------------------------------------------------------------------ files
+
+
+def _placed(row: Row, target: Path) -> Row:
+    """With its picture copied beside the file: LLaVA-CoT readers want ``image`` below the file's folder."""
+    if "image" not in row:
+        return row
+    source, folder = Path(row["image"]), target.with_name(f"{target.stem}_images")
+    copy = folder / source.name
+    if not copy.exists() or copy.stat().st_size != source.stat().st_size:
+        folder.mkdir(exist_ok=True)
+        partial = folder / f".{source.name}.{os.getpid()}"
+        shutil.copyfile(source, partial)
+        os.replace(partial, copy)
+    return {**row, "image": f"{folder.name}/{source.name}"}
+
+
+@contextmanager
+def whole_lines(path: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Writes JSON lines one by one into a file that is there whole at the end, or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            yield lambda row: _write(file, row)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write(file: Any, row: Mapping[str, Any]) -> None:
+    file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_rows(paths: Iterable[str | Path]) -> Any:
+    """Exported files as a `datasets.Dataset`, the paths in ``images`` opened as pictures when a row is read.
+
+    Raises:
+        MissingExtraError: `datasets` is not installed.
+    """
+    try:
+        from datasets import Image, List, load_dataset
+    except ImportError:
+        raise MissingExtraError("datasets", "train") from None
+    rows = load_dataset("json", data_files=[str(path) for path in paths], split="train")
+    return rows.cast_column("images", List(Image())) if "images" in rows.column_names else rows
