@@ -22,6 +22,8 @@ app = typer.Typer(
 )  # fmt: skip
 pocket = typer.Typer(help="The embedded model's little world.", no_args_is_help=True)
 app.add_typer(pocket, name="pocket")
+data = typer.Typer(help="Data to train on.", no_args_is_help=True)
+app.add_typer(data, name="data")
 
 BUDGET_SPENT = 3
 
@@ -359,6 +361,46 @@ def sample(
 
     write_samples(out, split, n, seed, force)
     print(f"Wrote {n} questions to {out / 'questions.jsonl'}")
+
+
+@data.command("check")
+def check_data(
+    path: Annotated[Path, typer.Argument(help="A LLaVA-CoT style JSONL file, or the folder that holds it.")],
+    images: Annotated[Path | None, typer.Option(help="The folder of pictures; default: that of the file.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Checkpoint directory or hub name: lengths are counted in its tokens.")
+    ] = None,
+    schema: Annotated[str | None, typer.Option(help="A schema's name or file; default: llava-o1.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="In tokens; default: the model's context.")] = None,
+    fix: Annotated[Path | None, typer.Option(help="Write the good rows, and only those, to this file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the report as JSON to this file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(help="Threads that decode pictures; default: one a processor.")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that a processor brings.")
+    ] = False,
+) -> None:
+    """Check rows, stages, pictures, doubles and lengths of a training set before GPUs are paid for.
+
+    Examples:
+    `structdecode data check train.jsonl --images images`
+
+    `structdecode data check train.jsonl --images images --model ./base --max-length 4096 --fix good.jsonl`
+
+    Exit codes: 0 no errors (there may be warnings), 1 errors, 2 wrong usage or no such file.
+    """
+    from structdecode.training import check_command
+
+    _check_writable(out)
+    _check_writable(fix)
+    report = check_command.run(
+        path, images=images, model=model, schema=schema, max_length=max_length, fix=fix, out=out, workers=workers,
+        as_json=as_json, trust_remote_code=trust_remote_code,
+    )  # fmt: skip
+    if report.errors:
+        raise typer.Exit(1)
 
 
 def _check_writable(path: Path | None) -> None:

@@ -1,0 +1,165 @@
+"""Rows of a LLaVA-CoT style set as conversations: pairs of a question and a staged answer, pictures named but not opened.
+
+``{"id", "image", "conversations": [{"from": "human", "value"}, {"from": "gpt", "value": "<SUMMARY>..."}, ...]}``, as in
+Xkev/LLaVA-CoT-100k. All pairs of a conversation are kept, unlike in `structdecode.evaluation.data.llava`, which asks
+only the first question. White space between tags is kept as it comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, TypeVar
+
+from structdecode.evaluation.data.llava import read_stages
+from structdecode.evaluation.data.problems import BadRow, kind_of, shown
+from structdecode.evaluation.data.rows import Row, checked_text, plain_text, text_cell
+from structdecode.schemas import LLAVA_O1
+from structdecode.types import Schema
+
+IMAGE_MARK = "<image>"
+"""LLaVA's mark for where a picture goes. It is taken out: the chat template puts the pictures in their place."""
+
+NO_IMAGE, NO_FOLDER = "(no image)", "(no folder)"
+"""Sources of rows that name none: without a picture, and with one that is in no folder."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A question and its answer.
+
+    Attributes:
+        answer: as it stands in the data, tags included, white space around it removed.
+        stages: the answer's text by stage name; empty where the stages are not as the schema has them.
+        marks: how many image marks were taken out of the question.
+    """
+
+    question: str
+    answer: str
+    stages: Mapping[str, str]
+    marks: int
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """One row. ``images`` are the cells that name pictures, as they stand in the data."""
+
+    id: str
+    pairs: tuple[Pair, ...]
+    images: tuple[Any, ...]
+    source: str
+    line: int
+
+    def messages(self, schema: Schema = LLAVA_O1) -> list[dict[str, Any]]:
+        """For a chat template: pictures first in the first user turn, the schema's instruction around each question."""
+        messages: list[dict[str, Any]] = []
+        for pair in self.pairs:
+            question = schema.instruction.replace("{question}", pair.question)
+            images = [] if messages else [{"type": "image"} for _ in self.images]
+            messages.append({"role": "user", "content": [*images, {"type": "text", "text": question}]})
+            messages.append({"role": "assistant", "content": [{"type": "text", "text": pair.answer}]})
+        return messages
+
+
+def conversation_of(row: Row, schema: Schema = LLAVA_O1) -> Conversation:
+    """Raises `BadRow` with the first thing that is wrong."""
+    conversation, problems = examine(row, schema)
+    if problems or conversation is None:
+        raise problems[0]
+    return conversation
+
+
+def examine(row: Row, schema: Schema = LLAVA_O1) -> tuple[Conversation | None, list[BadRow]]:
+    """The conversation as far as it can be read, and all that is wrong with it but for its pictures.
+
+    None where there are no turns that can be told apart.
+    """
+    problems: list[BadRow] = []
+    name = _attempt(problems, lambda: read_id(row.cells), "")
+    turns = _attempt(problems, lambda: read_turns(row.cells), ())
+    if not turns:
+        return None, problems
+    images = image_cells(row.cells)
+    pairs = []
+    for number, (human, gpt) in enumerate(zip(turns[::2], turns[1::2], strict=True), start=1):
+        question = human.replace(IMAGE_MARK, "").strip()
+        where = f"question {number}" if len(turns) > 2 else "the question"
+        _attempt(problems, lambda q=question, w=where: checked_text(w, q), "")  # type: ignore[misc]
+        where = f"answer {number}: " if len(turns) > 2 else ""
+        stages = _attempt(problems, lambda a=gpt: _stages(a, schema, bool(images)), {}, where)  # type: ignore[misc]
+        pairs.append(Pair(question, gpt.strip(), stages, human.count(IMAGE_MARK)))
+    return Conversation(name, tuple(pairs), images, source_of(row.cells), row.line), problems
+
+
+def _attempt(problems: list[BadRow], read: Callable[[], T], default: T, where: str = "") -> T:
+    try:
+        return read()
+    except BadRow as bad:
+        problems.append(BadRow(bad.problem, f"{where}{bad}"))
+        return default
+
+
+def _stages(answer: str, schema: Schema, with_image: bool) -> dict[str, str]:
+    """`read_stages`; the text of an open stage is the whole answer."""
+    if schema.stages[0].begin:
+        return read_stages(answer, schema, with_image=with_image)
+    return {schema.stages[0].name: answer.strip()}
+
+
+def read_id(cells: Mapping[str, Any]) -> str:
+    """Raises `BadRow` where there is none, or it is neither text nor a number."""
+    if cells.get("id") is None:
+        raise BadRow("missing-field", "no 'id': add one")
+    return plain_text("id", cells["id"])
+
+
+def read_turns(cells: Mapping[str, Any]) -> list[str]:
+    """Texts of the turns: human, gpt, human, gpt, ...
+
+    Raises:
+        BadRow: a turn is missing, not an object, empty, or not the speaker's whose turn it is.
+    """
+    turns = cells.get("conversations")
+    if turns is None:
+        raise BadRow("missing-field", "no 'conversations': add them")
+    if not isinstance(turns, list):
+        raise BadRow("wrong-type", f"conversations are {kind_of(turns)}, not a list")
+    texts = []
+    for number, turn in enumerate(turns, start=1):
+        speaker = "human" if number % 2 else "gpt"
+        if not isinstance(turn, dict):
+            raise BadRow("wrong-type", f"turn {number} is {kind_of(turn)}, not an object")
+        if turn.get("from") != speaker:
+            raise BadRow(
+                "turn-order", f"turn {number} is from {shown(turn.get('from'))}, not {speaker!r}: reorder them"
+            )
+        texts.append(text_cell(turn, "value"))
+    if not texts or len(texts) % 2:
+        missing = "a question (human) and an answer (gpt) are needed" if not texts else "the last has no answer (gpt)"
+        raise BadRow("missing-turn", f"{len(texts)} turns: {missing}")
+    return texts
+
+
+def image_cells(cells: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What names pictures: nothing, one path, or a list."""
+    value = cells.get("image")
+    values: Sequence[Any] = value if isinstance(value, list) else [value]
+    return tuple(v for v in values if v is not None and not (isinstance(v, str) and not v.strip()))
+
+
+def source_of(cells: Mapping[str, Any]) -> str:
+    """Where a row came from: its field ``source``, else the first folder of its picture's path."""
+    given = cells.get("source")
+    if isinstance(given, str) and given.strip():
+        return given.strip()
+    images = image_cells(cells)
+    if not images:
+        return NO_IMAGE
+    first = images[0]
+    if not isinstance(first, str) or first.startswith(("data:", "http://", "https://")):
+        return NO_FOLDER
+    folders = [part for part in PurePosixPath(first).parts[:-1] if part not in ("/", ".", "..")]
+    return folders[0] if folders else NO_FOLDER
