@@ -1,0 +1,97 @@
+"""Batches of about one length, so that little is padding: seeded, and resumable from a count of examples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+from structdecode.errors import ConfigError
+from structdecode.seeds import derive
+
+
+class BucketSampler(Sampler[int]):
+    """Indices in an order in which each run of ``batch_size`` has about one length.
+
+    Each epoch is shuffled and cut into pools of ``batch_size * pool`` examples; a pool is sorted by length and cut into
+    batches; the batches are shuffled, all but the one with the longest example, which comes first: what does not fit
+    into memory shows at once. The order follows from (seed, epoch) alone, so a state is an epoch and a position in it.
+
+    Args:
+        lengths: [N] of the examples, in any unit.
+        batch_size: of all processes together, so that those that wait for each other have batches of one length.
+        pool: a large one pads less and shuffles less.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int] | NDArray[np.int64], batch_size: int, *, seed: int = 0, pool: int = 50
+    ) -> None:
+        if len(lengths) == 0:
+            raise ConfigError("there are no examples to sample from")
+        for name, value in (("batch_size", batch_size), ("pool", pool)):
+            if value < 1:
+                raise ConfigError(f"{name} must be at least 1, not {value}")
+        self.lengths = np.asarray(lengths)
+        self.batch_size, self.seed, self.pool = batch_size, seed, pool
+        self.epoch = self.position = 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """[N] all indices, in the order of an epoch."""
+        rng = np.random.default_rng(derive(self.seed, "buckets", epoch))
+        shuffled = rng.permutation(len(self.lengths))
+        size = self.batch_size * self.pool
+        batches: list[NDArray[np.int64]] = []
+        for start in range(0, len(shuffled), size):
+            pool = shuffled[start : start + size]
+            pool = pool[np.argsort(-self.lengths[pool], kind="stable")]
+            batches += [pool[at : at + self.batch_size] for at in range(0, len(pool), self.batch_size)]
+        whole = [batch for batch in batches if len(batch) == self.batch_size]
+        rest = [batch for batch in batches if len(batch) < self.batch_size]  # one at most: it has to be the last
+        places = rng.permutation(len(whole)).tolist()
+        if whole:
+            longest = max(places, key=lambda place: int(self.lengths[whole[place]].max()))
+            places.remove(longest)
+            places.insert(0, longest)
+        return np.concatenate([whole[place] for place in places] + rest)
+
+    def __iter__(self) -> Iterator[int]:
+        """The rest of the epoch; then the next epoch is due."""
+        order = self.order(self.epoch)
+        while self.position < len(order):
+            self.position += 1
+            yield int(order[self.position - 1])
+        self.epoch, self.position = self.epoch + 1, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """As accelerate and `Trainer` call it before each epoch; a position in the same epoch is kept."""
+        if epoch != self.epoch:
+            self.epoch, self.position = epoch, 0
+
+    def seek(self, seen: int) -> None:
+        """Goes to where ``seen`` examples have been used since the start, over all epochs.
+
+        A `DataLoader` with workers draws ahead of what is used: count what was trained on, and come here with it.
+        """
+        if seen < 0:
+            raise ConfigError(f"seen must be 0 or more, not {seen}")
+        self.epoch, self.position = divmod(seen, len(self))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch and position of what was drawn so far, and what the order depends on."""
+        return {
+            "epoch": self.epoch, "position": self.position, "seed": self.seed, "batch_size": self.batch_size,
+            "pool": self.pool, "examples": len(self),
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises `ConfigError` where the state is of another order: resuming would repeat and skip examples."""
+        for name, mine in self.state_dict().items():
+            if name not in ("epoch", "position") and state[name] != mine:
+                raise ConfigError(f"the sampler's {name} is {mine}, the saved one's {state[name]}: give the same")
+        self.epoch, self.position = state["epoch"], state["position"]
