@@ -1,0 +1,236 @@
+"""Requests to an OpenAI-compatible chat API, through the official client, each paid for once.
+
+The client's own retries are off: they know nothing of the other requests in flight. Here a rate limit that one
+request meets holds back all of them for as long as the server says, and each waits with exponential back-off and
+jitter behind that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any, Protocol
+
+from structdecode.errors import ConfigError, MissingExtraError
+from structdecode.evaluation.data.problems import printable
+from structdecode.training.annotation.costs import Purse
+from structdecode.training.annotation.errors import ApiError, BadRequest, NotPaid, Stopped, Unanswered
+from structdecode.training.annotation.journal import Journal
+from structdecode.training.annotation.requests import Reply, Request, read_reply
+
+_FATAL = (401, 403, 404)
+_OWN_FAULT = (400, 413, 422)
+_LONGEST_WAIT = 60.0
+_ALL_REFUSED = 20
+"""So many refused requests before the first answered one end the run: then it is not the requests' content."""
+
+
+class Asker(Protocol):
+    """Answers requests: `Client`, or `DryClient`."""
+
+    async def ask(self, request: Request) -> Reply: ...
+
+
+class DryClient:
+    """Knows what was paid for and sends nothing."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+
+    async def ask(self, request: Request) -> Reply:
+        """Raises `NotPaid` where the journal has no reply."""
+        reply = self.journal.get(request.key)
+        if reply is None:
+            raise NotPaid(request.key)
+        return reply
+
+
+class Client:
+    """Looks into the journal first; asks the API for what is not there.
+
+    Args:
+        tries: of one request at errors of the server or the network (a rate limit may say no ten times as often).
+        stop: once set, nothing new is sent; what is in flight is waited for.
+    """
+
+    def __init__(self, api: ChatApi, journal: Journal, purse: Purse, *, concurrency: int, tries: int = 6) -> None:
+        self.api, self.journal, self.purse, self.tries = api, journal, purse, tries
+        self.stop = asyncio.Event()
+        self._slots = asyncio.Semaphore(concurrency)
+        self._asking: dict[str, asyncio.Event] = {}
+        self._not_before = 0.0
+        self._random = random.Random()  # jitter only: no result depends on it
+        self._refused = 0
+
+    @property
+    def waiting(self) -> float:
+        """Seconds until a rate limit lets requests go again."""
+        return max(0.0, self._not_before - time.monotonic())
+
+    async def ask(self, request: Request) -> Reply:
+        """The reply to a request, from the journal where it was paid for already.
+
+        Raises:
+            Stopped: it would have to be sent, and nothing more is to be.
+            Unanswered: the server or the network failed at every try.
+            BadRequest: the server refuses this request.
+            ApiError: it refuses all of them.
+            ImageError: a picture in it cannot be read.
+        """
+        while True:
+            reply = self.journal.get(request.key)
+            if reply is not None:
+                return reply
+            other = self._asking.get(request.key)
+            if other is None:
+                break
+            await other.wait()  # the same content is under way; then it is in the journal, or it is our turn
+        if self.stop.is_set():
+            raise Stopped("stopped")
+        done = self._asking[request.key] = asyncio.Event()
+        try:
+            async with self.purse.hold(request):
+                reply = await self._answered(request)
+                self.journal.add(request, reply)
+                self.purse.learn(request, reply)
+            return reply
+        finally:
+            del self._asking[request.key]
+            done.set()
+
+    async def _answered(self, request: Request) -> Reply:
+        body = await asyncio.to_thread(request.body)  # reads and may convert a picture
+        failures = limited = 0
+        while True:
+            try:
+                async with self._slots:
+                    await self._until_allowed()
+                    text = await self.api.post(body, request.extra)
+                reply = read_reply(text, request)
+                self._refused = -1
+                return reply
+            except _RateLimited as error:
+                limited += 1
+                reason, wait = error, error.wait
+            except (_Failed, ValueError) as error:
+                failures += 1
+                reason, wait = error, getattr(error, "wait", None)
+            except BadRequest as error:
+                self._count_refusal(error)
+                raise
+            if failures >= self.tries or limited >= 10 * self.tries:
+                raise Unanswered(f"no answer after {failures + limited} tries ({reason})")
+            await self._back_off(failures + limited, wait, everyone=isinstance(reason, _RateLimited))
+
+    def _count_refusal(self, error: BadRequest) -> None:
+        if self._refused < 0:
+            return
+        self._refused += 1
+        if self._refused >= _ALL_REFUSED:
+            raise ApiError(f"the first {self._refused} requests were all refused: {error}") from None
+
+    async def _until_allowed(self) -> None:
+        while self.waiting > 0:
+            await self._sleep(self.waiting + self._random.uniform(0, 0.05))
+        if self.stop.is_set():
+            raise Stopped("stopped")
+
+    async def _back_off(self, number: int, wait: float | None, *, everyone: bool) -> None:
+        """What the server says, else 1, 2, 4, ... seconds, between half and the whole of it by chance."""
+        delay = min(_LONGEST_WAIT, 2.0 ** min(number - 1, 10)) * self._random.uniform(0.5, 1.0)
+        if wait is not None:
+            delay = max(0.0, wait) + self._random.uniform(0, 0.1)
+        if everyone:
+            self._not_before = max(self._not_before, time.monotonic() + delay)
+        await self._sleep(delay)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Raises `Stopped` as soon as nothing more is to be sent."""
+        try:
+            await asyncio.wait_for(self.stop.wait(), seconds)
+        except TimeoutError:
+            return
+        raise Stopped("stopped")
+
+
+# ------------------------------------------------------------------ the network
+
+
+class _Failed(Exception):
+    """The server or the network failed; the same request may be answered later."""
+
+    def __init__(self, message: str, wait: float | None = None) -> None:
+        super().__init__(message)
+        self.wait = wait
+
+
+class _RateLimited(_Failed):
+    pass
+
+
+class ChatApi:
+    """``/chat/completions`` of one server. The key is held by the official client alone, and cut out of messages.
+
+    Raises:
+        MissingExtraError: openai is not installed.
+        ConfigError: the address cannot be used.
+    """
+
+    def __init__(self, base_url: str | None, key: str, timeout: float) -> None:
+        try:
+            import openai
+        except ImportError:
+            raise MissingExtraError("openai", "openai") from None
+        self._openai = openai
+        self._key = key
+        try:
+            self._client = openai.AsyncOpenAI(base_url=base_url, api_key=key, max_retries=0, timeout=timeout)
+        except (ValueError, openai.OpenAIError) as error:
+            raise ConfigError(f"--base-url {base_url}: {self._safe(str(error))}") from None
+
+    async def post(self, body: Mapping[str, Any], extra: Mapping[str, Any]) -> str:
+        """The text of the answer. One try."""
+        openai = self._openai
+        try:
+            raw = await self._client.chat.completions.with_raw_response.create(**body, extra_body=dict(extra) or None)
+            return str(raw.text)
+        except openai.APIStatusError as error:
+            raise self._judged(error) from None
+        except openai.APIError as error:  # no connection, time-out
+            raise _Failed(self._safe(f"{type(error).__name__}: {error}")) from None
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    def _judged(self, error: Any) -> Exception:
+        status, wait = error.status_code, retry_after(error.response.headers)
+        message = self._safe(f"HTTP {status}: {error.message}")
+        if status == 429 and "insufficient_quota" in f"{error.code} {error.message}":
+            return ApiError(f"no credit left ({message}): top it up; the same command goes on")
+        if status == 429:
+            return _RateLimited(message, wait)
+        if status in _FATAL:
+            return ApiError(f"{message}: check OPENAI_API_KEY, --model and --base-url; the same command goes on")
+        return BadRequest(message) if status in _OWN_FAULT else _Failed(message, wait)
+
+    def _safe(self, text: str) -> str:
+        text = text.replace(self._key, "[key]") if len(self._key) > 3 else text
+        return printable(" ".join(text.split()))[:300]
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a server asks to wait: ``retry-after-ms``, or ``retry-after`` as seconds or as a date (RFC 9110)."""
+    for name, scale in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        try:
+            wait = float(headers.get(name, "")) * scale
+        except ValueError:
+            continue
+        if 0 <= wait < 86400:
+            return wait
+    try:
+        return max(0.0, parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time())
+    except (TypeError, ValueError, IndexError, OverflowError):
+        return None

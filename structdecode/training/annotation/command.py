@@ -1,0 +1,208 @@
+"""``structdecode annotate``, behind the command line: options checked, then a run or an estimate."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from structdecode import registry
+from structdecode.errors import ConfigError, DataError
+from structdecode.evaluation.matching import LLMJudge
+from structdecode.evaluation.types import Rejected
+from structdecode.training.annotation import run
+from structdecode.training.annotation.annotator import Annotator
+from structdecode.training.annotation.checks import AnswerCheck, Filter
+from structdecode.training.annotation.client import Asker, ChatApi, Client, DryClient
+from structdecode.training.annotation.costs import Prices, Purse
+from structdecode.training.annotation.estimate import estimate
+from structdecode.training.annotation.journal import Journal
+from structdecode.training.annotation.pictures import Album
+from structdecode.training.annotation.progress import tokens_and_cost
+from structdecode.training.annotation.sources import Item, Source, read
+
+KEY = "OPENAI_API_KEY"
+
+UNANSWERED, COST_REACHED, INTERRUPTED = 1, 3, 130
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything that the command line says; see its help.
+
+    Raises:
+        ConfigError: options that do not go together, or a value out of range.
+    """
+
+    sources: Sequence[str]
+    out: Path
+    model: str
+    judge_model: str | None = None
+    base_url: str | None = None
+    concurrency: int = 16
+    retries: int = 2
+    max_tokens: int = 2048
+    temperature: float | None = None
+    timeout: float = 300.0
+    tries: int = 6
+    verifier: str | None = None
+    min_score: float | None = None
+    settings: Sequence[str] = ()
+    verifier_model: str | None = None
+    prices: Prices = field(default_factory=Prices)
+    max_cost: float | None = None
+    extra: str = ""
+    seed: int = 0
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("concurrency", 1), ("retries", 0), ("max_tokens", 1), ("tries", 1)):
+            if getattr(self, name) < least:
+                option = name.replace("_", "-")
+                raise ConfigError(f"--{option} must be at least {least}, not {getattr(self, name)}")
+        if not self.sources:
+            raise ConfigError("give at least one --source PATH")
+        if (self.verifier is None) != (self.min_score is None):
+            raise ConfigError("--verifier and --min-score go together: give both")
+        if self.verifier is None and (self.settings or self.verifier_model):
+            raise ConfigError("--set and --verifier-model are for a --verifier")
+        if self.max_cost is not None and not (self.max_cost > 0 and math.isfinite(self.max_cost)):
+            raise ConfigError(f"--max-cost must be above 0, not {self.max_cost}")
+        if self.max_cost is not None and not self.prices.known:
+            raise ConfigError("--max-cost needs --price-in and --price-out, for a million tokens")
+
+    @property
+    def body(self) -> Mapping[str, Any]:
+        """More fields of each request."""
+        try:
+            found = json.loads(self.extra or "{}")
+        except ValueError as error:
+            raise ConfigError(f"--extra-body: not JSON: {error}") from None
+        if not isinstance(found, dict):
+            raise ConfigError('--extra-body must be a JSON object: {"key": value}')
+        return found
+
+    def annotator(self, client: Asker) -> Annotator:
+        """Raises `UnknownNameError` and the like where the verifier cannot be made."""
+        no_judge = self.judge_model == "none"
+        return Annotator(
+            client, self.model, self.model if no_judge or self.judge_model is None else self.judge_model,
+            AnswerCheck(None if no_judge else LLMJudge()), self._filter(), self.retries, self.max_tokens,
+            self.temperature, self.body, self.seed,
+        )  # fmt: skip
+
+    def _filter(self) -> Filter | None:
+        if self.verifier is None or self.min_score is None:
+            return None
+        given = {}
+        for setting in self.settings:
+            key, equals, value = setting.partition("=")
+            if not equals or not key:
+                raise ConfigError(f"--set takes key=value of the verifier, not {setting!r}")
+            given[key] = value
+        made = registry.build("verifiers", self.verifier, given)
+        backend = None
+        if self.verifier_model is not None:
+            from structdecode.assembly import load_backend
+
+            backend = load_backend(None if self.verifier_model == "pocket" else self.verifier_model)
+        return Filter(made, self.verifier, self.min_score, backend)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """For ``annotation.json``: what decided the answers; no address, which may hold a secret, and no key."""
+        return {
+            "sources": list(self.sources), "model": self.model, "judge_model": self.judge_model or self.model,
+            "retries": self.retries, "max_tokens": self.max_tokens, "temperature": self.temperature,
+            "extra_body": dict(self.body), "verifier": self.verifier, "min_score": self.min_score,
+            "verifier_settings": list(self.settings), "verifier_model": self.verifier_model, "seed": self.seed,
+        }  # fmt: skip
+
+
+def annotate(options: Options) -> int:
+    """Runs, says how it ended, and gives the exit code.
+
+    Raises:
+        StructdecodeError: a mistake in the options or the data, or an API that takes no request.
+    """
+    key = _key(options.base_url)
+    options.out.mkdir(parents=True, exist_ok=True)
+    journal = Journal(options.out / "journal.jsonl")
+    try:
+        entries = _read(options, Album(options.out))
+        outcome = asyncio.run(_annotate(options, key, journal, entries))
+        cost = tokens_and_cost(journal, options.prices)
+    finally:
+        journal.close()
+    _tell(f"{outcome.accepted} accepted, {outcome.rejected} rejected{_listed(outcome.reasons)}, {cost}")
+    print(f"Wrote {options.out / 'train.jsonl'} and {options.out / 'rejected.jsonl'}")
+    if outcome.undecided or outcome.unanswered:
+        why = outcome.stopped or f"{outcome.unanswered} records had no answer from the API"
+        left = outcome.undecided + outcome.unanswered
+        _tell(f"{why}; {left} records are left: the same command goes on with them")
+    if outcome.interrupted:
+        return INTERRUPTED
+    if outcome.stopped:
+        return COST_REACHED
+    return UNANSWERED if outcome.unanswered else 0
+
+
+async def _annotate(options: Options, key: str, journal: Journal, entries: Sequence[Item | Rejected]) -> run.Outcome:
+    api = ChatApi(options.base_url, key, options.timeout)
+    try:
+        purse = Purse(options.prices, journal, options.max_cost)
+        client = Client(api, journal, purse, concurrency=options.concurrency, tries=options.tries)
+        settings = run.Settings(options.out, options.concurrency, options.prices, options.described, options.quiet)
+        return await run.annotate(entries, options.annotator(client), client, journal, settings)
+    finally:
+        await api.close()
+
+
+def dry_run(options: Options) -> int:
+    """Prints what a run would ask and cost. Sends and writes nothing, and needs no key. The exit code: 0."""
+    journal = Journal(options.out / "journal.jsonl", writing=False)
+    try:
+        entries = _read(options, Album(None))
+        items = [entry for entry in entries if isinstance(entry, Item)]
+        annotator = options.annotator(DryClient(journal))
+        found = asyncio.run(estimate(items, annotator, journal, options.prices))
+    finally:
+        journal.close()
+    for line in found.lines(options.prices.known):
+        print(line)
+    return 0
+
+
+def _read(options: Options, album: Album) -> list[Item | Rejected]:
+    entries = read([Source.parse(source) for source in options.sources], album)
+    rejected = [entry for entry in entries if isinstance(entry, Rejected)]
+    if len(rejected) == len(entries):
+        first = f": {rejected[0]}" if rejected else ""
+        raise DataError(f"{', '.join(options.sources)}: no usable record{first}")
+    if rejected:
+        reasons = Counter(entry.problem for entry in rejected)
+        _tell(f"{len(rejected)} of {len(entries)} records cannot be used{_listed(dict(sorted(reasons.items())))}")
+    return entries
+
+
+def _key(base_url: str | None) -> str:
+    """From the environment alone. A server of one's own may want none."""
+    key = os.environ.get(KEY, "").strip()
+    if not key and base_url is None and not os.environ.get("OPENAI_BASE_URL"):
+        raise ConfigError(f"no API key: set {KEY} in the environment, or give --base-url for a server without one")
+    return key or "none"
+
+
+def _listed(reasons: Mapping[str, int]) -> str:
+    return f" ({', '.join(f'{name} {count}' for name, count in reasons.items())})" if reasons else ""
+
+
+def _tell(text: str) -> None:
+    print(f"annotate: {text}", file=sys.stderr)

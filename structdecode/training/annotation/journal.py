@@ -1,0 +1,98 @@
+"""The replies that were paid for: a line each, on the disk before anything is made of it.
+
+``train.jsonl`` and ``rejected.jsonl`` follow from the data and this file alone, so a run that was killed at any moment
+goes on where it was: a request whose reply is here is never sent again. The API key is in no line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from structdecode.errors import ConfigError
+from structdecode.evaluation.store import Appender
+from structdecode.training.annotation.requests import Purpose, Reply, Request
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Counts of one purpose."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Journal:
+    """Replies by the content of their requests. Texts stay on the disk; memory holds a place for each.
+
+    Args:
+        writing: whether replies will be added. Then a torn last line is cut off, and the file is locked.
+
+    Raises:
+        ConfigError: another process is writing this file, or a line other than the last is damaged.
+    """
+
+    def __init__(self, path: Path, *, writing: bool = True) -> None:
+        self.path = path
+        self._appender = Appender(path) if writing else None
+        self._places: dict[str, int] = {}
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._read()
+        self._file = path.open("rb") if path.exists() else None
+
+    def _read(self) -> None:
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            place = 0
+            for number, raw in enumerate(file, start=1):
+                if not raw.endswith(b"\n"):
+                    return  # torn by a kill, and here only read
+                try:
+                    line = json.loads(raw)
+                    self._note(line, place)
+                except (ValueError, KeyError, TypeError) as error:
+                    reason = f"{type(error).__name__}: {error}"
+                    raise ConfigError(f"{self.path}:{number}: damaged ({reason}): delete this line") from None
+                place += len(raw)
+
+    def _note(self, line: dict[str, Any], place: int) -> None:
+        self._places.setdefault(line["key"], place)
+        for name, count in (("requests", 1), *((n, line[n]) for n in ("prompt_tokens", "completion_tokens"))):
+            self._counts[line["purpose"], name] += count
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def get(self, key: str) -> Reply | None:
+        place = self._places.get(key)
+        if place is None or self._file is None:
+            return None
+        self._file.seek(place)
+        line = json.loads(self._file.readline())
+        return Reply(**{f.name: line[f.name] for f in fields(Reply)})
+
+    def add(self, request: Request, reply: Reply) -> None:
+        """Returns when the reply is on the disk."""
+        if self._appender is None:
+            raise RuntimeError("this journal was opened for reading")
+        place = self.path.stat().st_size
+        line = {"key": request.key, "purpose": request.purpose, "model": request.model, **asdict(reply)}
+        self._appender.add(line)
+        self._note(line, place)
+
+    def spent(self, purpose: Purpose) -> Spent:
+        """By all starts of this run together."""
+        return Spent(**{f.name: self._counts[purpose, f.name] for f in fields(Spent)})
+
+    def close(self) -> None:
+        for file in (self._appender, self._file):
+            if file is not None:
+                file.close()

@@ -1,0 +1,142 @@
+"""One request to a chat API, known by its content, and the reply."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Literal
+
+from structdecode.training.annotation.pictures import data_url, size_of
+from structdecode.types import Picture
+
+VERSION = 1
+"""Part of every key. A change of what a request means asks everything anew."""
+
+Purpose = Literal["answer", "check"]
+"""``answer``: by the annotating model · ``check``: by the judge model, for the judge or a verifier."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a chat; at most one picture, in front of the text.
+
+    Attributes:
+        digest: of the picture's content. The picture itself is read when the request is sent.
+    """
+
+    role: Literal["system", "user", "assistant"]
+    text: str
+    picture: Path | Picture | None = field(default=None, compare=False)
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked. Two requests with the same content have the same `key`, and one of them is sent."""
+
+    model: str
+    messages: tuple[Message, ...]
+    max_tokens: int
+    purpose: Purpose = "answer"
+    temperature: float | None = None
+    seed: int | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def key(self) -> str:
+        messages = [[m.role, m.text, m.digest] for m in self.messages]
+        content = [VERSION, self.model, messages, self.max_tokens, self.temperature, self.seed, dict(self.extra)]
+        return blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+    def body(self) -> dict[str, Any]:
+        """The JSON that is sent, pictures in it.
+
+        Raises:
+            ImageError: a picture cannot be read.
+        """
+        body: dict[str, Any] = {"model": self.model, "messages": [_wire(message) for message in self.messages]}
+        thinks = self.model.startswith(("o1", "o3", "o4", "gpt-5"))  # these refuse the older name, and temperature
+        body["max_completion_tokens" if thinks else "max_tokens"] = self.max_tokens
+        if self.temperature is not None and not thinks:
+            body["temperature"] = self.temperature
+        if self.seed is not None:
+            body["seed"] = self.seed
+        return body
+
+    @property
+    def prompt_tokens(self) -> int:
+        """A guess, on the high side: a token for 3 bytes of UTF-8, 8 a message, and the pictures."""
+        text = sum(math.ceil(len(m.text.encode("utf-8", "replace")) / 3) + 8 for m in self.messages)
+        return text + sum(picture_tokens(*size_of(m.picture)) for m in self.messages if m.picture is not None)
+
+
+def _wire(message: Message) -> dict[str, Any]:
+    if message.picture is None:
+        return {"role": message.role, "content": message.text}
+    picture = {"type": "image_url", "image_url": {"url": data_url(message.picture)}}
+    return {"role": message.role, "content": [picture, {"type": "text", "text": message.text}]}
+
+
+def picture_tokens(width: int, height: int) -> int:
+    """What GPT-4o counts for a picture in high detail: 85 and 170 for each tile of 512 pixels.
+
+    The picture is first fitted into 2048 x 2048, then its shorter side to 768 (OpenAI's guide "Images and vision").
+    """
+    if min(width, height) < 1:
+        return 85 + 170 * 8  # the most that there can be
+    scale = min(1.0, 2048 / max(width, height))
+    scale *= min(1.0, 768 / (min(width, height) * scale))
+    return 85 + 170 * math.ceil(width * scale / 512) * math.ceil(height * scale / 512)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back, and was paid for.
+
+    Attributes:
+        finish: ``stop``, ``length``, ``content_filter`` or what else the server says. refusal: the model's words.
+        id: the server's name for it.
+    """
+
+    text: str
+    finish: str = "stop"
+    refusal: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    id: str = ""
+
+
+def read_reply(text: str, request: Request) -> Reply:
+    """Reads a server's JSON. Where it does not count tokens, they are guessed from the lengths.
+
+    Raises:
+        ValueError: it is not JSON, or not a chat completion.
+    """
+    data = json.loads(text)
+    try:
+        choice = data["choices"][0]
+        message = choice["message"]
+        content, refusal = message.get("content"), message.get("refusal")
+        usage = data.get("usage") or {}
+        sent, written = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        finish, name = choice.get("finish_reason"), data.get("id")
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ValueError(f"no chat completion: {type(error).__name__} {error}") from None
+    if not isinstance(content, str | None):
+        raise ValueError(f"no chat completion: content is a {type(content).__name__}")
+    content = _readable(content or "")
+    return Reply(
+        content, str(finish or "stop"), _readable(str(refusal or "")),
+        sent if isinstance(sent, int) else request.prompt_tokens,
+        written if isinstance(written, int) else math.ceil(len(content) / 4), str(name or ""),
+    )  # fmt: skip
+
+
+def _readable(text: str) -> str:
+    """Without what no file can hold: a lone half of a surrogate pair, which JSON can write."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()

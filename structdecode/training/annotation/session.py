@@ -1,0 +1,101 @@
+"""The API as a `Backend`, so that the project's judge and verifiers ask it through the doors that they know."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from structdecode.budget import Usage
+from structdecode.errors import ConfigError
+from structdecode.protocols import Admit, Row, Session, Work, admit_all
+from structdecode.training.annotation.client import Asker
+from structdecode.training.annotation.requests import Message, Request
+from structdecode.types import Candidate, Prompt, Sampling, Span, Stage
+
+
+@dataclass
+class ApiBackend:
+    """Opens sessions in which a verifier may ask the judge model for whole replies.
+
+    A verifier's errors are caught at its border and become unscored candidates. What happened to a request is not
+    the verifier's error: it is kept in ``failure``, for the caller to raise again.
+    """
+
+    client: Asker
+    model: str
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    failure: Exception | None = None
+
+    @property
+    def name(self) -> str:
+        return self.model
+
+    def open(self, prompt: Prompt) -> AbstractAsyncContextManager[Session]:
+        return _open(self, prompt)
+
+
+@asynccontextmanager
+async def _open(backend: ApiBackend, prompt: Prompt) -> AsyncIterator[Session]:
+    yield _ApiSession(backend, prompt)
+
+
+class _ApiSession:
+    def __init__(self, backend: ApiBackend, prompt: Prompt) -> None:
+        self.backend, self.prompt = backend, prompt
+
+    async def extend(
+        self,
+        rows: Sequence[Row],
+        stage: Stage,
+        *,
+        sampling: Sampling,
+        force_begin: bool = True,
+        separator: str = "",
+        stops: Sequence[str] = (),
+        deadline: float | None = None,
+        admit: Admit = admit_all,
+    ) -> Work[list[Span]]:
+        spans, sent, written = [], 0, 0
+        for row in rows:
+            request = Request(
+                self.backend.model, _messages(self.prompt), row.max_tokens, "check", sampling.temperature,
+                row.seed & 0x7FFFFFFF, self.backend.extra,  # 31 bits: servers differ in how many they take
+            )  # fmt: skip
+            try:
+                reply = await self.backend.client.ask(request)
+            except Exception as error:
+                self.backend.failure = error
+                raise
+            ends = [reply.text.index(stop) for stop in stops if stop and stop in reply.text]
+            text = reply.text[: min(ends)] if ends else reply.text
+            spans.append(Span(stage.name, text.strip(), raw=reply.text, seed=row.seed))
+            sent, written = sent + reply.prompt_tokens, written + reply.completion_tokens
+        return Work(spans, Usage(generated_tokens=written, prefilled_tokens=sent, model_calls=len(rows)))
+
+    async def log_probs(self, continuations: Sequence[str], *, admit: Admit = admit_all) -> Work[list[list[float]]]:
+        self._no_log_probs()
+
+    def _no_log_probs(self) -> NoReturn:
+        error = ConfigError("this verifier wants log-probabilities, which no chat API gives: add --verifier-model")
+        self.backend.failure = error
+        raise error
+
+    def open(self, prompt: Prompt) -> AbstractAsyncContextManager[Session]:
+        return _open(self.backend, prompt)
+
+    def release(self, candidates: Sequence[Candidate]) -> None:
+        pass
+
+
+def _messages(prompt: Prompt) -> tuple[Message, ...]:
+    """A prompt as a chat: the picture in the first user message."""
+    turns = [(m.role, m.text) for m in prompt.history] + [("user", prompt.question)]
+    first = next(at for at, (role, _) in enumerate(turns) if role == "user")
+    pictures = prompt.images
+    messages = [Message(role, text) for role, text in turns]  # type: ignore[arg-type]
+    if pictures:
+        role, text = turns[first]
+        messages[first] = Message(role, text, pictures[0], pictures[0].digest)  # type: ignore[arg-type]
+    return tuple(messages)

@@ -1,0 +1,278 @@
+"""Requests over real HTTP: rate limits, failing servers, refused requests, and each content paid for once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from structdecode.errors import ConfigError
+from structdecode.training.annotation.client import ChatApi, Client, DryClient, retry_after
+from structdecode.training.annotation.costs import Prices, Purse
+from structdecode.training.annotation.errors import ApiError, BadRequest, NotPaid, Stopped, Unanswered
+from structdecode.training.annotation.journal import Journal
+from structdecode.training.annotation.requests import Message, Reply, Request, picture_tokens, read_reply
+from tests.training.annotation.server import Answer, Asked, ChatServer
+
+KEY = "sk-secret-0123456789"
+
+
+def request(text: str = "Hello", **fields: Any) -> Request:
+    return Request("strong", (Message("user", text),), 100, **fields)
+
+
+def during(
+    server: ChatServer, path: Path, work: Callable[[Client], Awaitable[Any]], *, concurrency: int = 4, tries: int = 3,
+    timeout: float = 5.0, prices: Prices | None = None, limit: float | None = None,
+) -> Any:  # fmt: skip
+    async def run() -> Any:
+        journal = Journal(path / "journal.jsonl")
+        api = ChatApi(server.url, KEY, timeout)
+        try:
+            purse = Purse(prices or Prices(), journal, limit)
+            return await work(Client(api, journal, purse, concurrency=concurrency, tries=tries))
+        finally:
+            await api.close()
+            journal.close()
+
+    return asyncio.run(run())
+
+
+def test_the_same_content_is_paid_for_once(tmp_path: Path) -> None:
+    async def ask_all(client: Client) -> list[Reply]:
+        return list(await asyncio.gather(*(client.ask(request(text)) for text in "ababab")))
+
+    with ChatServer(lambda asked: Answer(f"re: {asked.texts[0]}", delay=0.05)) as server:
+        replies = during(server, tmp_path, ask_all)
+        again = during(server, tmp_path, ask_all)
+        assert [reply.text for reply in replies] == ["re: a", "re: b"] * 3 == [reply.text for reply in again]
+        assert len(server.answered) == 2 == sum(server.asked.values())
+        assert server.seen[0].headers["authorization"] == f"Bearer {KEY}"
+    assert KEY not in (tmp_path / "journal.jsonl").read_text()
+
+
+def test_a_rate_limit_holds_back_everybody_for_as_long_as_the_server_says(tmp_path: Path) -> None:
+    def script(asked: Asked) -> Answer:
+        if asked.texts[0] == "first" and asked.times == 0:
+            return Answer(status=429, headers={"Retry-After": "0.6"})
+        return Answer("fine")
+
+    async def ask(client: Client) -> None:
+        first = asyncio.create_task(client.ask(request("first")))
+        await asyncio.sleep(0.2)
+        assert 0.2 < client.waiting < 0.7
+        await asyncio.gather(first, *(client.ask(request(f"later {n}")) for n in range(3)))
+
+    with ChatServer(script) as server:
+        during(server, tmp_path, ask)
+        assert len(server.times) == 5
+        assert min(server.times[1:]) - server.times[0] >= 0.6
+
+
+def test_without_retry_after_waits_double(tmp_path: Path) -> None:
+    with ChatServer(lambda asked: Answer("fine") if asked.times == 2 else Answer(status=503)) as server:
+        during(server, tmp_path, lambda client: client.ask(request()))
+        first, second = (b - a for a, b in zip(server.times, server.times[1:], strict=False))
+        assert 0.5 <= first < 1.2 and 1.0 <= second < 2.3
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        Answer(status=500, headers={"retry-after-ms": "5"}), Answer(status=408, headers={"retry-after-ms": "5"}),
+        Answer(raw=b"<html>Bad gateway</html>"), Answer(raw=b'{"choices": []}'), Answer(raw=b'{"choices": [{"m'),
+        Answer(raw=b"[1, 2]"), Answer(raw=b'{"choices": [{"message": {"content": 7}}]}'),
+    ],
+)  # fmt: skip
+def test_a_failing_server_is_asked_again_and_then_given_up(
+    broken: Answer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("structdecode.training.annotation.client._LONGEST_WAIT", 0.01)
+    with ChatServer(lambda asked: Answer("fine") if asked.times == 2 else broken) as server:
+        assert during(server, tmp_path, lambda client: client.ask(request())).text == "fine"
+    with ChatServer(lambda asked: broken) as server:
+        with pytest.raises(Unanswered, match="no answer after 3 tries"):
+            during(server, tmp_path / "..", lambda client: client.ask(request("other")))
+        assert sum(server.asked.values()) == 3
+
+
+def test_a_slow_server_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("structdecode.training.annotation.client._LONGEST_WAIT", 0.01)
+    with ChatServer(lambda asked: Answer("fine", delay=0.8 if asked.times == 0 else 0)) as server:
+        assert during(server, tmp_path, lambda client: client.ask(request()), timeout=0.3).text == "fine"
+        assert sum(server.asked.values()) == 2
+
+
+def test_no_server_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("structdecode.training.annotation.client._LONGEST_WAIT", 0.01)
+    with ChatServer(lambda asked: Answer("fine")) as server:
+        pass
+    with pytest.raises(Unanswered, match="APIConnectionError"):
+        during(server, tmp_path, lambda client: client.ask(request()))
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "kind", "message"),
+    [
+        (401, {"message": f"Incorrect API key provided: {KEY}"}, ApiError, r"\[key\].*OPENAI_API_KEY"),
+        (403, {"message": "no"}, ApiError, "HTTP 403"),
+        (404, {"message": "The model `strong` does not exist"}, ApiError, "--model"),
+        (429, {"message": "You exceeded your quota", "code": "insufficient_quota"}, ApiError, "no credit left"),
+        (400, {"message": "image too large"}, BadRequest, "image too large"),
+        (413, {"message": "too much"}, BadRequest, "HTTP 413"),
+    ],
+)  # fmt: skip
+def test_what_no_second_try_would_change_is_not_tried_again(
+    status: int, error: dict[str, Any], kind: type[Exception], message: str, tmp_path: Path
+) -> None:
+    with ChatServer(lambda asked: Answer(status=status, error=error)) as server:
+        with pytest.raises(kind, match=message) as caught:
+            during(server, tmp_path, lambda client: client.ask(request()))
+        assert sum(server.asked.values()) == 1
+    assert KEY not in str(caught.value)
+    assert (tmp_path / "journal.jsonl").read_text() == ""
+
+
+def test_a_server_that_refuses_every_request_ends_the_run(tmp_path: Path) -> None:
+    async def ask(client: Client) -> int:
+        for number in range(50):
+            try:
+                await client.ask(request(str(number)))
+            except BadRequest:
+                continue
+        return 50
+
+    refusing = Answer(status=400, error={"message": "max_tokens is not supported"})
+    with ChatServer(lambda asked: refusing) as server:
+        with pytest.raises(ApiError, match="first 20 requests were all refused.*max_tokens"):
+            during(server, tmp_path, ask)
+    with ChatServer(lambda asked: Answer("x") if asked.texts == ["3"] else refusing) as server:
+        assert during(server, tmp_path, ask) == 50
+
+
+def test_after_stop_nothing_is_sent_and_what_is_in_flight_is_kept(tmp_path: Path) -> None:
+    async def ask(client: Client) -> str:
+        under_way = asyncio.create_task(client.ask(request("under way")))
+        await asyncio.sleep(0.1)
+        client.stop.set()
+        with pytest.raises(Stopped):
+            await client.ask(request("new"))
+        return (await under_way).text
+
+    with ChatServer(lambda asked: Answer("fine", delay=0.3)) as server:
+        assert during(server, tmp_path, ask) == "fine"
+        assert sum(server.asked.values()) == 1
+        assert during(server, tmp_path, lambda client: client.ask(request("under way"))).text == "fine"
+        assert sum(server.asked.values()) == 1
+
+
+def test_a_cost_limit_holds_with_requests_in_flight(tmp_path: Path) -> None:
+    prices = Prices(prompt=10, completion=1000)  # a request: 100 + 50 tokens = 0.051, at most 100 tokens = 0.1002
+
+    async def ask(client: Client) -> int:
+        found = await asyncio.gather(*(client.ask(request(str(n))) for n in range(40)), return_exceptions=True)
+        assert all(isinstance(each, Reply | Stopped) for each in found)
+        assert client.purse.spent <= 0.5
+        return sum(isinstance(each, Reply) for each in found)
+
+    with ChatServer(lambda asked: Answer("fine", delay=0.02)) as server:
+        answered = during(server, tmp_path, ask, prices=prices, limit=0.5)
+        assert answered == len(server.answered) == 8  # another one could cost 0.1, and 0.092 are left
+        with pytest.raises(Stopped, match=r"cost limit of 0\.5"):
+            during(server, tmp_path, lambda client: client.ask(request("new")), prices=prices, limit=0.5)
+        assert during(server, tmp_path, ask, prices=prices, limit=0.5) == 8
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "7"}, 7.0), ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5), ({}, None),
+        ({"retry-after": "soon"}, None), ({"retry-after": "-3"}, None), ({"retry-after": "inf"}, None),
+        ({"retry-after": "nan"}, None), ({"retry-after": formatdate(0, usegmt=True)}, 0.0),
+    ],
+)  # fmt: skip
+def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after(headers) == seconds
+
+
+def test_retry_after_a_date() -> None:
+    wait = retry_after({"retry-after": formatdate(time.time() + 30, usegmt=True)})
+    assert wait is not None and 27 < wait <= 30
+
+
+# ------------------------------------------------------------------ journal and requests
+
+
+def test_a_torn_line_is_passed_over_and_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path)
+    journal.add(request("a"), Reply("one", prompt_tokens=3, completion_tokens=2))
+    journal.add(request("b"), Reply("two \u2028 lines\n", id="x"))
+    journal.close()
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"key": "torn')
+    assert len(Journal(path, writing=False)) == 2
+    again = Journal(path)
+    assert path.read_bytes() == whole
+    assert again.get(request("b").key) == Reply("two \u2028 lines\n", id="x")
+    assert again.get(request("c").key) is None and request("a").key in again
+    assert (again.spent("answer").requests, again.spent("answer").prompt_tokens) == (2, 3)
+    again.add(request("c"), Reply("three"))
+    assert again.get(request("c").key) == Reply("three")
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_text('{"key": "a"}\n{"key"\n')
+    with pytest.raises(ConfigError, match=r"journal\.jsonl:1: damaged.*delete this line"):
+        Journal(path)
+
+
+def test_two_processes_do_not_write_one_journal(tmp_path: Path) -> None:
+    first = Journal(tmp_path / "journal.jsonl")
+    with pytest.raises(ConfigError, match="another process"):
+        Journal(tmp_path / "journal.jsonl")
+    first.close()
+
+
+def test_the_key_is_of_everything_that_is_asked() -> None:
+    plain = request()
+    assert plain.key == request().key == request(purpose="check").key
+    picture = Request("strong", (Message("user", "Hello", Path("x.png"), "digest"),), 100)
+    others = [request("Hello!"), request(temperature=0.0), request(seed=1), request(extra={"a": 1}), picture]
+    others += [Request("weak", plain.messages, 100), Request("strong", plain.messages, 101)]
+    assert len({plain.key, *(other.key for other in others)}) == 8
+
+
+def test_models_that_think_get_the_fields_that_they_know() -> None:
+    thinking = Request("gpt-5", request().messages, 100, temperature=0.0).body()
+    assert thinking["max_completion_tokens"] == 100 and "max_tokens" not in thinking and "temperature" not in thinking
+    assert request(temperature=0.0).body()["temperature"] == 0.0
+
+
+def test_a_server_that_does_not_count_tokens() -> None:
+    reply = read_reply('{"choices": [{"message": {"content": "eight ch", "x": "\\ud800"}}]}', request())
+    assert (reply.prompt_tokens, reply.completion_tokens, reply.finish) == (10, 2, "stop")
+    lone = read_reply('{"choices": [{"message": {"content": "a \\ud800"}}]}', request())
+    assert lone.text == "a ?"
+
+
+@pytest.mark.parametrize(
+    ("size", "tokens"), [((1024, 1024), 765), ((2048, 4096), 1105), ((512, 512), 255), ((0, 0), 1445)]
+)
+def test_picture_tokens_are_those_of_openais_own_examples(size: tuple[int, int], tokens: int) -> None:
+    assert picture_tokens(*size) == tokens
+
+
+def test_a_dry_client_sends_nothing(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.add(request("paid"), Reply("here"))
+    client = DryClient(journal)
+    assert asyncio.run(client.ask(request("paid"))).text == "here"
+    with pytest.raises(NotPaid):
+        asyncio.run(client.ask(request("new")))
