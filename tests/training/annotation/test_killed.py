@@ -31,7 +31,7 @@ def start(source: Path, out: Path, url: str, *options: str) -> subprocess.Popen[
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> str:
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=900)
     assert process.returncode == code, err
     assert "Traceback" not in err, err
     return out + err

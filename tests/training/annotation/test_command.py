@@ -1,0 +1,206 @@
+"""``structdecode annotate`` from its options to its exit code, over real HTTP, in this process."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from structdecode.errors import ConfigError, DataError, UnknownNameError
+from structdecode.training.annotation import command
+from structdecode.training.annotation.command import Options
+from structdecode.training.annotation.costs import Prices
+from structdecode.training.annotation.errors import ApiError
+from tests.training.annotation.server import Answer, Asked, ChatServer
+from tests.training.annotation.world import read_lines, record, right, staged, write_records
+
+KEY = "sk-test-abcdefgh"
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(command.KEY, KEY)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    monkeypatch.setattr("structdecode.training.annotation.client._LONGEST_WAIT", 0.01)
+
+
+def options(tmp_path: Path, url: str | None, numbers: range = range(6), **fields: Any) -> Options:
+    source = write_records(tmp_path, [record(number) for number in numbers])
+    chosen = {"concurrency": 2, "quiet": True, "tries": 2, **fields}
+    return Options([str(source)], tmp_path / "out", "strong", "judge", url, **chosen)
+
+
+def test_progress_and_summary_of_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with ChatServer(right) as server:
+        chosen = options(tmp_path, server.url, quiet=False, prices=Prices(10, 100))
+        assert command.annotate(chosen) == 0
+    told = capsys.readouterr()
+    assert re.search(r"6/6 done, 6 accepted, 0 rejected, [\d,]+ requests/min", told.err)
+    assert "600 + 300 tokens, cost 0.0360" in told.err and KEY not in told.err + told.out
+    summary = json.loads((tmp_path / "out/annotation.json").read_text())
+    assert (summary["accepted"], summary["cost"], summary["model"]) == (6, 0.036, "strong")
+    assert summary["spent"]["answer"] == {"requests": 6, "prompt_tokens": 600, "completion_tokens": 300}
+
+
+def test_a_cost_limit_stops_cleanly_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    prices = Prices(10, 1000)  # 0.051 a request, held back with 0.1 for 100 tokens
+    with ChatServer(right) as server:
+        fields: dict[str, Any] = {"prices": prices, "max_tokens": 100}
+        assert command.annotate(options(tmp_path, server.url, max_cost=0.3, **fields)) == command.COST_REACHED
+        first = read_lines(tmp_path / "out/train.jsonl")
+        assert 0 < len(first) == len(server.answered) < 6
+        summary = json.loads((tmp_path / "out/annotation.json").read_text())
+        assert summary["undecided"] == 6 - len(first) and summary["cost"] <= 0.3
+        assert (tmp_path / "out/rejected.jsonl").read_text() == ""
+        assert command.annotate(options(tmp_path, server.url, max_cost=3.0, **fields)) == 0
+        assert len(server.answered) == 6
+    assert len(read_lines(tmp_path / "out/train.jsonl")) == 6
+
+
+def test_interrupted_it_waits_for_what_is_in_flight(tmp_path: Path) -> None:
+    with ChatServer(lambda asked: Answer(right(asked).text, delay=0.2)) as server:
+
+        def interrupt() -> None:
+            server.wait_for_answers(2)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=interrupt, daemon=True).start()
+        assert command.annotate(options(tmp_path, server.url, range(10, 40))) == command.INTERRUPTED
+        kept = read_lines(tmp_path / "out/journal.jsonl")
+        assert 2 <= len(kept) == len(server.answered) < 30, "a reply in flight was thrown away"
+        assert len(read_lines(tmp_path / "out/train.jsonl")) <= len(kept)
+
+
+def test_what_the_api_did_not_answer_is_asked_again_by_the_same_command(tmp_path: Path) -> None:
+    def failing(asked: Asked) -> Answer:
+        return Answer(status=500) if "card 3?" in asked.task else right(asked)
+
+    with ChatServer(failing) as server:
+        assert command.annotate(options(tmp_path, server.url)) == command.UNANSWERED
+    (line,) = read_lines(tmp_path / "out/rejected.jsonl")
+    assert (line["id"], line["problem"], line["line"]) == ("card-3", "unanswered", 4)
+    assert "no answer after 2 tries (HTTP 500" in line["message"]
+    with ChatServer(right) as server:
+        assert command.annotate(options(tmp_path, server.url)) == 0
+        assert len(server.answered) == 1
+    assert [each["id"] for each in read_lines(tmp_path / "out/train.jsonl")] == [f"card-{n}" for n in range(6)]
+    assert (tmp_path / "out/rejected.jsonl").read_text() == ""
+
+
+def test_a_wrong_key_ends_the_run_in_one_line_without_the_key(tmp_path: Path) -> None:
+    refusing = Answer(status=401, error={"message": f"Incorrect API key provided: {KEY}."})
+    with ChatServer(lambda asked: refusing) as server:
+        with pytest.raises(ApiError, match=r"\[key\]") as caught:
+            command.annotate(options(tmp_path, server.url))
+        assert len(server.seen) <= 2, "went on after a wrong key"
+    assert KEY not in str(caught.value)
+    for path in (tmp_path / "out").glob("*.json*"):
+        assert KEY not in path.read_text()
+
+
+def test_rejected_records_say_why_and_broken_ones_stop_nothing(tmp_path: Path) -> None:
+    def script(asked: Asked) -> Answer:
+        if "card 1?" in asked.task:
+            return Answer(staged("99"))
+        if "card 2?" in asked.task:
+            return Answer(status=400, error={"message": "content policy"})
+        return right(asked)
+
+    with ChatServer(script) as server:
+        chosen = options(tmp_path, server.url, retries=1)
+        picture = tmp_path / "cards/4.png"
+        picture.write_bytes(picture.read_bytes()[:-20])
+        assert command.annotate(chosen) == 0
+    found = {line["id"]: line for line in read_lines(tmp_path / "out/rejected.jsonl") if "id" in line}
+    assert {name: (line["problem"], line["attempts"]) for name, line in found.items()} == {
+        "card-1": ("wrong-answer", 2), "card-2": ("bad-request", 1),
+    }  # fmt: skip
+    assert "content policy" in found["card-2"]["message"] and "'99'" in found["card-1"]["message"]
+    problems = [line["problem"] for line in read_lines(tmp_path / "out/rejected.jsonl")]
+    assert problems == ["wrong-answer", "bad-request", "broken-image"]
+
+
+def test_a_dry_run_sends_nothing_writes_nothing_and_needs_no_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ChatServer(right) as server:
+        chosen = options(tmp_path, server.url, range(8, 12), prices=Prices(10, 100))
+        monkeypatch.delenv(command.KEY)
+        before = sorted(tmp_path.rglob("*"))
+        assert command.dry_run(chosen) == 0
+        told = capsys.readouterr().out
+        assert sorted(tmp_path.rglob("*")) == before and not server.seen
+        assert "records to annotate: 4 of 4" in told
+        assert re.search(r"^requests: 5 .* to 30 ", told, re.MULTILINE), "5 turns; 3 attempts each, and a judge for each"
+        assert re.search(r"^completion tokens: 2,250 ", told, re.MULTILINE)
+        assert re.search(r"^cost: 0\.2\d to \d", told, re.MULTILINE)
+        command.annotate(options(tmp_path, server.url, range(8, 10)))
+        capsys.readouterr()
+        command.dry_run(options(tmp_path, server.url, range(8, 12), prices=Prices(10, 100)))
+        told = capsys.readouterr().out
+        assert "records to annotate: 2 of 4" in told and re.search(r"^requests: 2 ", told, re.MULTILINE)
+        assert re.search(r"^completion tokens: 100 ", told, re.MULTILINE), "answers are as long as those paid for"
+
+
+def test_a_verifier_that_wants_log_probs_gets_a_local_model(tmp_path: Path) -> None:
+    def p_true(asked: Asked) -> Answer:
+        return right(asked)
+
+    fields: dict[str, Any] = {"verifier": "p-true", "min_score": 0.0}
+    with ChatServer(p_true) as server:
+        with pytest.raises(ConfigError, match="add --verifier-model"):
+            command.annotate(options(tmp_path, server.url, range(2), **fields))
+        chosen = options(tmp_path, server.url, range(2), verifier_model="pocket", **fields)
+        assert command.annotate(chosen) == 0
+        assert len(server.answered) == 2, "an answer was paid for twice"
+    assert len(read_lines(tmp_path / "out/train.jsonl")) == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "message"),
+    [
+        ({"concurrency": 0}, ConfigError, "--concurrency must be at least 1, not 0"),
+        ({"retries": -1}, ConfigError, "--retries"), ({"max_cost": 5.0}, ConfigError, "--price-in"),
+        ({"max_cost": -5.0, "prices": Prices(1)}, ConfigError, "above 0, not -5"),
+        ({"verifier": "rule"}, ConfigError, "--min-score"), ({"settings": ["a=1"]}, ConfigError, "for a --verifier"),
+        ({"verifier": "ruel", "min_score": 1.0}, UnknownNameError, "did you mean 'rule'"),
+        ({"verifier": "rule", "min_score": 1.0, "settings": ["a"]}, ConfigError, "key=value"),
+        ({"extra": "{"}, ConfigError, "--extra-body: not JSON"), ({"extra": "[1]"}, ConfigError, "JSON object"),
+    ],
+)  # fmt: skip
+def test_wrong_options_are_one_line(
+    fields: dict[str, Any], kind: type[Exception], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(kind, match=message):
+        command.annotate(options(tmp_path, "http://127.0.0.1:9/v1", **fields))
+
+
+def test_a_price_below_nought() -> None:
+    with pytest.raises(ConfigError, match="0 or more"):
+        Prices(-1)
+
+
+@pytest.mark.parametrize("act", [command.annotate, command.dry_run])
+def test_no_usable_record_and_no_key(
+    act: Callable[[Options], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty.jsonl").write_text("{\n")
+    with pytest.raises(DataError, match=r"no usable record: .*empty\.jsonl:1: not JSON"):
+        act(Options([str(tmp_path / "empty.jsonl")], tmp_path / "out", "m", base_url="http://127.0.0.1:9/v1"))
+    if act is command.annotate:
+        monkeypatch.delenv(command.KEY)
+        with pytest.raises(ConfigError, match="set OPENAI_API_KEY"):
+            act(options(tmp_path, None))
+
+
+def test_more_fields_of_a_request_are_sent(tmp_path: Path) -> None:
+    with ChatServer(right) as server:
+        command.annotate(options(tmp_path, server.url, range(1), extra='{"top_k": 20}', temperature=0.5))
+        assert server.seen[0].body["top_k"] == 20 and server.seen[0].body["temperature"] == 0.5
