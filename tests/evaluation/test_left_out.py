@@ -1,0 +1,31 @@
+"""Damaged rows from the file to the report: the run goes on without them, and says how many and which."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from structdecode.backends.scripted import ScriptedBackend
+from structdecode.evaluation.commands import run_study
+from structdecode.evaluation.data import files, load
+from structdecode.evaluation.matching import match
+from structdecode.evaluation.store import read_run
+from structdecode.evaluation.study import DataSource, from_options
+from tests.evaluation.data import malformed
+
+
+def test_a_study_of_damaged_files_counts_what_was_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MAX_LINE_BYTES", malformed.MAX_LINE)
+    backend, counted = ScriptedBackend(lambda *_: "2"), 0
+    for number, file in enumerate(malformed.write_all(tmp_path / "data", 1000)):
+        loaded, out = load(file.path), tmp_path / f"run-{number}"
+        study = from_options(DataSource(str(file.path)), ["direct"])
+        assert run_study(study, loaded.questions, loaded.rejected, backend, match, out, quiet=True) == 0
+        run = read_run(out)
+        assert {record.id for record in run.records} == {identity for _, identity in file.good}
+        assert [(row.line, row.problem) for row in run.rejected] == file.problems
+        report = (out / "report.md").read_text()
+        assert f"{len(file.problems)} rows of the data were left out; {len(file.good)} questions were read." in report
+        counted += len(run.rejected)
+    assert counted == 1000
