@@ -28,7 +28,9 @@ from structdecode.types import Candidate, Prompt, Schema
 _CLOSED = ("choice", "number", "yes-no")
 """Kinds of answer of which a rule that found one knows whether it is wrong, too."""
 
-_LEAK = re.compile(r"\b(?:standard|reference|given|provided) answers?\b", re.IGNORECASE)
+_LEAK = re.compile(
+    r"\b(?:standard|reference) answers?\b|\b(?:given|provided) answer\b(?! (?:choice|option))", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)

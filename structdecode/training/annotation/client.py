@@ -27,6 +27,9 @@ _LONGEST_WAIT = 60.0
 _ALL_REFUSED = 20
 """So many refused requests before the first answered one end the run: then it is not the requests' content."""
 
+_ALL_SILENT = 20
+"""So many requests in a row without an answer, each after all its tries, end the run: the server is gone."""
+
 
 class Asker(Protocol):
     """Answers requests: `Client`, or `DryClient`."""
@@ -63,7 +66,7 @@ class Client:
         self._asking: dict[str, asyncio.Event] = {}
         self._not_before = 0.0
         self._random = random.Random()  # jitter only: no result depends on it
-        self._refused = 0
+        self._refused = self._silent = 0
 
     @property
     def waiting(self) -> float:
@@ -110,7 +113,7 @@ class Client:
                     await self._until_allowed()
                     text = await self.api.post(body, request.extra)
                 reply = read_reply(text, request)
-                self._refused = -1
+                self._refused, self._silent = -1, 0
                 return reply
             except _RateLimited as error:
                 limited += 1
@@ -122,8 +125,16 @@ class Client:
                 self._count_refusal(error)
                 raise
             if failures >= self.tries or limited >= 10 * self.tries:
-                raise Unanswered(f"no answer after {failures + limited} tries ({reason})")
+                raise self._given_up(failures + limited, reason)
             await self._back_off(failures + limited, wait, everyone=isinstance(reason, _RateLimited))
+
+    def _given_up(self, tries: int, reason: Exception) -> Exception:
+        self._silent += 1
+        if self._silent < _ALL_SILENT:
+            return Unanswered(f"no answer after {tries} tries ({reason})")
+        return ApiError(
+            f"{self._silent} requests in a row had no answer ({reason}): check --base-url; the same command goes on"
+        )
 
     def _count_refusal(self, error: BadRequest) -> None:
         if self._refused < 0:
@@ -184,6 +195,8 @@ class ChatApi:
             import openai
         except ImportError:
             raise MissingExtraError("openai", "openai") from None
+        if base_url is not None and not base_url.startswith(("http://", "https://")):
+            raise ConfigError(f"--base-url {base_url}: has to begin with http:// or https://")
         self._openai = openai
         self._key = key
         try:

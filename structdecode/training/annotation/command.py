@@ -63,7 +63,7 @@ class Options:
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("concurrency", 1), ("retries", 0), ("max_tokens", 1), ("tries", 1)):
+        for name, least in (("concurrency", 1), ("retries", 0), ("max_tokens", 1), ("tries", 1), ("timeout", 1)):
             if getattr(self, name) < least:
                 option = name.replace("_", "-")
                 raise ConfigError(f"--{option} must be at least {least}, not {getattr(self, name)}")
@@ -89,16 +89,16 @@ class Options:
             raise ConfigError('--extra-body must be a JSON object: {"key": value}')
         return found
 
-    def annotator(self, client: Asker) -> Annotator:
-        """Raises `UnknownNameError` and the like where the verifier cannot be made."""
+    def annotator(self, client: Asker, last_word: Filter | None) -> Annotator:
         no_judge = self.judge_model == "none"
         return Annotator(
             client, self.model, self.model if no_judge or self.judge_model is None else self.judge_model,
-            AnswerCheck(None if no_judge else LLMJudge()), self._filter(), self.retries, self.max_tokens,
+            AnswerCheck(None if no_judge else LLMJudge()), last_word, self.retries, self.max_tokens,
             self.temperature, self.body, self.seed,
         )  # fmt: skip
 
-    def _filter(self) -> Filter | None:
+    def filter(self) -> Filter | None:
+        """The verifier, if there is one. Raises `UnknownNameError` and the like where it cannot be made."""
         if self.verifier is None or self.min_score is None:
             return None
         given = {}
@@ -132,12 +132,12 @@ def annotate(options: Options) -> int:
     Raises:
         StructdecodeError: a mistake in the options or the data, or an API that takes no request.
     """
-    key = _key(options.base_url)
+    key, last_word, _ = _key(options.base_url), options.filter(), options.body  # mistakes first, before any work
     options.out.mkdir(parents=True, exist_ok=True)
     journal = Journal(options.out / "journal.jsonl")
     try:
         entries = _read(options, Album(options.out))
-        outcome = asyncio.run(_annotate(options, key, journal, entries))
+        outcome = asyncio.run(_annotate(options, key, last_word, journal, entries))
         cost = tokens_and_cost(journal, options.prices)
     finally:
         journal.close()
@@ -154,24 +154,27 @@ def annotate(options: Options) -> int:
     return UNANSWERED if outcome.unanswered else 0
 
 
-async def _annotate(options: Options, key: str, journal: Journal, entries: Sequence[Item | Rejected]) -> run.Outcome:
+async def _annotate(
+    options: Options, key: str, last_word: Filter | None, journal: Journal, entries: Sequence[Item | Rejected]
+) -> run.Outcome:
     api = ChatApi(options.base_url, key, options.timeout)
     try:
         purse = Purse(options.prices, journal, options.max_cost)
         client = Client(api, journal, purse, concurrency=options.concurrency, tries=options.tries)
         settings = run.Settings(options.out, options.concurrency, options.prices, options.described, options.quiet)
-        return await run.annotate(entries, options.annotator(client), client, journal, settings)
+        return await run.annotate(entries, options.annotator(client, last_word), client, journal, settings)
     finally:
         await api.close()
 
 
 def dry_run(options: Options) -> int:
     """Prints what a run would ask and cost. Sends and writes nothing, and needs no key. The exit code: 0."""
+    last_word = options.filter()
     journal = Journal(options.out / "journal.jsonl", writing=False)
     try:
         entries = _read(options, Album(None))
         items = [entry for entry in entries if isinstance(entry, Item)]
-        annotator = options.annotator(DryClient(journal))
+        annotator = options.annotator(DryClient(journal), last_word)
         found = asyncio.run(estimate(items, annotator, journal, options.prices))
     finally:
         journal.close()
@@ -181,6 +184,8 @@ def dry_run(options: Options) -> int:
 
 
 def _read(options: Options, album: Album) -> list[Item | Rejected]:
+    if not options.quiet:
+        _tell(f"reading {', '.join(options.sources)}")
     entries = read([Source.parse(source) for source in options.sources], album)
     rejected = [entry for entry in entries if isinstance(entry, Rejected)]
     if len(rejected) == len(entries):

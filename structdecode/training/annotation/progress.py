@@ -30,6 +30,7 @@ class LiveAnnotation:
         self.accepted = self.rejected = self.unanswered = 0
         self.begun = self._said = time.monotonic()
         self._at_start = len(journal)
+        self._paced: tuple[int, float] | None = None
         self._bar: Progress | None = None
         self._task = TaskID(0)
 
@@ -56,6 +57,8 @@ class LiveAnnotation:
 
     def tick(self) -> None:
         """Shows the counts as they are now."""
+        if self._paced is None and len(self.journal) > self._at_start:
+            self._paced = (self.done, time.monotonic())  # what the journal had went by in no time
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, note=self.note)
         elif not self.quiet and time.monotonic() - self._said >= EVERY:
@@ -69,9 +72,11 @@ class LiveAnnotation:
         if self.unanswered:
             parts.append(f"{self.unanswered} unanswered")
         asked = len(self.journal) - self._at_start
-        if asked and self.done:
+        if asked:
             parts.append(f"{60 * asked / seconds:,.0f} requests/min")
-            parts.append(f"{clock((self.total - self.done) * seconds / self.done)} left")
+        if self._paced is not None and self.done > self._paced[0]:
+            pace = (time.monotonic() - self._paced[1]) / (self.done - self._paced[0])
+            parts.append(f"{clock((self.total - self.done) * pace)} left")
         parts.append(tokens_and_cost(self.journal, self.prices))
         if self.waiting() > 0:
             parts.append(f"rate limit: waiting {self.waiting():.0f} s")

@@ -11,8 +11,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
 
+from structdecode.images import Picture
 from structdecode.training.annotation.pictures import data_url, size_of
-from structdecode.types import Picture
 
 VERSION = 1
 """Part of every key. A change of what a request means asks everything anew."""

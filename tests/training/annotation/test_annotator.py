@@ -11,7 +11,7 @@ import pytest
 
 from structdecode.evaluation.types import Question
 from structdecode.protocols import Model
-from structdecode.training.annotation import checks, prompts
+from structdecode.training.annotation import checks
 from structdecode.training.annotation.annotator import Accepted, Annotator, Refused
 from structdecode.training.annotation.checks import AnswerCheck, Filter, Problem
 from structdecode.training.annotation.client import ChatApi, Client
@@ -105,7 +105,7 @@ def test_the_reason_is_fed_back_and_attempts_are_limited(tmp_path: Path) -> None
     assert len(server.answered) == 3
     told = server.seen[2].texts
     assert told[2] == staged("71") and told[4] == staged("72")
-    assert told[5] == prompts.feedback("its CONCLUSION '72' does not agree with '3' (number)") or "'72'" in told[5]
+    assert "'72' does not agree with '3'" in told[5] and "'71'" in told[3]
     assert "'73' does not agree with '3'" in found.problem.message
 
 
@@ -132,6 +132,8 @@ def test_a_question_about_standard_answers_may_mention_them() -> None:
     reply = Reply(staged("yes", reasoning="It shows a standard answer."))
     assert isinstance(checks.form(reply, Question("", "Is that a standard answer?", ("yes",)), with_image=True), dict)
     assert isinstance(checks.form(reply, Question("", "Is it?", ("yes",)), with_image=True), Problem)
+    choices = Reply(staged("B", reasoning="Of the given answer choices and provided answers, B fits."))
+    assert isinstance(checks.form(choices, Question("", "Which?", ("B",)), with_image=True), dict)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +206,7 @@ def test_a_verifier_may_ask_the_judge_model(tmp_path: Path) -> None:
         if not asked.texts[-1].startswith("Is this good?"):
             return right(asked)
         assert asked.body["model"] == "judge" and len(asked.pictures) == 1
-        return Answer("good" if "card 4" in asked.texts[-1] or asked.body["seed"] % 1 == 0 else "bad")
+        return Answer("good")
 
     (found,), server = annotated(tmp_path, [record(4)], script, filter=Filter(AsksTheModel(), "asks", 0.9))
     assert isinstance(found, Accepted)

@@ -158,6 +158,26 @@ def test_a_server_that_refuses_every_request_ends_the_run(tmp_path: Path) -> Non
         assert during(server, tmp_path, ask) == 50
 
 
+def test_a_server_that_is_gone_ends_the_run(tmp_path: Path) -> None:
+    async def ask(client: Client) -> int:
+        for number in range(50):
+            try:
+                await client.ask(request(str(number)))
+            except Unanswered:
+                continue
+        return 50
+
+    with ChatServer(lambda asked: Answer(status=502)) as server, pytest.raises(ApiError, match="20 requests in a row"):
+        during(server, tmp_path, ask, tries=1)
+    with ChatServer(lambda asked: Answer("x") if int(asked.texts[0]) % 19 == 5 else Answer(status=502)) as server:
+        assert during(server, tmp_path, ask, tries=1) == 50
+
+
+def test_an_address_without_a_scheme() -> None:
+    with pytest.raises(ConfigError, match="begin with http"):
+        ChatApi("localhost:8000/v1", KEY, 5)
+
+
 def test_after_stop_nothing_is_sent_and_what_is_in_flight_is_kept(tmp_path: Path) -> None:
     async def ask(client: Client) -> str:
         under_way = asyncio.create_task(client.ask(request("under way")))

@@ -138,7 +138,9 @@ def test_a_dry_run_sends_nothing_writes_nothing_and_needs_no_key(
         told = capsys.readouterr().out
         assert sorted(tmp_path.rglob("*")) == before and not server.seen
         assert "records to annotate: 4 of 4" in told
-        assert re.search(r"^requests: 5 .* to 30 ", told, re.MULTILINE), "5 turns; 3 attempts each, and a judge for each"
+        assert re.search(r"^requests: 5 .* to 30 ", told, re.MULTILINE), (
+            "5 turns; 3 attempts each, and a judge for each"
+        )
         assert re.search(r"^completion tokens: 2,250 ", told, re.MULTILINE)
         assert re.search(r"^cost: 0\.2\d to \d", told, re.MULTILINE)
         command.annotate(options(tmp_path, server.url, range(8, 10)))
