@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test lint pocket card bench bench-cpu bench-gpu clean
+.PHONY: help demo test lint pocket card study bench bench-cpu bench-gpu clean
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -27,6 +27,9 @@ pocket: $(STAMP) ## train the embedded model again from nothing (about 40 minute
 
 card: $(STAMP) ## measure the embedded model: model card and the README's table
 	$(BIN)/python benchmarks/accuracy.py
+
+study: $(STAMP) ## strategies and verifiers at equal cost on 500 questions: docs/pocket-study and the README's table (about 2 hours)
+	$(BIN)/python -m benchmarks.study
 
 bench: $(STAMP) ## time the strategies, and stage beam against re-prefilling and against generate
 	mkdir -p benchmarks/results && $(BIN)/python -m pytest benchmarks/bench_strategies.py -s --benchmark-json benchmarks/results/strategies.json

@@ -1,0 +1,68 @@
+"""The study of examples/study/pocket.yaml, its report under docs/ and its table in the README: ``make study``.
+
+Goes on where it was if it was stopped; with ``--run`` it takes a run directory that is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+TARGET = ROOT / "docs/pocket-study"
+KEPT = ("report.md", "report.html", "tables.json", "study.json", "figures")
+
+
+def publish(run: Path) -> dict[str, Any]:
+    """Copies what a reader needs; records and traces (some 500 MB) stay where they are. Returns the tables."""
+    shutil.rmtree(TARGET, ignore_errors=True)
+    TARGET.mkdir(parents=True)
+    for name in KEPT:
+        (shutil.copytree if (run / name).is_dir() else shutil.copy)(run / name, TARGET / name)
+    tables: dict[str, Any] = json.loads((TARGET / "tables.json").read_text())
+    return tables
+
+
+def table(tables: dict[str, Any]) -> str:
+    """Accuracy of each family of searches at the same number of computed tokens."""
+    rows = tables["matched"]["matched_tokens"]
+    multiples = sorted({row["multiple"] for row in rows})
+    families = list(dict.fromkeys(row["family"] for row in rows))
+    at = {(row["family"], row["multiple"]): row["accuracy"] for row in rows}
+    lines = [
+        "| accuracy, % ± standard error, at | " + " | ".join(f"{m}x" for m in multiples) + " |",
+        "| --- |" + " ---: |" * len(multiples),
+    ]
+    for family in families:
+        cells = [
+            f"{100 * at[family, m]['value']:.1f} ± {100 * at[family, m]['error']:.1f}" if (family, m) in at else ""
+            for m in multiples
+        ]
+        lines.append(f"| {family.replace('/', ', ')} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, help="a finished run directory of the study")
+    arguments = parser.parse_args()
+    run = arguments.run
+    if run is None:
+        from structdecode.evaluation.commands import compare
+        from structdecode.evaluation.study import load_study
+
+        run = ROOT / "runs/pocket-study"
+        if compare(load_study(ROOT / "examples/study/pocket.yaml"), run, concurrency=96, command=["make", "study"]):
+            raise SystemExit("some questions failed: run it again")
+    tables = publish(run)
+    readme, begin, end = ROOT / "README.md", "<!-- study -->\n", "<!-- /study -->"
+    head, rest = readme.read_text().split(begin)
+    readme.write_text(head + begin + table(tables) + "\n" + end + rest.split(end)[1])
+    print(table(tables))
+
+
+if __name__ == "__main__":
+    main()
