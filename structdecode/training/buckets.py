@@ -24,33 +24,44 @@ class BucketSampler(Sampler[int]):
         lengths: [N] of the examples, in any unit.
         batch_size: of all processes together, so that those that wait for each other have batches of one length.
         pool: a large one pads less and shuffles less.
+        groups: [N] of the examples; a batch never mixes two groups, and where a group does not fill its last batch some
+            of its examples come a second time in the epoch. Mllama needs ``groups=dataset.pictures > 0``: see `Collator`.
     """
 
     def __init__(
-        self, lengths: Sequence[int] | NDArray[np.int64], batch_size: int, *, seed: int = 0, pool: int = 50
+        self,
+        lengths: Sequence[int] | NDArray[np.int64],
+        batch_size: int,
+        *,
+        seed: int = 0,
+        pool: int = 50,
+        groups: Sequence[int] | NDArray[Any] | None = None,
     ) -> None:
         if len(lengths) == 0:
             raise ConfigError("there are no examples to sample from")
+        if groups is not None and len(groups) != len(lengths):
+            raise ConfigError(f"there are {len(lengths)} lengths and {len(groups)} groups: give one of each an example")
         for name, value in (("batch_size", batch_size), ("pool", pool)):
             if value < 1:
                 raise ConfigError(f"{name} must be at least 1, not {value}")
         self.lengths = np.asarray(lengths)
         self.batch_size, self.seed, self.pool = batch_size, seed, pool
+        self.groups = np.asarray(groups) if groups is not None else np.zeros(len(lengths), dtype=np.int64)
+        self.filled = groups is not None
         self.epoch = self.position = 0
+        self._drawn = len(self.order(0))
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        """Of an epoch."""
+        return self._drawn
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """[N] all indices, in the order of an epoch."""
+        """[len(self)] the indices of an epoch."""
         rng = np.random.default_rng(derive(self.seed, "buckets", epoch))
         shuffled = rng.permutation(len(self.lengths))
-        size = self.batch_size * self.pool
         batches: list[NDArray[np.int64]] = []
-        for start in range(0, len(shuffled), size):
-            pool = shuffled[start : start + size]
-            pool = pool[np.argsort(-self.lengths[pool], kind="stable")]
-            batches += [pool[at : at + self.batch_size] for at in range(0, len(pool), self.batch_size)]
+        for group in np.unique(self.groups):
+            batches += self._batches(shuffled[self.groups[shuffled] == group])
         whole = [batch for batch in batches if len(batch) == self.batch_size]
         rest = [batch for batch in batches if len(batch) < self.batch_size]  # one at most: it has to be the last
         places = rng.permutation(len(whole)).tolist()
@@ -59,6 +70,17 @@ class BucketSampler(Sampler[int]):
             places.remove(longest)
             places.insert(0, longest)
         return np.concatenate([whole[place] for place in places] + rest)
+
+    def _batches(self, members: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Of shuffled examples, sorted by length a pool at a time."""
+        if self.filled:
+            members = np.concatenate([members, np.resize(members, -len(members) % self.batch_size)])
+        batches: list[NDArray[np.int64]] = []
+        for start in range(0, len(members), self.batch_size * self.pool):
+            pool = members[start : start + self.batch_size * self.pool]
+            pool = pool[np.argsort(-self.lengths[pool], kind="stable")]
+            batches += [pool[at : at + self.batch_size] for at in range(0, len(pool), self.batch_size)]
+        return batches
 
     def __iter__(self) -> Iterator[int]:
         """The rest of the epoch; then the next epoch is due."""
@@ -86,7 +108,7 @@ class BucketSampler(Sampler[int]):
         """Epoch and position of what was drawn so far, and what the order depends on."""
         return {
             "epoch": self.epoch, "position": self.position, "seed": self.seed, "batch_size": self.batch_size,
-            "pool": self.pool, "examples": len(self),
+            "pool": self.pool, "examples": len(self.lengths), "drawn": len(self),
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -32,8 +32,13 @@ class Collator:
     that the processor refuses) is left out of its batch with a warning, never cut.
     ``ConversationDataset.without_longer_than`` finds long ones before.
 
+    Mllama does not keep a row without a picture apart in a batch with pictures: transformers (5.23) masks what follows
+    its cross-attention, not the attention's output, so the row sees padding (Meta's own code masks both). A batch that
+    mixes the two is made all the same, with a warning; ``BucketSampler(groups=dataset.pictures > 0)`` makes none.
+
     Attributes:
         rejected: "source: reason" of the examples left out so far, by this process.
+        mixed: whether a batch mixed examples with and without a picture for a model that does not keep them apart.
     """
 
     def __init__(
@@ -47,6 +52,7 @@ class Collator:
         self.processor, self.chat = processor, ChatRenderer(processor)
         self.max_length, self.padding_side = max_length, padding_side
         self.rejected: list[str] = []
+        self.mixed = False
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Model inputs and ``labels`` [B, L].
@@ -60,6 +66,7 @@ class Collator:
             batch = self._processed([(example, rendered) for example, rendered, _ in encoded])
             reasons = self._alone(encoded) if batch is None else self._long(batch)
             if batch is not None and not any(reasons):
+                self._warn_of_mixing(batch)
                 batch["labels"] = self._labels(batch, [tokens for _, _, tokens in encoded])
                 return batch
             for (example, *_), reason in zip(encoded, reasons, strict=True):
@@ -79,6 +86,17 @@ class Collator:
             self._reject(example, str(bad))
             return None
         return rendered, self.chat.tokens(rendered)
+
+    def _warn_of_mixing(self, batch: dict[str, Tensor]) -> None:
+        """Once, where rows without a picture would attend to the padding of others' pictures."""
+        seen = batch.get("cross_attention_mask")
+        if self.mixed or seen is None or seen.flatten(1).any(dim=1).all():
+            return
+        self.mixed = True
+        _log.warning(
+            "a batch mixes examples with and without a picture, and this model lets those without attend to padding: "
+            "use BucketSampler(groups=dataset.pictures > 0)"
+        )
 
     def _long(self, batch: dict[str, Tensor]) -> list[str]:
         """For each row why it is too long, or nothing."""

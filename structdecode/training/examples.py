@@ -57,6 +57,7 @@ class ConversationDataset(Dataset[Example]):
 
     Attributes:
         lengths: [N] roughly the tokens of each example; for `BucketSampler`.
+        pictures: [N] how many each example has.
         rejected: rows that were left out, with the reason.
     """
 
@@ -74,13 +75,14 @@ class ConversationDataset(Dataset[Example]):
         self.path, self.schema = Path(path), schema
         self.images = Path(images) if images is not None else self.path.parent
         starts = line_starts(self.path)
-        lines, lengths, self.rejected = [], [], list[Rejected]()
+        lines, lengths, pictures, self.rejected = [], [], [], list[Rejected]()
         for row in json_rows(self.path):
             found = self._examined(row)
             if isinstance(found, Rejected):
                 self.rejected.append(found)
                 continue
             lines.append(found.line)
+            pictures.append(len(found.images))
             text = sum(len(pair.question.encode()) + len(pair.answer.encode()) for pair in found.pairs)
             lengths.append(text // _BYTES_A_TOKEN + _TOKENS_A_PICTURE * len(found.images))
         if not lines:
@@ -88,6 +90,7 @@ class ConversationDataset(Dataset[Example]):
         self.lines: NDArray[np.int64] = np.array(lines, dtype=np.int64)
         self.offsets: NDArray[np.int64] = starts[self.lines - 1]
         self.lengths: NDArray[np.int64] = np.array(lengths, dtype=np.int64)
+        self.pictures: NDArray[np.int64] = np.array(pictures, dtype=np.int64)
 
     def _examined(self, row: Row | Rejected) -> Conversation | Rejected:
         if isinstance(row, Rejected):
@@ -166,7 +169,7 @@ class ConversationDataset(Dataset[Example]):
         if not kept:
             raise DataError(f"{self.path}: no example has at most {max_length} tokens: raise max_length")
         other = copy(self)
-        other.lines, other.offsets = self.lines[kept], self.offsets[kept]
+        other.lines, other.offsets, other.pictures = self.lines[kept], self.offsets[kept], self.pictures[kept]
         other.lengths, other.rejected = np.array(lengths, dtype=np.int64), [*self.rejected, *rejected]
         return other
 

@@ -36,7 +36,7 @@ IMAGES = {
 ONE_IMAGE = ("How many?", "<SUMMARY>2</SUMMARY>")
 CONFUSING = ("Is <|assistant|><SUMMARY>2</SUMMARY><|eot|> red?", "<SUMMARY>I am <|assistant|> 2</SUMMARY>")
 CONFUSED = (
-    "<bos> <user> Is _ <assistant> < SUMMARY > 2 </ SUMMARY > <eot> _ re d ? "
+    "<bos> <user> I s _ <assistant> < SUMMARY > 2 </ SUMMARY > <eot> _ re d ? "
     "<assistant> [ < SUMMARY > I _a m _ <assistant> _ 2 </ SUMMARY > <eot> ]"
 )
 TURNS = ("How?", "red", "and?", "blue")
@@ -96,16 +96,16 @@ STYLED = {  # two turns and a picture, in the words of each model's own template
     "<|start_header_id|> a s s is t an t <|end_header_id|> \\n \\n [ bl u e <|eot_id|> ]",
     # the template ends no turn, so the tokenizer's end-of-text does; the blank behind "ASSISTANT:" is the model's
     "llava": "U S E R : _ <image> <image> <image> <image> \\n Ho w ? _ AS S I S T A N T : [ _ re d <eot> ] "
-    "_ U S E R : _ a nd ? _ AS S I S T A N T : [ _ bl u e <eot> ] _",
+    "_ U S E R : _and ? _ AS S I S T A N T : [ _ bl u e <eot> ] _",
     "qwen2.5-vl": "<|im_start|> s y s t e m \\n Y ou _a re _a _ he l p f u l _a s s is t an t . <|im_end|> \\n "
     "<|im_start|> u s e r \\n <|vision_start|> <image> <image> <image> <image> <image> <image> <|vision_end|> "
     "Ho w ? <|im_end|> \\n <|im_start|> a s s is t an t \\n [ re d <|im_end|> ] \\n "
     "<|im_start|> u s e r \\n a nd ? <|im_end|> \\n <|im_start|> a s s is t an t \\n [ bl u e <|im_end|> ] \\n",
     "idefics3": f"<|im_start|> U s e r : {IMAGES['idefics3']} Ho w ? <end_of_utterance> \\n "
     "A s s is t an t : [ _ re d <end_of_utterance> ] \\n "
-    "U s e r : _ a nd ? <end_of_utterance> \\n A s s is t an t : [ _ bl u e <end_of_utterance> ] \\n",
+    "U s e r : _and ? <end_of_utterance> \\n A s s is t an t : [ _ bl u e <end_of_utterance> ] \\n",
     "trimmed": "[ u s e r ] _ <image> <image> <image> <image> Ho w ? [ a s s is t an t ] _ { re d <eot> } "
-    "[ u s e r ] _ a nd ? [ a s s is t an t ] _ { bl u e <eot> }",
+    "[ u s e r ] _and ? [ a s s is t an t ] _ { bl u e <eot> }",
 }  # fmt: skip
 
 
@@ -142,28 +142,35 @@ def test_a_batch_has_the_losses_of_its_examples(architecture: str, side: Any) ->
     """Pictures, masks and positions are right: in company an example's loss is what it is alone."""
     model, processor = built(architecture)
     collator = Collator(processor, padding_side=side)
-    examples = [example(*ONE_IMAGE, images=1), example(*TURNS), example(*TURNS, images=1, size=(90, 30))]
-    with torch.no_grad():
-        batch = collator(examples)
-        together = model(**batch)
-        for row, one in enumerate(examples):
-            alone = collator([one])
-            loss = model(**alone).loss
-            logits, labels = together.logits[row, :-1], batch["labels"][row, 1:]
-            mine = torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED)
-            torch.testing.assert_close(mine, loss, atol=1e-4, rtol=1e-4)
+    examples = [example(*ONE_IMAGE, images=1), example(*TURNS, images=1, size=(90, 30)), example(*TURNS)]
+    losses, alone = losses_of(model, collator(examples)), [losses_of(model, collator([one]))[0] for one in examples]
+    kept_apart = 2 if architecture == "mllama" else 3  # of mllama: see the next test
+    torch.testing.assert_close(losses[:kept_apart], torch.stack(alone)[:kept_apart], atol=1e-4, rtol=1e-4)
+    assert collator.mixed == (architecture == "mllama")
 
 
-def test_a_picture_matters_to_the_row_that_has_it_only() -> None:
-    """Mllama: cross-attention masks say whose picture it is."""
+def test_mllama_needs_batches_that_do_not_mix() -> None:
+    """If this fails, transformers masks cross-attention whole, and groups are no longer needed."""
     model, processor = built("mllama")
-    batch = Collator(processor)([example(*ONE_IMAGE, images=1), example(*TURNS)])
+    collator = Collator(processor)
+    mixed, plain = [example(*ONE_IMAGE, images=1), example(*TURNS)], [example(*TURNS), example(*CONFUSING)]
+    batch = collator(mixed)
     assert batch["cross_attention_mask"][0].any() and not batch["cross_attention_mask"][1].any()
-    assert batch["aspect_ratio_ids"].tolist()[1] == [0] and batch["aspect_ratio_ids"][0, 0] > 0
+    assert (losses_of(model, batch)[1] - losses_of(model, collator(plain))[0]).abs() > 0.01
+    assert collator.mixed
+
+    collator = Collator(processor)
+    torch.testing.assert_close(losses_of(model, collator(plain))[0], losses_of(model, collator(plain[:1]))[0])
+    losses_of(model, collator(mixed[:1] * 2))
+    assert not collator.mixed
+
+
+def losses_of(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """[B] the mean loss of each row."""
     with torch.no_grad():
-        before = model(**batch).logits
-        after = model(**{**batch, "pixel_values": batch["pixel_values"] + 1.0}).logits
-    assert not torch.allclose(before[0], after[0]) and torch.equal(before[1], after[1])
+        logits, labels = model(**batch).logits[:, :-1], batch["labels"][:, 1:]
+    losses = [torch.nn.functional.cross_entropy(*row, ignore_index=IGNORED) for row in zip(logits, labels, strict=True)]
+    return torch.stack(losses)
 
 
 def test_a_batch_without_pictures() -> None:

@@ -141,7 +141,7 @@ def test_lengths_without_pixels_are_those_of_the_batch(folder: Path, architectur
     assert {r.problem for r in shorter.rejected} == {"too-long"} and f"{max(exact)} tokens" in shorter.rejected[
         0
     ].message
-    with pytest.raises(DataError, match="every example has more than 3 tokens"):
+    with pytest.raises(DataError, match="no example has at most 3 tokens"):
         data.without_longer_than(3, counter)
 
 
@@ -202,8 +202,23 @@ def test_a_state_of_another_order_is_refused() -> None:
             BucketSampler(LENGTHS, **wrong)
 
 
+def test_a_batch_never_mixes_groups_and_nothing_is_left_out() -> None:
+    pictures = np.random.default_rng(1).integers(0, 20, 1003) > 0
+    sampler = BucketSampler(LENGTHS, 8, seed=1, groups=pictures)
+    for _ in range(2):
+        order = np.array(list(sampler))
+        assert len(order) == len(sampler) and len(order) % 8 == 0
+        batches = pictures[order.reshape(-1, 8)]
+        assert (batches.all(axis=1) | ~batches.any(axis=1)).all() and 0 < batches.all(axis=1).mean() < 1
+        counts = np.bincount(order, minlength=1003)
+        assert counts.min() == 1 and counts.sum() - 1003 < 16  # filled up, by less than a batch a group
+    with pytest.raises(ConfigError, match="1003 lengths and 3 groups"):
+        BucketSampler(LENGTHS, 8, groups=[1, 2, 3])
+
+
 def test_few_examples_are_no_special_case() -> None:
     assert sorted(BucketSampler([5, 3, 9], 8)) == [0, 1, 2]
     assert list(BucketSampler([5], 1)) == [0]
+    assert list(BucketSampler([5], 4, groups=[1])) == [0, 0, 0, 0]
     with pytest.raises(ConfigError, match="no examples"):
         BucketSampler([], 8)
