@@ -107,6 +107,8 @@ class Client:
     async def _answered(self, request: Request) -> Reply:
         body = await asyncio.to_thread(request.body)  # reads and may convert a picture
         failures = limited = 0
+        reason: Exception
+        wait: float | None
         while True:
             try:
                 async with self._slots:

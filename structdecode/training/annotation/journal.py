@@ -39,6 +39,7 @@ class Journal:
     def __init__(self, path: Path, *, writing: bool = True) -> None:
         self.path = path
         self._appender = Appender(path) if writing else None
+        self._failed = ""
         self._places: dict[str, int] = {}
         self._counts: Counter[tuple[str, str]] = Counter()
         self._read()
@@ -80,13 +81,23 @@ class Journal:
         return Reply(**{f.name: line[f.name] for f in fields(Reply)})
 
     def add(self, request: Request, reply: Reply) -> None:
-        """Returns when the reply is on the disk."""
+        """Returns when the reply is on the disk.
+
+        Raises:
+            ConfigError: it cannot be written (no room?). Then nothing more is: a line might be torn in the middle.
+        """
         if self._appender is None:
             raise RuntimeError("this journal was opened for reading")
-        place = self.path.stat().st_size
         line = {"key": request.key, "purpose": request.purpose, "model": request.model, **asdict(reply)}
-        self._appender.add(line)
-        self._note(line, place)
+        if not self._failed:
+            try:
+                place = self.path.stat().st_size
+                self._appender.add(line)
+                self._note(line, place)
+                return
+            except OSError as error:
+                self._failed = error.strerror or str(error)
+        raise ConfigError(f"{self.path}: a reply cannot be kept ({self._failed}): make room; the same command goes on")
 
     def spent(self, purpose: Purpose) -> Spent:
         """By all starts of this run together."""

@@ -186,7 +186,7 @@ class _Run:
 
     def _summary(self) -> dict[str, Any]:
         outcome = self.outcome
-        spent = {p: self.journal.spent(p).__dict__ for p in ("answer", "check")}  # type: ignore[arg-type]
+        spent = {p: self.journal.spent(p).__dict__ for p in ("answer", "check")}
         return {
             "format": "structdecode-annotation/1", **self.settings.described, "accepted": outcome.accepted,
             "rejected": outcome.rejected, "unanswered": outcome.unanswered, "undecided": outcome.undecided,

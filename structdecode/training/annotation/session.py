@@ -94,8 +94,8 @@ def _messages(prompt: Prompt) -> tuple[Message, ...]:
     turns = [(m.role, m.text) for m in prompt.history] + [("user", prompt.question)]
     first = next(at for at, (role, _) in enumerate(turns) if role == "user")
     pictures = prompt.images
-    messages = [Message(role, text) for role, text in turns]  # type: ignore[arg-type]
+    messages = [Message(role, text) for role, text in turns]
     if pictures:
         role, text = turns[first]
-        messages[first] = Message(role, text, pictures[0], pictures[0].digest)  # type: ignore[arg-type]
+        messages[first] = Message(role, text, pictures[0], pictures[0].digest)
     return tuple(messages)

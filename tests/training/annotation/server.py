@@ -103,9 +103,12 @@ class ChatServer:
         self.http.server_close()
 
     def settle(self) -> None:
-        """Waits until no request is in the server."""
+        """Waits until no request is in the server, and none has come for half a second."""
         end = time.monotonic() + 60
-        while self.active and time.monotonic() < end:
+        came, since = -1, 0.0
+        while time.monotonic() < end and (self.active or came != len(self.seen) or time.monotonic() - since < 0.5):
+            if self.active or came != len(self.seen):
+                came, since = len(self.seen), time.monotonic()
             time.sleep(0.01)
 
     def wait_for_answers(self, count: int, seconds: float = 900.0) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from typing import Any
 import pytest
 
 from structdecode.errors import ConfigError, DataError, UnknownNameError
-from structdecode.training.annotation import command
+from structdecode.evaluation.store import Appender
+from structdecode.training.annotation import command, run
 from structdecode.training.annotation.command import Options
 from structdecode.training.annotation.costs import Prices
 from structdecode.training.annotation.errors import ApiError
@@ -103,6 +105,38 @@ def test_a_wrong_key_ends_the_run_in_one_line_without_the_key(tmp_path: Path) ->
     assert KEY not in str(caught.value)
     for path in (tmp_path / "out").glob("*.json*"):
         assert KEY not in path.read_text()
+
+
+def test_a_full_disk_ends_the_run_before_more_is_paid_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Appender.add
+
+    def full(self: Appender, line: dict[str, Any]) -> None:
+        if self.path.stat().st_size > 500:
+            raise OSError(28, "No space left on device")
+        whole(self, line)
+
+    with ChatServer(right) as server:
+        monkeypatch.setattr(Appender, "add", full)
+        with pytest.raises(ConfigError, match=r"cannot be kept .No space left"):
+            command.annotate(options(tmp_path, server.url, range(10, 40)))
+        assert len(server.answered) <= 5, "went on paying for what it could not keep"
+        monkeypatch.setattr(Appender, "add", whole)
+        assert command.annotate(options(tmp_path, server.url, range(10, 13))) == 0
+
+
+def test_files_are_written_while_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "WRITE_EVERY", 0.0)
+    found: list[int] = []
+
+    def script(asked: Asked) -> Answer:
+        if "card 3?" in asked.task:
+            time.sleep(2)
+            found.append(len(read_lines(tmp_path / "out/train.jsonl")))
+        return right(asked)
+
+    with ChatServer(script) as server:
+        command.annotate(options(tmp_path, server.url, range(4)))
+    assert found == [3]
 
 
 def test_rejected_records_say_why_and_broken_ones_stop_nothing(tmp_path: Path) -> None:
