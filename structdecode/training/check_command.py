@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from structdecode.errors import ConfigError
+from structdecode.errors import ConfigError, DataError, ModelError
+from structdecode.evaluation.data.files import lines
 from structdecode.evaluation.store import write_whole
 from structdecode.schemas import LLAVA_O1
-from structdecode.training.check import Limits, check, count_lines, find_set, load_counter
+from structdecode.training.check import Limits, check
 from structdecode.training.check_report import CheckReport, show
+
+if TYPE_CHECKING:
+    from structdecode.training.lengths import TokenCounter
 
 
 def run(
@@ -63,3 +68,50 @@ def run(
         if fix is not None:
             print(f"Wrote {report.good:,} good rows to {fix}")
     return report
+
+
+def count_lines(path: Path) -> int:
+    """For a progress bar. Raises `DataError` where the file cannot be opened."""
+    return sum(1 for _ in lines(path))
+
+
+def find_set(path: Path) -> Path:
+    """The file itself, or the one JSONL file of a folder (``train.jsonl`` where there are several).
+
+    Raises:
+        DataError: there is none, or there are several.
+    """
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise DataError(f"{path}: no such file or folder")
+    found = sorted(path.glob("*.jsonl"))
+    train = path / "train.jsonl"
+    if train in found or len(found) == 1:
+        return train if train in found else found[0]
+    raise DataError(
+        f"{path}: {len(found)} JSONL files ({', '.join(p.name for p in found[:5]) or 'none'}): name the one"
+    )
+
+
+def load_counter(model: str, *, trust_remote_code: bool = False) -> tuple[TokenCounter, int | None]:
+    """A model's token counter and the length of its context; weights are not loaded.
+
+    Raises:
+        ModelError: there is no processor, or one without chat template.
+    """
+    from transformers import AutoConfig, AutoProcessor
+
+    from structdecode.backends.transformers.loading import check_processor
+    from structdecode.training.lengths import TokenCounter
+
+    if model.startswith((".", "/", "~")) and not Path(model).is_dir():
+        raise ModelError(f"model {model!r}: no such directory")
+    try:
+        config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
+        processor = AutoProcessor.from_pretrained(model, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        raise ModelError(f"model {model!r}: {str(error).strip().splitlines()[0][:300]}") from error
+    check_processor(processor, model)
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return TokenCounter(processor), context

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
@@ -78,8 +79,8 @@ def examine(row: Row, schema: Schema = LLAVA_O1) -> tuple[Conversation | None, l
     None where there are no turns that can be told apart.
     """
     problems: list[BadRow] = []
-    name = _attempt(problems, lambda: read_id(row.cells), "")
-    turns = _attempt(problems, lambda: read_turns(row.cells), ())
+    name = _attempt(problems, partial(read_id, row.cells), "")
+    turns = _attempt(problems, partial(read_turns, row.cells), list[str]())
     if not turns:
         return None, problems
     images = image_cells(row.cells)
@@ -87,9 +88,9 @@ def examine(row: Row, schema: Schema = LLAVA_O1) -> tuple[Conversation | None, l
     for number, (human, gpt) in enumerate(zip(turns[::2], turns[1::2], strict=True), start=1):
         question = human.replace(IMAGE_MARK, "").strip()
         where = f"question {number}" if len(turns) > 2 else "the question"
-        _attempt(problems, lambda q=question, w=where: checked_text(w, q), "")  # type: ignore[misc]
+        _attempt(problems, partial(checked_text, where, question), "")
         where = f"answer {number}: " if len(turns) > 2 else ""
-        stages = _attempt(problems, lambda a=gpt: _stages(a, schema, bool(images)), {}, where)  # type: ignore[misc]
+        stages = _attempt(problems, partial(_stages, gpt, schema, bool(images)), {}, where)
         pairs.append(Pair(question, gpt.strip(), stages, human.count(IMAGE_MARK)))
     return Conversation(name, tuple(pairs), images, source_of(row.cells), row.line), problems
 

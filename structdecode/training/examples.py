@@ -199,7 +199,8 @@ def upright_size(source: ImageSource) -> tuple[int, int]:
             turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientation: 5 to 8 lie on their side
             return (image.height, image.width) if turned else (image.width, image.height)
     except Exception as error:  # decoders raise anything on damaged bytes
-        raise ImageError(f"{source}: {error}") from None
+        name = source if isinstance(source, str | Path) else "a picture in the row"
+        raise ImageError(f"{name}: {error}") from None
 
 
 def line_starts(path: Path) -> NDArray[np.int64]:

@@ -13,7 +13,8 @@ from PIL import Image
 
 from structdecode.errors import ConfigError, DataError
 from structdecode.evaluation.data.files import json_rows
-from structdecode.training.check import Limits, check, find_set
+from structdecode.training.check import Limits, check
+from structdecode.training.check_command import find_set
 from structdecode.training.check_report import CheckReport
 from structdecode.training.lengths import TokenCounter
 from structdecode.training.problems import KINDS
