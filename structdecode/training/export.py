@@ -10,6 +10,7 @@ Every row says where it is from (``origin``: run or trace, cell, key, path). A f
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -69,22 +70,25 @@ def export(
     processor = _processor(render) if render is not None else None
     left_out: Counter[str] = Counter()
     rows = searches = 0
+    seen: set[bytes] = set()
     trees = read_trees(Path(source), left_out, schema=schema, images=images, answers=answers)
     with whole_lines(target) as write:
         for tree in trees:
-            found = list(make(tree, options, left_out))
+            made = list(make(tree, options, left_out))
+            found = [row for row in made if to == "prm" or _new(row, seen)]
+            left_out["the same rows as another search"] += bool(made) and not found
             searches += bool(found)
             rows += len(found)
             for row in found:
                 write(preference_text(row, processor) if processor is not None else _placed(row, target))
         if not rows:
             raise ConfigError(f"{source}: no row to write ({told(left_out) or 'no searches'})")
-    return Exported(rows, searches, dict(left_out))
+    return Exported(rows, searches, dict(+left_out))
 
 
 def told(left_out: Mapping[str, int]) -> str:
     """Reasons with their counts, most frequent first."""
-    return ", ".join(f"{count} x {reason}" for reason, count in Counter(left_out).most_common())
+    return ", ".join(f"{count} x {reason}" for reason, count in Counter(left_out).most_common() if count)
 
 
 def _processor(checkpoint: str) -> Any:
@@ -103,6 +107,16 @@ def _processor(checkpoint: str) -> Any:
 
 
 # ------------------------------------------------------------------ files
+
+
+def _new(row: Row, seen: set[bytes]) -> bool:
+    """Whether no other search (of another cell or seed) has given the same text; step labels are estimates anew."""
+    content = [row.get(key) for key in ("image", "images", "conversations", "prompt", "chosen", "rejected")]
+    digest = hashlib.blake2b(json.dumps(content).encode(), digest_size=16).digest()
+    if digest in seen:
+        return False
+    seen.add(digest)
+    return True
 
 
 def _placed(row: Row, target: Path) -> Row:

@@ -79,6 +79,8 @@ def test_best_answers_in_the_llava_cot_form(directory: Path, tmp_path: Path) -> 
     loaded = load(str(tmp_path / "train.jsonl"))
     assert not loaded.rejected and len(loaded.questions) == len(found)
     assert loaded.questions[0].text == QUESTIONS[0].text and loaded.questions[0].prompt().images
+    said = [(row["image"], row["conversations"][1]["value"]) for row in found]
+    assert len(set(said)) == len(said)  # two cells that wrote the same answer make one row
     anything = rows(directory, "llava-cot", tmp_path / "any.jsonl", Options(keep=100))
     assert len(anything) > len(found)
     assert any(not row["conversations"][1]["value"].endswith("<CONCLUSION> 2 </CONCLUSION>") for row in anything)
