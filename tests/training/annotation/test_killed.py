@@ -109,11 +109,12 @@ def check_whole(out: Path) -> None:
     assert all(KEY not in path.read_text(errors="replace") for path in out.glob("*.json*"))
 
 
-def test_a_restart_of_a_finished_run_asks_nothing(source: Path, tmp_path: Path) -> None:
+def test_a_restart_of_a_finished_run_asks_nothing(tmp_path: Path) -> None:
+    source, out = write_records(tmp_path, [record(number) for number in range(20)]), tmp_path / "out"
     with ChatServer(faulty) as server:
-        finish(start(source, tmp_path, server.url))
-        before = {name: (tmp_path / name).read_bytes() for name in (*FILES, "journal.jsonl")}
+        finish(start(source, out, server.url))
+        before = {name: (out / name).read_bytes() for name in (*FILES, "journal.jsonl")}
         asked = sum(server.asked.values())
-        finish(start(source, tmp_path, server.url))
+        finish(start(source, out, server.url))
         assert sum(server.asked.values()) == asked
-    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    assert {name: (out / name).read_bytes() for name in before} == before
