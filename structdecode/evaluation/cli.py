@@ -1,0 +1,131 @@
+"""``structdecode compare``, ``merge`` and ``report``. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from structdecode.errors import ConfigError
+
+
+def compare(
+    study: Annotated[Path | None, typer.Argument(help="A study as YAML; or say it by the options below.")] = None,
+    out: Annotated[Path, typer.Option(help="The run directory; the same command goes on with one.")] = Path(
+        "runs/compare"
+    ),
+    data: Annotated[str | None, typer.Option(help="A file, a data set's name, or pocket:test.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Checkpoint directory or hub name; default: the pocket model.")
+    ] = None,
+    strategy: Annotated[list[str] | None, typer.Option(help="May be given several times.")] = None,
+    verifier: Annotated[
+        list[str] | None, typer.Option(help="For the strategies that take one; several times for several.")
+    ] = None,
+    budget: Annotated[str, typer.Option(help="Limits a question: tokens=2000,seconds=30.")] = "",
+    sweep: Annotated[
+        list[str] | None, typer.Option(help="n=1,2,4,8: numbers of candidates; or another setting's values.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value where a strategy has it; verifier.key=value.")
+    ] = None,
+    schema: Annotated[str | None, typer.Option(help="A schema's name or file; default: each strategy's own.")] = None,
+    images: Annotated[Path | None, typer.Option(help="The folder that the data's picture names are in.")] = None,
+    split: Annotated[str | None, typer.Option(help="Of a data set that has several.")] = None,
+    column: Annotated[list[str] | None, typer.Option(help="field=name where the data calls a field otherwise.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many questions.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Several times for several; default 0.")] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="A model that is asked where the rules find an answer wrong; or self.")
+    ] = None,
+    shard: Annotated[str | None, typer.Option(help="i/n: only this part of the questions; see `merge`.")] = None,
+    concurrency: Annotated[int, typer.Option(help="Questions in flight.")] = 32,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    engine: Annotated[str, typer.Option(help="slots or plain.")] = "slots",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that a checkpoint brings.")
+    ] = False,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Load weights that are not safetensors.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+) -> None:
+    """Run strategies and verifiers on the same questions, and report accuracy against cost.
+
+    Killed or interrupted, the same command goes on where it was; nothing is done twice.
+
+    Examples:
+    `structdecode compare --data pocket:test --limit 100 --strategy direct --strategy staged --out runs/first`
+
+    `structdecode compare --data questions.jsonl --strategy best-of-n --strategy stage-beam --verifier p-true --sweep n=1,2,4,8 --budget tokens=2000 --out runs/beam`
+
+    `structdecode compare examples/study/pocket.yaml --out runs/study`
+
+    `accelerate launch --num_processes 8 -m structdecode compare study.yaml --out runs/study`
+
+    Exit codes: 0 all done, 1 some questions failed on our side, 2 wrong usage or bad input, 130 interrupted.
+    """
+    from structdecode.evaluation import commands
+    from structdecode.evaluation.shards import Shard
+
+    options = {
+        "strategies": strategy or [], "verifiers": verifier or [], "budget": budget, "sweep": sweep or [],
+        "settings": set_ or [], "schema": schema,
+    }  # fmt: skip
+    source = {"source": data, "images": images, "split": split, "columns": column or [], "limit": limit}
+    part = Shard.parse(shard) if shard else None
+    try:
+        failed = commands.compare(
+            commands.study_of(study, options, source, model=model, judge=judge, seeds=seed or []), out, shard=part,
+            concurrency=concurrency, quiet=quiet, command=sys.argv, device=device, dtype=dtype, engine=engine,
+            trust_remote_code=trust_remote_code, allow_pickle=allow_pickle,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        print(f"structdecode: interrupted; the same command goes on with {out}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    if failed:
+        raise typer.Exit(1)
+
+
+def merge(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories of `compare --shard`.")],
+    out: Annotated[Path, typer.Option(help="The run directory to make.")],
+) -> None:
+    """Make one run of its shards, and its report; overlaps, gaps and different studies are named, with exit code 1.
+
+    Example: `structdecode merge runs/shard-1 runs/shard-2 --out runs/study`
+    """
+    from structdecode.evaluation import commands, shards
+
+    found = shards.problems(runs)
+    for problem in found:
+        print(f"structdecode: {problem}", file=sys.stderr)
+    if found:
+        raise typer.Exit(1)
+    print(f"Merged {shards.merge(runs, out)} records into {out}")
+    commands.write_report(out)
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="A run directory of `compare` or `merge`, finished or not.")],
+) -> None:
+    """Write report.md, report.html and tables.json of a run again.
+
+    Example: `structdecode report runs/study`
+    """
+    from structdecode.evaluation import commands
+    from structdecode.evaluation.store import read_study
+
+    read_study(run)
+    if not commands.write_report(run):
+        raise ConfigError("this installation has no reports")
+    print(f"Wrote {run / 'report.md'} and {run / 'report.html'}")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    for command in (compare, merge, report):
+        app.command()(command)

@@ -1,0 +1,172 @@
+"""``structdecode annotate``, ``data check`` and ``export``. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from structdecode.paths import check_writable
+
+
+def export(
+    source: Annotated[Path, typer.Argument(help="A run directory of `compare`, or a file of `generate --trace`.")],
+    to: Annotated[str, typer.Option(help="llava-cot, dpo or prm.")],
+    out: Annotated[Path, typer.Option(help="The JSONL file to write, whole or not at all.")],
+    keep: Annotated[int, typer.Option(help="The most rows: of a search (llava-cot), of a set of siblings (dpo).")] = 1,
+    only_correct: Annotated[
+        bool, typer.Option("--only-correct", help="llava-cot: right answers; dpo: chosen sides that led to one.")
+    ] = False,
+    min_margin: Annotated[float, typer.Option(help="dpo: how much better the chosen side has to be.")] = 0.0,
+    by: Annotated[
+        str | None, typer.Option(help="dpo: better by correctness (default where there are references) or by score.")
+    ] = None,
+    labels: Annotated[
+        str, typer.Option(help="prm: rollouts, or reference (the data's text of each stage).")
+    ] = "rollouts",
+    render: Annotated[
+        str | None, typer.Option(help="dpo: the checkpoint whose chat template makes the rows plain text.")
+    ] = None,
+    schema: Annotated[str | None, typer.Option(help="For a trace file: its schema, where it is a file.")] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="For a trace file: its picture.")] = None,
+    answer: Annotated[list[str] | None, typer.Option(help="For a trace file: the right answer.")] = None,
+) -> None:
+    """Make training data of search trees: best answers, preference pairs of stages, or step labels.
+
+    Examples:
+    `structdecode export runs/study --to llava-cot --only-correct --out data/train.jsonl`
+
+    `structdecode export runs/study --to dpo --min-margin 0.5 --render ./my-checkpoint --out data/pairs.jsonl`
+
+    `structdecode export trace.json --image photo.jpg --answer 3 --to prm --out data/steps.jsonl`
+    """
+    from structdecode.training.export import Options, told
+    from structdecode.training.export import export as write
+
+    check_writable(out)
+    options = Options(keep, only_correct, min_margin, by, labels)  # type: ignore[arg-type]
+    done = write(
+        source, to, out, options, schema=schema, images=image or (), answers=answer or (), render=render  # type: ignore[arg-type]
+    )  # fmt: skip
+    left = f" (without: {told(done.left_out)})" if done.left_out else ""
+    print(f"Wrote {done.rows} rows from {done.searches} searches to {out}{left}")
+    if to == "dpo" and render is None:
+        print("Before DPOTrainer: --render CHECKPOINT, or training.export.preference_text (docs/rewards.md)")
+
+
+def annotate(
+    source: Annotated[
+        list[str], typer.Option(help="PATH[:cap=N,images=DIR,name=...,split=...,COLUMNS]; may be given several times.")
+    ],
+    out: Annotated[Path, typer.Option(help="The run directory; the same command goes on with one.")],
+    model: Annotated[str, typer.Option(help="The model that writes the answers, as the API knows it.")] = "gpt-4o",
+    judge_model: Annotated[
+        str | None,
+        typer.Option(help="Asked where no rule can tell whether an answer is right; none; default: --model."),
+    ] = None,
+    base_url: Annotated[str | None, typer.Option(help="Any OpenAI-compatible server: http://localhost:8000/v1")] = None,
+    concurrency: Annotated[int, typer.Option(help="Requests in flight.")] = 16,
+    retries: Annotated[int, typer.Option(help="Attempts behind the first, each told what was wrong.")] = 2,
+    max_tokens: Annotated[int, typer.Option(help="Of one answer.")] = 2048,
+    temperature: Annotated[float | None, typer.Option(help="Default: the server's own.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds for one try of a request.")] = 300.0,
+    tries: Annotated[int, typer.Option(help="Of a request, where the server or the network fails.")] = 6,
+    verifier: Annotated[str | None, typer.Option(help="Has the last word; see `structdecode list verifiers`.")] = None,
+    min_score: Annotated[
+        float | None, typer.Option(help="Answers that the verifier scores lower are left out.")
+    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value of the verifier.")] = None,
+    verifier_model: Annotated[
+        str | None, typer.Option(help="A local checkpoint (or pocket) for the verifier; default: the judge model.")
+    ] = None,
+    price_in: Annotated[float, typer.Option(help="For a million prompt tokens.")] = 0.0,
+    price_out: Annotated[float, typer.Option(help="For a million completion tokens.")] = 0.0,
+    judge_price_in: Annotated[float | None, typer.Option(help="The judge model's; default: the same.")] = None,
+    judge_price_out: Annotated[float | None, typer.Option(help="The judge model's; default: the same.")] = None,
+    max_cost: Annotated[float | None, typer.Option(help="Stop before the run directory has cost more.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Estimate requests, tokens and cost; send nothing.")
+    ] = False,
+    extra_body: Annotated[str, typer.Option(help="A JSON object: more fields of each request.")] = "",
+    seed: Annotated[int, typer.Option(help="Of what the judge and the verifier draw.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+) -> None:
+    """Have a strong model write four-stage answers for visual question-answering data.
+
+    Sources are LLaVA-style JSONL, CSV, TSV or Parquet with a folder of pictures, or a folder that `datasets` saved. The
+    API key is read from OPENAI_API_KEY. Killed or stopped, the same command goes on; no reply is paid for twice.
+
+    Examples:
+    `structdecode annotate --source vqa.jsonl --out runs/annotated --dry-run --price-in 2.5 --price-out 10`
+
+    `structdecode annotate --source coco.jsonl:cap=5000,images=/data/coco --source charts.csv:question=query,answer=label --out runs/annotated --price-in 2.5 --price-out 10 --max-cost 200`
+
+    `structdecode annotate --source ./saved-dataset:split=train --out runs/annotated --base-url http://localhost:8000/v1 --model Qwen/Qwen2.5-VL-72B-Instruct`
+
+    `structdecode annotate --source vqa.jsonl --out runs/annotated --verifier p-true --min-score 0.5 --verifier-model ./checkpoint`
+
+    Exit codes: 0 every record is decided, 1 the API did not answer for some (the same command asks again), 2 wrong usage, bad input, or an API that takes no request, 3 stopped by --max-cost, 130 interrupted.
+    """
+    from structdecode.training.annotation import command
+    from structdecode.training.annotation.costs import Prices
+
+    options = command.Options(
+        source, out, model, judge_model, base_url, concurrency, retries, max_tokens, temperature, timeout, tries,
+        verifier, min_score, set_ or [], verifier_model, Prices(price_in, price_out, judge_price_in, judge_price_out),
+        max_cost, extra_body, seed, quiet,
+    )  # fmt: skip
+    try:
+        code = command.dry_run(options) if dry_run else command.annotate(options)
+    except KeyboardInterrupt:
+        print(f"structdecode: interrupted; the same command goes on with {out}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    if code:
+        raise typer.Exit(code)
+
+
+def check_data(
+    path: Annotated[Path, typer.Argument(help="A LLaVA-CoT style JSONL file, or the folder that holds it.")],
+    images: Annotated[Path | None, typer.Option(help="The folder of pictures; default: that of the file.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Checkpoint directory or hub name: lengths are counted in its tokens.")
+    ] = None,
+    schema: Annotated[str | None, typer.Option(help="A schema's name or file; default: llava-o1.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="In tokens; default: the model's context.")] = None,
+    fix: Annotated[Path | None, typer.Option(help="Write the good rows, and only those, to this file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the report as JSON to this file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
+    workers: Annotated[int | None, typer.Option(help="Threads that decode pictures; default: one a processor.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that a processor brings.")
+    ] = False,
+) -> None:
+    """Check rows, stages, pictures, doubles and lengths of a training set before GPUs are paid for.
+
+    Examples:
+    `structdecode data check train.jsonl --images images`
+
+    `structdecode data check train.jsonl --images images --model ./base --max-length 4096 --fix good.jsonl`
+
+    Exit codes: 0 no errors (there may be warnings), 1 errors, 2 wrong usage or no such file.
+    """
+    from structdecode.training import check_command
+
+    check_writable(out)
+    check_writable(fix)
+    report = check_command.run(
+        path, images=images, model=model, schema=schema, max_length=max_length, fix=fix, out=out, workers=workers,
+        as_json=as_json, trust_remote_code=trust_remote_code,
+    )  # fmt: skip
+    if report.errors:
+        raise typer.Exit(1)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    data = typer.Typer(help="Data to train on.", no_args_is_help=True)
+    data.command("check")(check_data)
+    app.add_typer(data, name="data")
+    for command in (export, annotate):
+        app.command()(command)
