@@ -90,7 +90,7 @@ def examine(row: Row, schema: Schema = LLAVA_O1) -> tuple[Conversation | None, l
         where = f"question {number}" if len(turns) > 2 else "the question"
         _attempt(problems, partial(checked_text, where, question), "")
         where = f"answer {number}: " if len(turns) > 2 else ""
-        stages = _attempt(problems, partial(_stages, gpt, schema, bool(images)), {}, where)
+        stages = _attempt(problems, partial(_stages, gpt, schema, bool(images)), dict[str, str](), where)
         pairs.append(Pair(question, gpt.strip(), stages, human.count(IMAGE_MARK)))
     return Conversation(name, tuple(pairs), images, source_of(row.cells), row.line), problems
 
