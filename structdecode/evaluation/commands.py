@@ -165,8 +165,8 @@ def run_study(
     }  # fmt: skip
     judging = None
     if judge is not None:
-        config["judge"] = model_identity(judge, study.judge or SELF)
-        judging = Judging(judge, config["judge"]["digest"])
+        config["judge"] = identity = model_identity(judge, study.judge or SELF)
+        judging = Judging(judge, identity["digest"])
     runner = Runner(out, backend, match, concurrency, part.label, judging)
     _open_directory(out, config, kept, all_rejected, command)
     mine = [question for question in kept if part.has(question)]
