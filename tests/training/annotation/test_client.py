@@ -64,8 +64,9 @@ def test_a_rate_limit_holds_back_everybody_for_as_long_as_the_server_says(tmp_pa
 
     async def ask(client: Client) -> None:
         first = asyncio.create_task(client.ask(request("first")))
-        while not client.waiting:
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(60):
+            while not client.waiting:
+                await asyncio.sleep(0.01)
         assert 1.0 < client.waiting < 2.7  # without the header it would be 1.0 at most
         await asyncio.gather(first, *(client.ask(request(f"later {n}")) for n in range(3)))
 
