@@ -78,7 +78,8 @@ def test_another_study_in_the_same_folder_exits_2(tmp_path: Path) -> None:
 
 
 def test_control_c_says_how_to_go_on(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "structdecode", "compare", *map(str, STUDY), "--out", str(tmp_path / "run")]
+    long = ["--limit", 300, "--concurrency", 4]  # more than can be done before the signal comes
+    command = [sys.executable, "-m", "structdecode", "compare", *map(str, [*STUDY, *long, "--out", tmp_path / "run"])]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     path = tmp_path / "run/records.jsonl"
     while not (path.exists() and path.stat().st_size):
@@ -87,7 +88,7 @@ def test_control_c_says_how_to_go_on(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130 and "the same command goes on" in said and "Traceback" not in said
-    assert 0 < len(read_run(tmp_path / "run").records) < 24
+    assert 0 < len(read_run(tmp_path / "run").records) < 600
 
 
 def test_help_has_examples() -> None:
