@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ class Codec:
         )
         text_config = model.config.get_text_config()
         self._may_end: dict[tuple[int, str], bool] = {}
-        self._encoded: dict[str, tuple[int, ...]] = {}
+        self._encoded = lru_cache(_REMEMBERED)(self._encode)  # several threads ask
         self.max_length: int = getattr(text_config, "max_position_embeddings", None) or 1 << 30
 
     def inputs(self, prompt: Prompt) -> dict[str, Tensor]:
@@ -69,11 +70,10 @@ class Codec:
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Tokens of text put into an answer, nothing added around it. Tags come again and again: they are remembered."""
-        if text not in self._encoded:
-            if len(self._encoded) >= _REMEMBERED:
-                self._encoded.clear()
-            self._encoded[text] = tuple(self.tokenizer.encode(text, add_special_tokens=False))
-        return self._encoded[text]
+        return self._encoded(text)
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
 
     def may_end(self, token: int, stop: str) -> bool:
         """Whether a token can be the last of those that spell a stop: cheap, and never wrongly False."""
