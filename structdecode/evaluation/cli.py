@@ -8,8 +8,6 @@ from typing import Annotated
 
 import typer
 
-from structdecode.errors import ConfigError
-
 
 def compare(
     study: Annotated[Path | None, typer.Argument(help="A study as YAML; or say it by the options below.")] = None,
@@ -120,8 +118,7 @@ def report(
     from structdecode.evaluation.store import read_study
 
     read_study(run)
-    if not commands.write_report(run):
-        raise ConfigError("this installation has no reports")
+    commands.write_report(run)
     print(f"Wrote {run / 'report.md'} and {run / 'report.html'}")
 
 

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -187,17 +186,11 @@ def run_study(
     return len(runner.failures)
 
 
-def write_report(directory: Path) -> bool:
-    """Writes the report of a run directory; False where this installation has no reports."""
-    if find_spec("structdecode.evaluation.report") is None:
-        return False
-    import structdecode.evaluation.report as module
+def write_report(directory: Path) -> None:
+    """Writes the report of a run directory."""
+    from structdecode.evaluation.report import write
 
-    write = getattr(module, "write", None)
-    if write is None:
-        return False
     write(directory)
-    return True
 
 
 def _complete(out: Path, cells: Sequence[Cell], questions: Sequence[Question], models: Sequence[str]) -> bool:
