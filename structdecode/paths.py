@@ -2,9 +2,36 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from structdecode.errors import ConfigError
+
+
+@contextmanager
+def whole(path: Path, *, sync: bool = True) -> Iterator[Path]:
+    """Gives a name to write a file under; at the end it is at ``path``, whole or not at all.
+
+    A kill leaves the old file or the new one; several processes may write the same one. ``sync`` waits until the
+    content is on the disk before it takes the name.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        if sync:
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)  # after an error, or where both names were links to one file
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    with whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def check_writable(path: Path | None) -> None:

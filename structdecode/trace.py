@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
 
 from structdecode.errors import ConfigError
+from structdecode.paths import write_whole
 from structdecode.types import Candidate, Path, Score
 
 Observer = Callable[[Mapping[str, Any]], None]
@@ -57,14 +57,7 @@ class Trace:
 
     def save(self, path: str | FilePath) -> None:
         """Writes JSON whole or not at all: a kill leaves the old file or the new one."""
-        target = FilePath(path)
-        partial = target.with_name(target.name + ".partial")
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump(self.as_dict(), file, ensure_ascii=False, indent=1)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, target)
+        write_whole(FilePath(path), json.dumps(self.as_dict(), ensure_ascii=False, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | FilePath) -> Trace:

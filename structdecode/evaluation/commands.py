@@ -23,10 +23,10 @@ from structdecode.evaluation.store import (
     read_study,
     rejected_lines,
     write_new,
-    write_whole,
 )
 from structdecode.evaluation.study import DataSource, Study, from_options, load_study, overridden
 from structdecode.evaluation.types import Question, Rejected
+from structdecode.paths import write_whole
 
 if TYPE_CHECKING:
     from structdecode.evaluation.recording import Matcher

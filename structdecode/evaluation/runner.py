@@ -7,7 +7,6 @@ own exception) is no result: it is counted and named, the others go on, and the 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +26,7 @@ from structdecode.evaluation.recording import Matcher, compact_trace, counts, ma
 from structdecode.evaluation.store import Appender, read_records
 from structdecode.evaluation.types import Question, Record
 from structdecode.images import Picture
+from structdecode.paths import whole
 from structdecode.protocols import Backend
 from structdecode.types import Prompt
 
@@ -167,7 +167,6 @@ class Runner:
             return
         small: Image.Image = picture.image.copy()
         small.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE))
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        small.save(partial, format="PNG")
-        os.replace(partial, path)
+        with whole(path, sync=False) as partial:
+            small.save(partial, format="PNG")
         self._copied += 1

@@ -190,16 +190,6 @@ class Appender:
             self._file.truncate(end)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file whole or not at all; several processes may write the same one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
 def write_new(path: Path, text: str) -> bool:
     """Writes a file whole unless it is there already; whether this call was the one that wrote it."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")

@@ -8,7 +8,6 @@ generator makes (Cobbe et al., arXiv 2110.14168). A checkpoint a few hundred ste
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ import torch
 from torch.nn import functional as F
 from transformers import MllamaForConditionalGeneration, PreTrainedTokenizerFast
 
+from structdecode.paths import whole
 from structdecode.pocket import lessons, world
 from structdecode.pocket.lessons import Attempt, Encoded, Lesson
 from structdecode.pocket.model import build_model, build_processor, build_tokenizer
@@ -182,9 +182,8 @@ class Trainer:
             "rng": self.rng.bit_generator.state, "torch_rng": torch.get_rng_state(), "drawn": self.drawn,
             "pool": list(self.pool), "recipe": asdict(self.recipe),
         }  # fmt: skip
-        partial = self.out / "checkpoint.pt.partial"
-        torch.save(state, partial)
-        os.replace(partial, self.out / "checkpoint.pt")
+        with whole(self.out / "checkpoint.pt") as partial:
+            torch.save(state, partial)
 
     def resume(self) -> None:
         path = self.out / "checkpoint.pt"

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from structdecode.errors import ConfigError, DataError, ModelError
 from structdecode.evaluation.data.files import lines
-from structdecode.evaluation.store import write_whole
+from structdecode.paths import write_whole
 from structdecode.schemas import LLAVA_O1
 from structdecode.training.check import Limits, check
 from structdecode.training.check_report import CheckReport, show

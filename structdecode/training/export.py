@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from structdecode.errors import ConfigError, MissingExtraError, ModelError, UnknownNameError
+from structdecode.paths import whole
 from structdecode.training.rows import Options, Row, llava_cot_rows, preference_rows, preference_text, step_rows
 from structdecode.training.trees import read_trees
 
@@ -127,24 +127,16 @@ def _placed(row: Row, target: Path) -> Row:
     copy = folder / source.name
     if not copy.exists() or copy.stat().st_size != source.stat().st_size:
         folder.mkdir(exist_ok=True)
-        partial = folder / f".{source.name}.{os.getpid()}"
-        shutil.copyfile(source, partial)
-        os.replace(partial, copy)
+        with whole(copy, sync=False) as partial:
+            shutil.copyfile(source, partial)
     return {**row, "image": f"{folder.name}/{source.name}"}
 
 
 @contextmanager
 def whole_lines(path: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """Writes JSON lines one by one into a file that is there whole at the end, or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            yield lambda row: _write(file, row)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole(path) as partial, partial.open("w", encoding="utf-8") as file:
+        yield lambda row: _write(file, row)
 
 
 def _write(file: Any, row: Mapping[str, Any]) -> None:

@@ -21,7 +21,8 @@ from structdecode.evaluation.report import (
 )
 from structdecode.evaluation.report.results import Results
 from structdecode.evaluation.report.section import Section, Words
-from structdecode.evaluation.store import read_run, write_whole
+from structdecode.evaluation.store import read_run
+from structdecode.paths import write_whole
 
 SECTIONS: tuple[Callable[[Results], Section], ...] = (
     accuracy.section, matched.section, comparisons.section, coverage.section, verifiers.section, failures.section,

@@ -15,6 +15,7 @@ from PIL import Image
 from structdecode.evaluation.data.pictures import Pictures
 from structdecode.evaluation.data.problems import BadRow
 from structdecode.images import ImageSource, Picture, load_picture
+from structdecode.paths import whole
 
 MIME = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
 """Formats that chat APIs take, by Pillow's name. All others are sent as PNG."""
@@ -70,22 +71,19 @@ class Album:
 def _write(data: bytes, target: Path) -> None:
     if target.exists() and target.stat().st_size == len(data):
         return
-    partial = target.with_name(f".{target.name}.partial")
-    partial.write_bytes(data)
-    os.replace(partial, target)
+    with whole(target, sync=False) as partial:
+        partial.write_bytes(data)
 
 
 def _link(path: Path, target: Path) -> None:
     if target.exists() and (os.path.samefile(path, target) or filecmp.cmp(path, target)):
         return
-    partial = target.with_name(f".{target.name}.partial")
-    partial.unlink(missing_ok=True)
-    try:
-        os.link(path, partial)
-    except OSError:  # another file system, or one without links
-        shutil.copy2(path, partial)
-    os.replace(partial, target)
-    partial.unlink(missing_ok=True)  # where both names were links to one file, replace leaves them
+    with whole(target, sync=False) as partial:
+        partial.unlink(missing_ok=True)
+        try:
+            os.link(path, partial)
+        except OSError:  # another file system, or one without links
+            shutil.copy2(path, partial)
 
 
 def _format_of(data: bytes) -> str:
