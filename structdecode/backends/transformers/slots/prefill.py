@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from structdecode.backends.transformers.slots.scheduler import CHUNK, Call
+from structdecode.backends.transformers.slots.requests import CHUNK, Call
 from structdecode.backends.transformers.vision import ImageMemory
 
 if TYPE_CHECKING:

@@ -11,116 +11,26 @@ import asyncio
 import logging
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from structdecode.backends.transformers.memory import free_memory, out_of_memory
 from structdecode.backends.transformers.sampling import draw, token_statistics, uniforms
-from structdecode.backends.transformers.slots.forward import Forward, O, Occupant, Place, Slots
+from structdecode.backends.transformers.slots.forward import Forward, O, Slots
 from structdecode.backends.transformers.slots.kv import Pool
+from structdecode.backends.transformers.slots.requests import CHUNK, Call, Feed, Request, Steps, Write
 from structdecode.backends.transformers.threads import prompt_interpreter, release_team
-from structdecode.backends.transformers.writing import Writing, take
+from structdecode.backends.transformers.writing import take
 from structdecode.types import Sampling
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-CHUNK = 512
-"""Prompt tokens of one row that are computed between two decoding steps."""
-
-
-@dataclass
-class Call:
-    """A piece of model work of its own (a first prompt with its pictures)."""
-
-    work: Callable[[], Any]
-    result: Any = None
-    done: bool = False
-
-
-@dataclass
-class Feed(Occupant):
-    """Tokens to run behind a place.
-
-    Attributes:
-        every: asks for the logits after each of them, not the last alone.
-        mask: which pictures' patches each token sees, additive [1, 1, T, S]; None: what the place says.
-        blind: [T], tokens that see no picture at all; None where all do.
-    """
-
-    tokens: Sequence[int] = ()
-    every: bool = False
-    mask: Tensor | None = None
-    blind: Tensor | None = None
-    fed: int = 0
-    logits: list[Tensor] = field(default_factory=list)  # [T, V] each
-    done: bool = False
-
-    def restart(self) -> None:
-        self.fed, self.logits = 0, []
-
-    @property
-    def coming(self) -> int:
-        return len(self.tokens)
-
-    @property
-    def chunk(self) -> int:
-        """Tokens that come next."""
-        return min(CHUNK, len(self.tokens) - self.fed)
-
-    def like(self, other: Feed) -> bool:
-        """Whether the two are about equally long: neither more than half of its tokens (and a few) padding."""
-        short, long = sorted((self.chunk, other.chunk))
-        return long <= 2 * short + 8
-
-    def aim(self, longest: int) -> None:
-        """Cuts out what the next chunk of up to ``longest`` tokens sees, right-padded."""
-        chunk = slice(self.fed, self.fed + longest)
-        if self.blind is not None:
-            self.chunk_blind = self.blind[chunk]
-        if self.mask is not None:
-            part = self.mask[:, :, chunk]
-            self.chunk_mask = torch.nn.functional.pad(part, (0, 0, 0, longest - part.shape[2]))
-
-
-@dataclass
-class Write(Occupant):
-    """A row to decode."""
-
-    writing: Writing = None  # type: ignore[assignment]
-    result: Place | None = None
-    logits: Tensor | None = None  # [V]
-
-    def __post_init__(self) -> None:
-        self.generator = np.random.default_rng(self.writing.row.seed)
-        self.logits = self.place.logits
-
-    def restart(self) -> None:
-        self.writing.restart()
-        self.__post_init__()
-
-    @property
-    def coming(self) -> int:
-        return 1
-
-    @property
-    def tokens_left(self) -> int:
-        return self.writing.row.max_tokens - self.writing.sampled
-
-    @property
-    def done(self) -> bool:
-        return self.result is not None
-
-
-Request = Sequence[Call] | Sequence[Feed] | Sequence[Write]
-Steps = Generator[Request, None, T]
 
 
 @dataclass
@@ -331,7 +241,7 @@ class Scheduler:
         longest = max(feed.chunk for feed in rows)
         for feed in rows:
             feed.aim(longest)
-        tokens = [feed.tokens[feed.fed : feed.fed + CHUNK] for feed in rows]
+        tokens = [feed.tokens[feed.fed : feed.fed + feed.chunk] for feed in rows]
         every = any(feed.every for feed in rows)
         logits = self.forward(slots, tokens, every=every)  # [n, T or 1, V]
         for index, (feed, chunk) in enumerate(zip(rows, tokens, strict=True)):

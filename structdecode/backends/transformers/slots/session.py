@@ -17,7 +17,7 @@ from structdecode.backends.transformers.slots.forward import Place, View
 from structdecode.backends.transformers.slots.kv import Segment
 from structdecode.backends.transformers.slots.prefill import Prefilled, prefill
 from structdecode.backends.transformers.slots.prefixes import CrossLayers, Known, cross_mask
-from structdecode.backends.transformers.slots.scheduler import Feed, Steps, Write
+from structdecode.backends.transformers.slots.requests import Feed, Steps, Write
 from structdecode.backends.transformers.threads import release_team
 from structdecode.backends.transformers.vision import ImageMemory
 from structdecode.backends.transformers.writing import Order, Writing, kept_as, known_beginnings

@@ -259,15 +259,15 @@ def test_long_prompts_are_prefilled_in_chunks_between_steps(
     name: str, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Chunks of 16 tokens: the same answers, one picture, no hook left, and other rows decode in between."""
-    from structdecode.backends.transformers.slots import prefill
+    from structdecode.backends.transformers.slots import prefill, requests
 
     prompts = [
         Prompt("How many objects are there in all of the picture? " * 4 + str(i), [picture.rotate(90 * i)])
         for i in range(3)
     ]
     expected = answers(backend(name), prompts)
-    monkeypatch.setattr(prefill, "CHUNK", 16)
-    monkeypatch.setattr(scheduler, "CHUNK", 16)
+    for module in (prefill, requests, scheduler):
+        monkeypatch.setattr(module, "CHUNK", 16)
     built = backend(name, max_rows=8)
     decoder = built.model.get_decoder()
     lengths: list[int] = []
