@@ -140,6 +140,15 @@ class Slots(Generic[O]):
         return replace(row.place, own=own, logits=logits)
 
 
+@dataclass(frozen=True)
+class _Arrangement:
+    """What a step needs to know of the rows, the same as long as they are: their cache, who shares what, who sees."""
+
+    cache: SlotCache
+    batch: Batch
+    blindness: dict[str, Tensor]
+
+
 class Forward:
     """Runs tokens behind the rows in the slots.
 
@@ -166,7 +175,7 @@ class Forward:
 
     def forget(self) -> None:
         """Lets go of what was worked out for the rows of the last steps, and of their slots."""
-        self._kept: tuple[Slots[Any], SlotCache, Batch] | None = None
+        self._kept: tuple[Slots[Any], _Arrangement] | None = None
         self._recording: Recording | None = None
         self._steady = 0
 
@@ -178,20 +187,20 @@ class Forward:
     def step(self, slots: Slots[Any], tokens: Tensor) -> Tensor:
         """Logits behind one more token a row. [n] -> [n, V]"""
         slots.pool.ensure(len(slots.rows), max(row.filled for row in slots.rows) + 1)
-        cache, batch = self._arrangement(slots)
+        arranged = self._arrangement(slots)
         self._steady += 1
-        recording = self._recorded(slots, cache, batch) if self._steady > RECORD_AFTER else None
-        logits = self._eager(slots, tokens, cache, batch) if recording is None else recording(tokens)
+        recording = self._recorded(slots, arranged) if self._steady > RECORD_AFTER else None
+        logits = self._eager(slots, tokens, arranged) if recording is None else recording(tokens)
         for row in slots.rows:
             row.filled += 1
         return logits
 
-    def _recorded(self, slots: Slots[Any], cache: SlotCache, batch: Batch) -> Recording | None:
+    def _recorded(self, slots: Slots[Any], arranged: _Arrangement) -> Recording | None:
         """The step of these rows, recorded when first asked for; None from the first time on that a model refuses."""
         if self.recorder is None or (self._recording is not None and self._recording.fits(slots.pool)):
             return self._recording
         try:
-            self._recording = self._record(slots, cache, batch, self.recorder)
+            self._recording = self._record(slots, arranged, self.recorder)
         except RuntimeError as error:
             if out_of_memory(error):
                 raise
@@ -199,55 +208,45 @@ class Forward:
             self.recorder = self._recording = None
         return self._recording
 
-    def _arrangement(self, slots: Slots[Any]) -> tuple[SlotCache, Batch]:
-        """The cache and the batch's groups; worked out anew only when rows have come or gone."""
+    def _arrangement(self, slots: Slots[Any]) -> _Arrangement:
+        """Worked out anew only when rows have come or gone."""
         if slots.changed or self._kept is None or self._kept[0] is not slots:
             self.forget()
-            self._kept = (slots, *self._arranged(slots))
+            self._kept = slots, _Arrangement(*self._arranged(slots), self._blindness(slots.rows, 1, slots.pool.device))
             slots.changed = False
-        return self._kept[1:]
+        return self._kept[1]
 
-    def _eager(self, slots: Slots[Any], tokens: Tensor, cache: SlotCache, batch: Batch) -> Tensor:
+    def _eager(self, slots: Slots[Any], tokens: Tensor, arranged: _Arrangement) -> Tensor:
         filled = [row.filled for row in slots.rows]
         width = max(filled) + 1
         if min(filled) == max(filled):
-            cache.aim(filled[0], len(filled), width)
-            batch.own_mask = None
+            arranged.cache.aim(filled[0], len(filled), width)
+            arranged.batch.own_mask = None
         else:
             places = torch.tensor(filled, device=tokens.device)[:, None]
-            cache.aim(places, len(filled), width)
-            batch.own_mask = self._own_mask(places, width, slots.pool.keys[0].dtype)
+            arranged.cache.aim(places, len(filled), width)
+            arranged.batch.own_mask = self._own_mask(places, width, slots.pool.keys[0].dtype)
         positions = torch.tensor([row.position for row in slots.rows], device=tokens.device)[:, None]
-        return self._run(slots.rows, tokens[:, None], positions, cache, batch)
+        return self._run(tokens[:, None], positions, arranged)
 
-    def _record(self, slots: Slots[Any], cache: SlotCache, batch: Batch, recorder: Recorder) -> Recording:
-        rows, pool = list(slots.rows), slots.pool
-        blindness = self._blindness(rows, 1, pool.device)
+    def _record(self, slots: Slots[Any], arranged: _Arrangement, recorder: Recorder) -> Recording:
+        rows, pool = slots.rows, slots.pool
 
         def body(ids: Tensor, positions: Tensor, places: Tensor) -> Tensor:
-            cache.aim(places, len(rows), pool.width)
-            batch.own_mask = self._own_mask(places, pool.width, pool.keys[0].dtype)
-            return self._run(rows, ids, positions, cache, batch, blindness)
+            arranged.cache.aim(places, len(places), pool.width)
+            arranged.batch.own_mask = self._own_mask(places, pool.width, pool.keys[0].dtype)
+            return self._run(ids, positions, arranged)
 
         positions = torch.tensor([row.position for row in rows], device=pool.device)[:, None]
         places = torch.tensor([row.filled for row in rows], device=pool.device)[:, None]
         return Recording(recorder, body, positions, places, pool)
 
-    def _run(
-        self,
-        rows: Sequence[Occupant],
-        ids: Tensor,
-        positions: Tensor,
-        cache: SlotCache,
-        batch: Batch,
-        blindness: dict[str, Tensor] | None = None,
-    ) -> Tensor:
+    def _run(self, ids: Tensor, positions: Tensor, arranged: _Arrangement) -> Tensor:
         """The model on one token a row. [n, 1] -> [n, V]"""
-        blindness = self._blindness(rows, 1, ids.device) if blindness is None else blindness
         with attending(self.configs):
             return self.run(
-                input_ids=ids, position_ids=positions, attention_mask=None, past_key_values=cache, use_cache=True,
-                rows=batch, **blindness,
+                input_ids=ids, position_ids=positions, attention_mask=None, past_key_values=arranged.cache,
+                use_cache=True, rows=arranged.batch, **arranged.blindness,
             )[:, -1]  # fmt: skip
 
     # ------------------------------------------------------------------ many tokens a row
