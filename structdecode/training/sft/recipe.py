@@ -1,0 +1,229 @@
+"""A recipe: everything that decides what a training run makes. One small YAML, some of its lines overridden by flags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from structdecode.errors import ConfigError, MissingExtraError, UnknownNameError
+
+Method = Literal["full", "lora", "qlora"]
+Precision = Literal["fp32", "bf16"]
+
+OWN_DATA = "pocket"
+"""As ``data``: the embedded model's curriculum, which makes its lessons while it trains."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained, on what, and how. Batches are counted in examples a process.
+
+    Attributes:
+        about: one line on where it comes from and what it needs.
+        model: the base checkpoint: a directory or a hub name.
+        data, images: a LLaVA-CoT JSONL file, and the folder of its pictures (default: that of the file).
+        held_out: a JSONL file to measure on, or how many rows (a share below 1) are kept from ``data`` for it.
+        schema: the stages' name or file.
+        method: all weights (``full``), adapters (``lora``), or adapters over a base in 4 bits (``qlora``).
+        train_only: regular expressions; of ``full``, only the weights whose names one of them matches are trained.
+        lora_targets: names of linear layers, or ``all-linear`` (of the language model; the vision tower is left alone).
+        special_tags: stage tags become tokens of their own, and the embeddings grow by them.
+        epochs, max_steps: passes over the data, unless ``max_steps`` is above 0.
+        accumulation: batches that make up one optimizer step.
+        scheduler, scheduler_options: as transformers names them. warmup: steps, or a share of all below 1.
+        precision: ``bf16`` computes in bfloat16 (autocast); weights that are trained stay in float32.
+        fsdp: shard weights, gradients and optimizer over the processes; ``fsdp_options`` as transformers has them.
+        max_length: tokens; longer examples are left out.
+        eval_every: steps between two measurements of the held-out loss; 0: at the end only.
+        accuracy_every, accuracy_questions: staged accuracy, decoded with this project's engine on so many held-out
+            questions; 0 questions: never.
+        save_every, keep: steps between checkpoints, and how many stay.
+        save_dtype: of the final weights: float32, bfloat16 or float16; none: as they are.
+        workers: processes that read and decode pictures ahead.
+        curriculum: settings of the data's own, where ``data`` is ``pocket``.
+    """
+
+    about: str = ""
+    model: str | None = None
+    data: str | None = None
+    images: str | None = None
+    held_out: str | float = 0.02
+    schema: str = "llava-o1"
+    method: Method = "full"
+    train_only: tuple[str, ...] = ()
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.05
+    lora_targets: str | tuple[str, ...] = "all-linear"
+    special_tags: bool = False
+    epochs: float = 3.0
+    max_steps: int = 0
+    batch_size: int = 4
+    accumulation: int = 1
+    lr: float = 1e-5
+    scheduler: str = "cosine"
+    scheduler_options: Mapping[str, Any] = field(default_factory=dict)
+    warmup: float = 0.03
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    max_grad_norm: float = 1.0
+    precision: Precision = "bf16"
+    gradient_checkpointing: bool = True
+    fsdp: bool = False
+    fsdp_options: Mapping[str, Any] = field(default_factory=dict)
+    max_length: int | None = None
+    eval_every: int = 200
+    eval_batch_size: int | None = None
+    accuracy_every: int = 500
+    accuracy_questions: int = 200
+    log_every: int = 10
+    save_every: int = 200
+    keep: int = 2
+    save_dtype: str | None = None
+    workers: int = 4
+    seed: int = 0
+    curriculum: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "accumulation", "log_every", "save_every", "keep", "lora_rank", "lora_alpha"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("eval_every", "accuracy_every", "accuracy_questions", "workers", "max_steps", "warmup"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        if self.lr <= 0 or self.epochs <= 0:
+            raise ConfigError(f"lr and epochs must be above 0, not {self.lr} and {self.epochs}")
+        if self.train_only and self.method != "full":
+            raise ConfigError(f"train_only is for method full: {self.method} trains adapters")
+        if self.fsdp and self.method == "qlora":
+            raise ConfigError("qlora and fsdp do not go together here: use lora with fsdp, or qlora on one device")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as in YAML."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+
+def built_in() -> dict[str, Recipe]:
+    """The recipes of the package, by name."""
+    folder = files("structdecode.training").joinpath("recipes")
+    names = sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return {name: load_recipe(name) for name in names}
+
+
+def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """A recipe of the package by its name, or one from a YAML file; then the overrides.
+
+    Raises:
+        ConfigError: no such recipe, or a key or value that makes no sense.
+    """
+    if name.endswith((".yaml", ".yml")):
+        place = Path(name)
+        if not place.is_file():
+            raise ConfigError(f"{name}: no such file")
+        text = place.read_text(encoding="utf-8")
+    else:
+        folder = files("structdecode.training").joinpath("recipes")
+        if not folder.joinpath(f"{name}.yaml").is_file():
+            known = [entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")]
+            raise UnknownNameError("recipe", name, known)
+        text = folder.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    return changed(_recipe_of(parse_yaml(text, name), name), overrides or {})
+
+
+def changed(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
+    """A recipe with other values. ``curriculum.answers`` changes one entry of a mapping."""
+    plain = recipe.as_dict()
+    for key, value in overrides.items():
+        outer, dot, inner = key.partition(".")
+        if dot and isinstance(plain.get(outer), Mapping):
+            plain[outer] = {**plain[outer], inner: value}
+        else:
+            plain[key] = value
+    return _recipe_of(plain, "--set")
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """``key=value`` texts; values are read as YAML reads them."""
+    found = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set takes key=value, not {setting!r}")
+        found[key] = parse_yaml(value, f"--set {key}") if value else None
+    return found
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    try:
+        import yaml
+    except ImportError:
+        raise MissingExtraError("pyyaml", "train") from None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: not YAML: {str(error).splitlines()[0]}") from None
+
+
+def _recipe_of(content: Any, where: str) -> Recipe:
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{where}: a recipe is a mapping of settings, not {type(content).__name__}")
+    known = get_type_hints(Recipe)
+    for key in content:
+        if key not in known:
+            raise UnknownNameError("setting of a recipe", str(key), known)
+    values = {key: _value(key, value, known[key], where) for key, value in content.items()}
+    return replace(Recipe(), **values)
+
+
+def _value(key: str, value: Any, kind: Any, where: str) -> Any:
+    """A value as the field has it. Raises `ConfigError` where it is of another type."""
+    made = _as_kind(value, kind)
+    if made is _NOT:
+        raise ConfigError(f"{where}: {key} is {value!r}: {_wanted(kind)} is wanted")
+    return made
+
+
+_NOT = object()
+
+
+def _as_kind(value: Any, kind: Any) -> Any:
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return value if value in inner else _NOT
+    if origin is tuple:
+        item = inner[0]
+        if not isinstance(value, list | tuple) or (inner[-1] is not Ellipsis and len(value) != len(inner)):
+            return _NOT
+        parts = tuple(_as_kind(part, item) for part in value)
+        return _NOT if _NOT in parts else parts
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return dict(value) if isinstance(value, Mapping) else _NOT
+    if inner:  # a union
+        return next((made for k in inner if (made := _as_kind(value, k)) is not _NOT), _NOT)
+    if kind is float:
+        return _as_float(value)
+    if kind is int and isinstance(value, bool):
+        return _NOT
+    return value if isinstance(value, kind) else _NOT
+
+
+def _as_float(value: Any) -> Any:
+    """YAML reads 1e-5 (no point in it) as a text."""
+    if isinstance(value, bool):
+        return _NOT
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return _NOT
+
+
+def _wanted(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " or ".join(map(str, get_args(kind)))
+    return str(getattr(kind, "__name__", kind)) if not get_args(kind) else str(kind).replace("typing.", "")
+
+
+NAMES = tuple(f.name for f in fields(Recipe))
