@@ -56,6 +56,72 @@ def export(
         print("Before DPOTrainer: --render CHECKPOINT, or training.export.preference_text (docs/rewards.md)")
 
 
+def train(
+    out: Annotated[Path, typer.Option(help="The run directory; the same command goes on with one.")] = Path(
+        "runs/train"
+    ),
+    recipe: Annotated[str, typer.Option(help="A recipe's name or YAML file; see --list.")] = "llava-o1-11b-lora-1gpu",
+    model: Annotated[str | None, typer.Option(help="The checkpoint to start from: a directory or a hub name.")] = None,
+    data: Annotated[str | None, typer.Option(help="LLaVA-CoT JSONL, as `structdecode annotate` writes it.")] = None,
+    images: Annotated[str | None, typer.Option(help="The folder of pictures; default: that of the data.")] = None,
+    held_out: Annotated[
+        str | None, typer.Option(help="A JSONL file to measure on, or how many rows (a share below 1) to keep back.")
+    ] = None,
+    special_tags: Annotated[
+        bool | None, typer.Option("--special-tags/--text-tags", help="Make each stage tag one token.")
+    ] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Stop after so many optimizer steps.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the order, the rows kept back, and new weights.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value of the recipe, as in its YAML: lr=2e-5.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="On a CPU; default: torch's choice.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Show the recipes and do nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Load and check everything; train nothing.")] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that a checkpoint brings.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+) -> None:
+    """Fine-tune an image-text model on staged answers, into a checkpoint that every strategy decodes.
+
+    Writes model/ (with a model card), checkpoints/, journal.jsonl, tensorboard/ and curves.png. Killed or interrupted, the same command goes on from the last checkpoint, to the same model.
+
+    Examples:
+    `structdecode train --recipe pocket --out runs/pocket`
+
+    `structdecode train --recipe llava-o1-11b-lora-1gpu --data train.jsonl --images images --dry-run`
+
+    `structdecode train --recipe llava-o1-11b-lora-1gpu --data train.jsonl --images images --set lr=2e-4 --out runs/lora`
+
+    `accelerate launch --num_processes 8 -m structdecode train --recipe llava-o1-11b-fsdp --data train.jsonl --out runs/full`
+
+    Exit codes: 0 trained, 2 wrong usage or bad input, 130 interrupted.
+    """
+    from structdecode.training.sft import command
+
+    if list_:
+        command.list_recipes()
+        return
+    given = {"model": model, "data": data, "images": images, "special_tags": special_tags, "max_steps": max_steps}
+    options = command.Options(
+        recipe, out, {**given, "held_out": _number_or_text(held_out), "seed": seed}, set_ or [], threads,
+        trust_remote_code, quiet,
+    )  # fmt: skip
+    try:
+        (command.dry_run if dry_run else command.run)(options)
+    except KeyboardInterrupt:
+        print(f"structdecode: interrupted; the same command goes on with {out}", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def _number_or_text(given: str | None) -> str | float | None:
+    try:
+        return None if given is None else float(given)
+    except ValueError:
+        return given
+
+
 def annotate(
     source: Annotated[
         list[str], typer.Option(help="PATH[:cap=N,images=DIR,name=...,split=...,COLUMNS]; may be given several times.")
@@ -168,5 +234,5 @@ def register(app: typer.Typer) -> None:
     data = typer.Typer(help="Data to train on.", no_args_is_help=True)
     data.command("check")(check_data)
     app.add_typer(data, name="data")
-    for command in (export, annotate):
+    for command in (train, export, annotate):
         app.command()(command)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from decimal import Decimal
@@ -168,9 +168,15 @@ class ConversationDataset(Dataset[Example]):
             lengths.append(length)
         if not kept:
             raise DataError(f"{self.path}: no example has at most {max_length} tokens: raise max_length")
-        other = copy(self)
-        other.lines, other.offsets, other.pictures = self.lines[kept], self.offsets[kept], self.pictures[kept]
+        other = self.only(kept)
         other.lengths, other.rejected = np.array(lengths, dtype=np.int64), [*self.rejected, *rejected]
+        return other
+
+    def only(self, kept: Sequence[int] | NDArray[Any]) -> ConversationDataset:
+        """The same set with these examples only: indices, or a mask [N]."""
+        other = copy(self)
+        other.lines, other.offsets = self.lines[kept], self.offsets[kept]
+        other.lengths, other.pictures = self.lengths[kept], self.pictures[kept]
         return other
 
     def _sizes(self, conversation: Conversation) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Issue 5, "Must show" 2: 200 records, killed twice with SIGKILL; same files as undisturbed, nothing paid for twice."""
+"""200 records, killed twice with SIGKILL: the same files as undisturbed, nothing paid for twice."""
 
 from __future__ import annotations
 

@@ -1,0 +1,97 @@
+"""What a run learns from and what it is measured on: a LLaVA-CoT file, parted once for good."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from structdecode.assembly import find_schema
+from structdecode.errors import ConfigError, DataError
+from structdecode.evaluation.data import load
+from structdecode.evaluation.types import Question
+from structdecode.paths import whole
+from structdecode.seeds import derive
+from structdecode.training.collate import Collator
+from structdecode.training.examples import ConversationDataset
+from structdecode.training.lengths import TokenCounter
+from structdecode.training.sft.base import load_base
+from structdecode.training.sft.recipe import Recipe
+from structdecode.training.sft.trainer import Job
+from structdecode.types import Schema
+
+HELD_OUT = "held-out.jsonl"
+"""In the run directory: the rows that were kept back, so that any other tool can measure on them too."""
+
+
+def prepare(recipe: Recipe, out: Path, *, trust_remote_code: bool = False) -> Job:
+    """The job of a recipe whose data is a file.
+
+    Raises:
+        ConfigError, DataError, ModelError: in one line, before anything is trained.
+    """
+    if recipe.data is None:
+        raise ConfigError("the recipe names no data to train on: give --data")
+    path, schema = Path(recipe.data), find_schema(recipe.schema)
+    images = Path(recipe.images) if recipe.images else path.parent
+    dataset = ConversationDataset(path, images=images, schema=schema)
+    train, held_out = parted(dataset, recipe, out / HELD_OUT)
+    model, processor = load_base(recipe, schema, trust_remote_code=trust_remote_code)
+    if recipe.max_length:
+        counter = TokenCounter(processor)
+        train = train.without_longer_than(recipe.max_length, counter)
+        held_out = held_out.without_longer_than(recipe.max_length, counter)
+    facts = {
+        "data": path.name, "sha256": sha256(path), "examples": len(train), "held out": len(held_out),
+        "left out": len(train.rejected), "images": str(recipe.images or "beside the data"),
+    }  # fmt: skip
+    questions = questions_of(held_out.path, images, recipe.accuracy_questions, schema)
+    collator = Collator(processor, max_length=recipe.max_length)
+    return Job(model, processor, train, held_out, collator, questions, schema, facts)
+
+
+def parted(dataset: ConversationDataset, recipe: Recipe, kept: Path) -> tuple[ConversationDataset, ConversationDataset]:
+    """(training, held out): another file's rows, or some of the data's own, drawn by the seed and written to ``kept``."""
+    if isinstance(recipe.held_out, str):
+        return dataset, ConversationDataset(recipe.held_out, images=dataset.images, schema=dataset.schema)
+    wanted = recipe.held_out * len(dataset) if recipe.held_out < 1 else recipe.held_out
+    count = max(1, round(wanted))
+    if recipe.held_out <= 0 or count >= len(dataset):
+        raise ConfigError(f"held_out is {recipe.held_out} of {len(dataset)} rows: between the two is wanted")
+    drawn = np.random.default_rng(derive(recipe.seed, "held-out")).permutation(len(dataset))[:count]
+    out = np.zeros(len(dataset), dtype=bool)
+    out[drawn] = True
+    if not kept.exists():
+        with whole(kept) as partial, dataset.path.open("rb") as source, partial.open("wb") as file:
+            for offset in dataset.offsets[out]:
+                source.seek(int(offset))
+                file.write(source.readline().rstrip(b"\r\n") + b"\n")
+    return dataset.only(~out), ConversationDataset(kept, images=dataset.images, schema=dataset.schema)
+
+
+def questions_of(path: Path, images: Path, limit: int, schema: Schema) -> list[Question]:
+    """The first questions of a held-out file, as `structdecode compare` would ask them; none for a limit of 0."""
+    if limit < 1:
+        return []
+    try:
+        found = load(f"llava:{path}", images=images, limit=limit, check_images=False).questions
+    except DataError:
+        return []  # the rows are good for training and nothing that compare can ask (another schema's, say)
+    return [replace(question) for question in found]
+
+
+def sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def count_trained(model: Any) -> tuple[int, int]:
+    """(trained, all) parameters."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes)

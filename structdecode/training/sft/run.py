@@ -1,0 +1,177 @@
+"""A training run from a recipe to a checkpoint; the same call goes on where a killed one was."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import set_seed
+
+from structdecode.errors import ConfigError, MissingExtraError
+from structdecode.paths import write_whole
+from structdecode.training.sft import checkpoints
+from structdecode.training.sft.accuracy import Accuracy, MeasureAccuracy
+from structdecode.training.sft.base import merge
+from structdecode.training.sft.card import shown, write_card
+from structdecode.training.sft.curves import draw
+from structdecode.training.sft.data import count_trained, prepare
+from structdecode.training.sft.journal import Journal, read_journal
+from structdecode.training.sft.recipe import OWN_DATA, Recipe, load_recipe
+from structdecode.training.sft.trainer import Job, StagedTrainer, training_arguments
+
+RECIPE, JOURNAL, CURVES, MODEL, ADAPTER, CARD = (
+    "recipe.yaml", "journal.jsonl", "curves.png", "model", "adapter", "README.md"
+)  # fmt: skip
+"""What a run directory holds, beside ``checkpoints/`` and ``tensorboard/``. ``model/`` is there when all is done."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of a finished run. ``held_out_loss`` is in nats a token; ``first`` tells the process that speaks for all."""
+
+    model: Path
+    steps: int
+    first: bool
+    held_out_loss: float
+    accuracy: Accuracy | None
+
+
+def train(recipe: Recipe, out: str | Path, *, trust_remote_code: bool = False, quiet: bool = False) -> Outcome:
+    """Trains until the recipe is done, and writes model, card and curves into the run directory.
+
+    Under `accelerate launch` every process calls it.
+
+    Raises:
+        ConfigError: the directory was made with another recipe, or a setting makes no sense for the model.
+        DataError, ModelError: data or model cannot be used.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    _same_recipe(recipe, out / RECIPE)
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(out / "tensorboard"))
+    args = _arguments(recipe, out)
+    args.disable_tqdm = quiet
+    job = prepared(recipe, out, trust_remote_code=trust_remote_code)
+    trained, every = count_trained(job.model)
+    _log.info("%s of %s parameters are trained", f"{trained:,}", f"{every:,}")
+    trainer = make_trainer(job, recipe, args, out)
+    last = checkpoints.last_checkpoint(Path(args.output_dir))
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    return _finish(trainer, out)
+
+
+def make_trainer(job: Job, recipe: Recipe, args: Any, out: Path) -> StagedTrainer:
+    """The trainer with what the run directory needs: whole checkpoints, the journal, accuracy."""
+    place = Path(args.output_dir)
+    if args.process_index == 0:
+        checkpoints.remove_torn(place)
+    done = checkpoints.step_of(checkpoints.last_checkpoint(place))
+    accuracy = MeasureAccuracy(recipe.accuracy_every)
+    callbacks = [checkpoints.MarkComplete(), accuracy]
+    if args.process_index == 0:
+        callbacks.append(Journal(out / JOURNAL, done))
+    trainer = (job.trainer or StagedTrainer)(job, recipe, args, callbacks)
+    accuracy.trainer = trainer
+    return trainer
+
+
+def _arguments(recipe: Recipe, out: Path) -> Any:
+    try:
+        return training_arguments(recipe, out)
+    except ImportError as error:
+        raise MissingExtraError("accelerate", "train") from error
+    except ValueError as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+
+
+def prepared(recipe: Recipe, out: Path, *, trust_remote_code: bool = False) -> Job:
+    """Model, data and questions of a recipe, loaded and checked."""
+    set_seed(recipe.seed)
+    if recipe.data == OWN_DATA:
+        from structdecode.pocket.trainer import prepare_pocket
+
+        return prepare_pocket(recipe)
+    return prepare(recipe, out, trust_remote_code=trust_remote_code)
+
+
+def _same_recipe(recipe: Recipe, path: Path) -> None:
+    """A run directory belongs to one recipe. Raises `ConfigError` naming what differs."""
+    import yaml
+
+    if not path.exists():
+        write_whole(path, yaml.safe_dump(recipe.as_dict(), sort_keys=False, allow_unicode=True))
+        return
+    before, now = load_recipe(str(path)).as_dict(), recipe.as_dict()
+    differing = [f"{key} {before[key]!r} there, {now[key]!r} now" for key in now if before[key] != now[key]]
+    if differing:
+        raise ConfigError(f"{path.parent} was made with another recipe ({'; '.join(differing)}): choose another --out")
+
+
+# ------------------------------------------------------------------ when the last step is taken
+
+
+def _finish(trainer: StagedTrainer, out: Path) -> Outcome:
+    """The last measurements, then the model; its directory appears last and whole."""
+    recipe = trainer.recipe
+    loss = _held_out_loss(trainer)
+    accuracy = trainer.measure_accuracy()
+    if not (out / MODEL).exists():
+        _save(trainer, out)
+    if trainer.is_world_process_zero():
+        journal = read_journal(out / JOURNAL)
+        draw(journal, out / CURVES, out.name)
+        figures = {
+            "staged accuracy, held out": shown(accuracy) if accuracy else None,
+            "held-out loss, nats a token": f"{loss:.4f}",
+            "steps": trainer.state.global_step,
+            "hours of training": f"{max((line['seconds'] for line in journal), default=0) / 3600:.2f}",
+            "parameters trained": "{:,} of {:,}".format(*count_trained(trainer.accelerator.unwrap_model(trainer.model))),
+        }
+        write_card(out / MODEL / CARD, recipe, out.name, trainer.job.facts, figures)
+    trainer.accelerator.wait_for_everyone()
+    return Outcome(out / MODEL, trainer.state.global_step, trainer.is_world_process_zero(), loss, accuracy)
+
+
+def _held_out_loss(trainer: StagedTrainer) -> float:
+    """At the last step, measured once."""
+    known = [line for line in trainer.state.log_history if line.get("step") == trainer.state.global_step]
+    at_the_end = [float(line["eval_loss"]) for line in known if "eval_loss" in line]
+    return at_the_end[-1] if at_the_end else float(trainer.evaluate()["eval_loss"])
+
+
+def _save(trainer: StagedTrainer, out: Path) -> None:
+    """All processes take part where the model is sharded; the first one writes."""
+    recipe, first = trainer.recipe, trainer.is_world_process_zero()
+    partial = out / f".{MODEL}.partial"
+    if first:
+        shutil.rmtree(partial, ignore_errors=True)
+    if recipe.method == "full":
+        trainer.save_model(str(partial))
+        if first and recipe.save_dtype:
+            _cast(partial, recipe.save_dtype)
+    else:
+        trainer.save_model(str(out / ADAPTER))
+        if first:
+            merge(out / ADAPTER, partial, base=recipe.model, dtype=recipe.save_dtype or "auto")
+    trainer.accelerator.wait_for_everyone()
+    if first:
+        partial.rename(out / MODEL)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _cast(directory: Path, dtype: str) -> None:
+    """Rewrites the weights of a saved model in another precision."""
+    from transformers import AutoModelForImageTextToText
+
+    model = AutoModelForImageTextToText.from_pretrained(directory, dtype=getattr(torch, dtype))
+    model.save_pretrained(directory)
+
+
