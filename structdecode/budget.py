@@ -165,5 +165,21 @@ class Meter:
                 raise BudgetSpent("prefill_tokens")
             self._admitted += tokens
 
+    def spend(self, wanted: Usage, part: Part) -> None:
+        """Books work of a known size that is about to be done.
+
+        Raises:
+            BudgetSpent: there is no room for all of it; then none of it is to be done.
+        """
+        self.check()
+        left = self.remaining
+        for limit, count in _COUNTED_BY.items():
+            room, amount = getattr(left, limit), getattr(wanted, count)
+            if room is not None and amount > room:
+                self.stopped_by = self.stopped_by or limit
+                raise BudgetSpent(limit)
+        self.admit(wanted.prefilled_tokens)
+        self.charge(wanted, part)
+
     def charge(self, used: Usage, part: Part) -> None:
         self.parts[part] += replace(used, seconds=0.0)

@@ -202,3 +202,6 @@ class MeteredModel:
         finally:
             self._meter.settle(0, used, "verifier")
         return work.value
+
+    def charge(self, usage: Usage) -> None:
+        self._meter.spend(usage, "verifier")

@@ -49,6 +49,12 @@ class Model(Protocol):
     async def log_probs(self, prompt: Prompt, continuations: Sequence[str]) -> list[list[float]]:
         """Log-probability of each token of each text, were it the answer; no generation."""
 
+    def charge(self, usage: Usage) -> None:
+        """For a verifier that runs a model of its own: asked right before, with all that the work will cost.
+
+        Raises `BudgetSpent` where the search may not spend that; then the work is not to be done. Let it pass on.
+        """
+
 
 @runtime_checkable
 class Verifier(Protocol):

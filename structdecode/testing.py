@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from structdecode.backends.scripted import ScriptedBackend
-from structdecode.budget import Budget
+from structdecode.budget import Budget, Usage
 from structdecode.engine import Result, decode
 from structdecode.protocols import Backend, Row, Strategy, Verifier
 from structdecode.schemas import LLAVA_O1
@@ -34,10 +34,10 @@ def candidate(*texts: str, schema: Schema = LLAVA_O1, path: Sequence[int] = ()) 
 
 
 class EchoModel:
-    """A `Model` that answers with what a function of the question says."""
+    """A `Model` that answers with what a function of the question says, and notes what it is charged."""
 
     def __init__(self, reply: Callable[[str], str] = lambda question: "yes") -> None:
-        self.reply, self.asked = reply, list[Prompt]()
+        self.reply, self.asked, self.charged = reply, list[Prompt](), Usage()
 
     async def complete(self, prompt: Prompt, *, n: int = 1, sampling: Sampling, stop: Sequence[str] = ()) -> list[Span]:
         self.asked.append(prompt)
@@ -46,6 +46,9 @@ class EchoModel:
     async def log_probs(self, prompt: Prompt, continuations: Sequence[str]) -> list[list[float]]:
         self.asked.append(prompt)
         return [[-0.1 if text == self.reply(prompt.question) else -2.3] for text in continuations]
+
+    def charge(self, usage: Usage) -> None:
+        self.charged += usage
 
 
 def check_verifier(verifier: Verifier, candidates: Sequence[Candidate] | None = None, model: Any = None) -> None:

@@ -97,7 +97,7 @@ class VerifierReward:
     async def _ask(self, prompt: Prompt, group: list[Rollout], meter: Meter, step: str) -> Any:
         candidates = [rollout.candidate for rollout in group]
         if self.backend is None:
-            return await self.verifier.score(prompt, candidates, _NoModel())
+            return await self.verifier.score(prompt, candidates, _NoModel(meter))
         async with self.backend.open(group[0].schema.ask(prompt)) as session:
             return await self.verifier.score(prompt, candidates, MeteredModel(session, meter, (self.seed, step)))
 
@@ -115,7 +115,7 @@ class VerifierReward:
             total = max(len(outcomes), 1)
             log_metric(f"rewards/{self.name}/unscored", sum(not o.score.scored for o in outcomes) / total)
             log_metric(f"rewards/{self.name}/failed", sum(o.failed for o in outcomes) / total)
-            if self.backend is not None:
+            if self.backend is not None or used.model_calls:
                 log_metric(f"rewards/{self.name}/generated_tokens", float(used.generated_tokens))
                 log_metric(f"rewards/{self.name}/prefilled_tokens", float(used.prefilled_tokens))
         if log_extra is not None:
@@ -165,13 +165,19 @@ class _NoBackend(ConfigError):
 
 
 class _NoModel:
-    """`Model` for verifiers that ask nothing."""
+    """`Model` for verifiers that ask nothing, or only a model of their own."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
 
     async def complete(self, prompt: Prompt, *, n: int = 1, sampling: Sampling, stop: Sequence[str] = ()) -> list[Span]:
         raise _NoBackend("this verifier asks a model: give as_reward a backend")
 
     async def log_probs(self, prompt: Prompt, continuations: Sequence[str]) -> list[list[float]]:
         raise _NoBackend("this verifier asks a model: give as_reward a backend")
+
+    def charge(self, usage: Usage) -> None:
+        self._meter.spend(usage, "verifier")
 
 
 def asks_model(verifier: Any) -> str | None:

@@ -1,0 +1,75 @@
+"""Batches with a label at the last token of each step, by the collator that fine-tuning uses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from structdecode.errors import ModelError
+from structdecode.training.chat import Rendered, Tokens
+from structdecode.training.collate import IGNORED, Collator
+from structdecode.training.examples import Example
+from structdecode.training.reward_model.rows import StepExample
+
+NOWHERE = -1
+"""In ``kinds``: no value is read at this token."""
+
+
+@dataclass(frozen=True)
+class StepTokens(Tokens):
+    """Tokens, and which of them end a step: (index, label or None, kind). And the row's number."""
+
+    steps: tuple[tuple[int, float | None, int], ...] = ()
+    row: int = 0
+
+
+class StepCollator(Collator):
+    """`Collator` with other labels: ``labels`` [B, L] are 0 or 1 at the last token of a step, else `IGNORED` (float).
+
+    And ``kinds`` [B, L], the kind of the step that ends there (see `Mark`), or `NOWHERE`; ``rows`` [B], the numbers of
+    the examples that are in the batch.
+    """
+
+    def _encoded(self, example: Example) -> tuple[Rendered, Tokens] | None:
+        found = super()._encoded(example)
+        if found is None or not isinstance(example, StepExample):
+            return found
+        rendered, tokens = found
+        answer = example.messages[-1]["content"][0]["text"]
+        body = rendered.text.find(answer, rendered.spans[-1][0])
+        if body < 0:
+            raise ModelError("the chat template rewrites the answer: its steps cannot be found")
+        offsets = self.chat.tokenizer(
+            rendered.text, add_special_tokens=self.chat.adds_special(rendered.text), return_offsets_mapping=True
+        )["offset_mapping"]
+        ends = _last_tokens(offsets, [body + mark.end for mark in example.marks])
+        steps = tuple((at, mark.label, mark.kind) for at, mark in zip(ends, example.marks, strict=True))
+        return rendered, StepTokens(tokens.ids, tokens.trained, steps, example.row)
+
+    def _labels(self, batch: dict[str, Tensor], rows: Sequence[Tokens]) -> Tensor:
+        super()._labels(batch, rows)  # checks that a row ends with the tokens that it has without pictures
+        labels = torch.full(batch["input_ids"].shape, float(IGNORED))
+        kinds = torch.full_like(batch["input_ids"], NOWHERE)
+        for row, tokens in enumerate(rows):
+            places = batch["attention_mask"][row].nonzero().flatten()
+            for at, label, kind in tokens.steps if isinstance(tokens, StepTokens) else ():
+                place = places[at - len(tokens.ids)]
+                kinds[row, place] = kind
+                if label is not None:
+                    labels[row, place] = label
+        batch["kinds"] = kinds
+        batch["rows"] = torch.tensor([tokens.row for tokens in rows if isinstance(tokens, StepTokens)])
+        return labels
+
+
+def _last_tokens(offsets: Sequence[tuple[int, int]], ends: Sequence[int]) -> list[int]:
+    """For each count of characters the token that holds the last of them. Both in order."""
+    found, at = [], 0
+    for end in ends:
+        while offsets[at][1] < end:
+            at += 1
+        found.append(at)
+    return found

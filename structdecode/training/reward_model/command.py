@@ -1,0 +1,19 @@
+"""``structdecode train-verifier``: settings from flags, and what is said at the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from structdecode.training.reward_model.settings import Settings
+
+
+def run(rows: Path, out: Path, *, trust_remote_code: bool, quiet: bool, **given: Any) -> None:
+    """Trains, and prints the held-out figures. Errors are those of `structdecode.training.reward_model.run.train`."""
+    settings = Settings(str(rows), **given)  # wrong values before torch is loaded
+    from structdecode.training.reward_model.card import table
+    from structdecode.training.reward_model.run import train
+
+    done = train(settings, out, trust_remote_code=trust_remote_code, quiet=quiet)
+    print(f"Trained {done.steps} steps. On held-out questions (± one standard error):\n\n{table(done.figures)}\n")
+    print(f"Wrote {done.model}: use it with --verifier reward-model --set verifier.path={done.model}")

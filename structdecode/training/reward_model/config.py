@@ -1,0 +1,80 @@
+"""What a reward model's directory says about itself. Light: a verifier reads it before torch is needed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from structdecode.errors import ConfigError, ModelError
+from structdecode.types import Prompt, Schema, Stage
+
+FILE, HEAD = "reward_model.json", "reward_head.safetensors"
+FORMAT = "structdecode-reward-model/1"
+
+SEPARATOR = " "
+"""Between two stages, in training and in scoring, whatever the search itself put there. No common tokenizer joins a
+blank with the tag before it (Llama 3's joins ``>`` with line breaks), so a stage ends with one and the same token
+whether or not another one follows."""
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """The part of a reward model that is not weights.
+
+    Attributes:
+        stages: names with their tags, in order. A value is read where each of them ends.
+        instruction: of the schema, around the question.
+        base_model: what it was trained from. trained: how. held_out: figures on questions that it was not trained on.
+    """
+
+    schema: str
+    instruction: str
+    stages: tuple[tuple[str, str, str], ...]
+    base_model: str = ""
+    trained: Mapping[str, Any] = field(default_factory=dict)
+    held_out: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, schema: Schema, **more: Any) -> RewardConfig:
+        stages = tuple((stage.name, stage.begin, stage.end) for stage in schema.stages)
+        return cls(schema.name, schema.instruction, stages, **more)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> RewardConfig:
+        """Reads the file of a directory that `structdecode train-verifier` made.
+
+        Raises:
+            ConfigError: there is no such directory, or it holds no reward model.
+            ModelError: of another version, or damaged.
+        """
+        path = Path(directory) / FILE
+        if not path.is_file():
+            what = "no such directory" if not Path(directory).is_dir() else f"no {FILE} in it"
+            raise ConfigError(f"reward model {str(directory)!r}: {what}: make one with `structdecode train-verifier`")
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            version = found.pop("format")
+            if version != FORMAT:
+                raise ModelError(f"{path}: format {version!r}, not {FORMAT!r}: train it again with this version")
+            return cls(**{**found, "stages": tuple((name, begin, end) for name, begin, end in found["stages"])})
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ModelError(f"{path}: not a reward model's description ({type(error).__name__}: {error})") from None
+
+    def text(self) -> str:
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for name, _, _ in self.stages)
+
+    def written(self, stage: str, text: str, *, closed: bool = True) -> str:
+        """A stage as the rows have it, with its tags; without the end tag while it is open."""
+        _, begin, end = self.stages[self.names.index(stage)]
+        return f"{begin} {text} {end if closed else ''}".strip()
+
+    def asked(self, prompt: Prompt) -> str:
+        """The question with the instruction around it."""
+        return Schema(self.schema, (Stage("ANSWER"),), self.instruction).ask(prompt).question

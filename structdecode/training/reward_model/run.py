@@ -1,0 +1,148 @@
+"""Trains a reward model; the same call goes on where a killed one was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+
+from structdecode.assembly import find_schema
+from structdecode.errors import ConfigError, DataError, MissingExtraError
+from structdecode.evaluation.identity import versions
+from structdecode.paths import write_whole
+from structdecode.training.reward_model.card import draw, write_card
+from structdecode.training.reward_model.collate import StepCollator
+from structdecode.training.reward_model.config import RewardConfig
+from structdecode.training.reward_model.model import choose_trained, from_base, merged, save
+from structdecode.training.reward_model.rows import StepDataset
+from structdecode.training.reward_model.settings import Settings
+from structdecode.training.reward_model.trainer import RewardTrainer, training_arguments
+from structdecode.training.sft import checkpoints
+from structdecode.training.sft.journal import Journal, read_journal
+
+SETTINGS, JOURNAL, CURVES, MODEL = "settings.json", "journal.jsonl", "curves.png", "model"
+"""What a run directory holds, beside ``checkpoints/``. ``model/`` is there when all is done."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of a finished run. ``figures``: (value, standard error) by stage and measure, on held-out questions."""
+
+    model: Path
+    steps: int
+    figures: Mapping[str, Mapping[str, tuple[float, float]]]
+
+
+def train(
+    settings: Settings, out: str | Path, *, trust_remote_code: bool = False, quiet: bool = False,
+    callbacks: tuple[Any, ...] = (),
+) -> Outcome:  # fmt: skip
+    """Trains until the settings are done, and writes model, card and curves into the run directory.
+
+    Args:
+        callbacks: more of transformers' callbacks.
+
+    Raises:
+        ConfigError: the directory was made with other settings or is done, or a setting makes no sense.
+        DataError, ModelError: rows or model cannot be used.
+    """
+    out = Path(out)
+    if (out / MODEL).exists():
+        raise ConfigError(f"{out / MODEL} is there already: choose another --out, or remove it")
+    config = RewardConfig.of(find_schema(settings.schema), base_model=settings.model)
+    data = StepDataset(settings.rows, config, sentences=settings.sentences, outcomes=settings.outcomes)
+    for bad in data.rejected[:5]:
+        _log.warning("left out: %s:%s: %s", bad.file, bad.line, bad.message)
+    facts = _facts(settings, data)
+    out.mkdir(parents=True, exist_ok=True)
+    _same_settings(settings, facts["sha256"], out / SETTINGS)
+    trainer, processor = _trainer(settings, config, data, out, trust_remote_code, quiet, callbacks)
+    last = checkpoints.last_checkpoint(out / "checkpoints")
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    return _finish(trainer, processor, config, facts, out)
+
+
+def _trainer(
+    settings: Settings, config: RewardConfig, data: StepDataset, out: Path, trust_remote_code: bool, quiet: bool,
+    callbacks: tuple[Any, ...],
+) -> tuple[RewardTrainer, Any]:  # fmt: skip
+    train_rows, held_out = data.parted(settings.held_out, settings.seed)
+    set_seed(settings.seed)
+    model, processor = from_base(settings.model, trust_remote_code=trust_remote_code, dtype=_dtype(settings))
+    choose_trained(model, settings)
+    steps = settings.max_steps or math.ceil(
+        settings.epochs * math.ceil(len(train_rows) / settings.batch_size) / settings.accumulation
+    )
+    try:
+        args = training_arguments(settings, out, steps)
+    except ImportError as error:
+        raise MissingExtraError("accelerate", "train") from error
+    args.disable_tqdm = quiet
+    checkpoints.remove_torn(out / "checkpoints")
+    done = checkpoints.step_of(checkpoints.last_checkpoint(out / "checkpoints"))
+    own = [checkpoints.MarkComplete(), Journal(out / JOURNAL, done), *callbacks]
+    collator = StepCollator(processor, max_length=settings.max_length)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    _log.info("%s parameters are trained, on %s answers, in %s steps", f"{trained:,}", f"{len(train_rows):,}", steps)
+    return RewardTrainer(model, settings, train_rows, held_out, collator, args, own), processor
+
+
+def _dtype(settings: Settings) -> str:
+    """Frozen weights are in bfloat16 where the computation is; trained ones become float32 later."""
+    import torch
+
+    return "bfloat16" if torch.cuda.is_available() and settings.method != "full" else "float32"
+
+
+def _facts(settings: Settings, data: StepDataset) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    try:
+        with data.path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise DataError(f"{data.path}: {error.strerror or error}") from None
+    return {
+        "rows": data.path.name, "sha256": digest.hexdigest(), "answers": len(data), "questions": len(data.names),
+        "left out": len(data.rejected), "held out": f"{settings.held_out:g} of the questions, by seed {settings.seed}",
+    }  # fmt: skip
+
+
+def _same_settings(settings: Settings, sha256: str, path: Path) -> None:
+    """A run directory belongs to one set of settings and one file. Raises `ConfigError` naming what differs."""
+    now = {**asdict(settings), "sha256": sha256}
+    if not path.exists():
+        write_whole(path, json.dumps(now, indent=1) + "\n")
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    differing = [f"{key} {before.get(key)!r} there, {now[key]!r} now" for key in now if before.get(key) != now[key]]
+    if differing:
+        raise ConfigError(f"{path.parent} was made with other settings ({'; '.join(differing)}): choose another --out")
+
+
+def _finish(
+    trainer: RewardTrainer, processor: Any, config: RewardConfig, facts: Mapping[str, Any], out: Path
+) -> Outcome:
+    """The last measurement, curves and card, and the model: its directory appears last and whole."""
+    trainer.evaluate()
+    figures, settings = trainer.figures(), trainer.settings
+    journal = read_journal(out / JOURNAL)
+    seconds = max((line["seconds"] for line in journal), default=0.0)
+    draw(journal, config.names, out / CURVES, out.name)
+    trained = {
+        **asdict(settings), "rows": facts["rows"], "sha256": facts["sha256"], "steps": trainer.state.global_step,
+        "hours": round(seconds / 3600, 2), "versions": versions(),
+    }  # fmt: skip
+    model = merged(trainer.accelerator.unwrap_model(trainer.model))
+    done = replace(config, trained=trained, held_out=figures)
+    save(model, processor, done, out / MODEL, extra=lambda place: write_card(place, done, facts, out.name))
+    return Outcome(out / MODEL, trainer.state.global_step, figures)

@@ -1,0 +1,67 @@
+"""Everything that decides what a reward model's training makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from structdecode.errors import ConfigError, UnknownNameError
+
+Method = Literal["head", "lora", "full"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is trained, on what, and how.
+
+    Attributes:
+        rows: the JSONL file. model: the base: a directory, a hub name, or pocket.
+        method: the head alone, adapters on the language model (merged at the end), or all weights.
+        schema: whose stages the rows have.
+        outcomes: a second file with the same answers, whose labels of the last stage count instead of those in ``rows``:
+            labels by reference say whether all of an answer is as it should be, those by rollouts whether it is right.
+        sentences: also learn where inside of a stage the first fault is (see `rows.sentence_marks`).
+        held_out: a share of the questions, or from 1 on how many, that are kept for measuring.
+        epochs, max_steps: passes over the rows, unless ``max_steps`` is above 0.
+        batch_size: answers in a batch; ``accumulation`` batches make up a step.
+        warmup: a share of the steps. The learning rate then falls along a cosine.
+        max_length: tokens; longer answers are left out.
+        eval_every, save_every: in steps; 0: at the end only. keep: checkpoints that stay.
+        workers: processes that read and decode pictures ahead.
+    """
+
+    rows: str
+    model: str = "pocket"
+    method: Method = "lora"
+    schema: str = "llava-o1"
+    outcomes: str | None = None
+    sentences: bool = False
+    held_out: float = 0.1
+    epochs: float = 3.0
+    max_steps: int = 0
+    batch_size: int = 16
+    accumulation: int = 1
+    lr: float = 1e-4
+    warmup: float = 0.03
+    weight_decay: float = 0.0
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.05
+    gradient_checkpointing: bool = False
+    max_length: int | None = None
+    eval_every: int = 200
+    save_every: int = 200
+    keep: int = 2
+    log_every: int = 20
+    workers: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(Method):
+            raise UnknownNameError("method", self.method, get_args(Method))
+        for name in ("epochs", "batch_size", "accumulation", "lr", "lora_rank", "lora_alpha", "keep", "log_every"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name.replace('_', '-')} must be above 0, not {getattr(self, name)}")
+        for name in ("max_steps", "warmup", "weight_decay", "lora_dropout", "eval_every", "save_every", "workers"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name.replace('_', '-')} must be 0 or more, not {getattr(self, name)}")

@@ -1,0 +1,101 @@
+"""transformers' Trainer over steps. Of its loop nothing is replaced but the order of the rows and what a checkpoint holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
+
+from structdecode.training.buckets import BucketSampler
+from structdecode.training.reward_model.collate import StepCollator
+from structdecode.training.reward_model.measures import Scored, measured, with_errors
+from structdecode.training.reward_model.model import RewardModel
+from structdecode.training.reward_model.rows import StepDataset
+from structdecode.training.reward_model.settings import Settings
+
+WEIGHTS = "trained.safetensors"
+"""In a checkpoint: the weights that are trained, and no others."""
+
+
+class RewardTrainer(Trainer):  # type: ignore[misc]
+    """Batches of one length; held-out figures by stage. ``figures()`` has them with standard errors."""
+
+    def __init__(
+        self, model: RewardModel, settings: Settings, train: StepDataset, held_out: StepDataset,
+        collator: StepCollator, args: TrainingArguments, callbacks: list[TrainerCallback],
+    ) -> None:  # fmt: skip
+        self.settings = settings
+        self.scored: Scored | None = None
+        super().__init__(
+            model=model, args=args, data_collator=collator, train_dataset=train, eval_dataset=held_out,
+            compute_metrics=self._measures, callbacks=callbacks,
+        )  # fmt: skip
+        self.model_accepts_loss_kwargs = False
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        dataset = train_dataset if train_dataset is not None else self.train_dataset
+        step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return BucketSampler(dataset.lengths, step, seed=self.settings.seed, groups=_groups(dataset))
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        step = self.args.eval_batch_size * self.args.world_size
+        return BucketSampler(eval_dataset.lengths, step, seed=0, groups=_groups(eval_dataset))
+
+    def _measures(self, found: EvalPrediction) -> dict[str, float]:
+        labels, kinds, rows = found.label_ids
+        dataset = self.eval_dataset
+        self.scored = Scored.of_batches(np.asarray(found.predictions), labels, kinds, rows, dataset.questions)
+        return measured(self.scored, dataset.config.names)
+
+    def figures(self) -> dict[str, Any]:
+        """Of the last evaluation, with standard errors."""
+        assert self.scored is not None
+        return with_errors(self.scored, self.eval_dataset.config.names, self.settings.seed)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        place = Path(output_dir or self.args.output_dir)
+        place.mkdir(parents=True, exist_ok=True)
+        model = self.accelerator.unwrap_model(self.model)
+        trained = {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+        save_file(trained, place / WEIGHTS)
+        torch.save(self.args, place / "training_args.bin")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        weights = load_file(Path(resume_from_checkpoint) / WEIGHTS)
+        strange = (model or self.model).load_state_dict(weights, strict=False).unexpected_keys
+        assert not strange, strange
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        return 0
+
+
+def _groups(dataset: StepDataset) -> Any:
+    """Rows with and without a picture stay apart, where there are both: see `Collator`."""
+    with_picture = dataset.pictures > 0
+    return None if with_picture.all() or not with_picture.any() else with_picture
+
+
+def training_arguments(settings: Settings, out: Path, steps: int) -> TrainingArguments:
+    """The settings in transformers' terms; bfloat16 on CUDA, float32 elsewhere.
+
+    Args:
+        steps: of the whole run.
+    """
+    cuda = torch.cuda.is_available()
+    return TrainingArguments(
+        output_dir=str(out / "checkpoints"), seed=settings.seed, num_train_epochs=settings.epochs,
+        max_steps=settings.max_steps or -1, per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size, gradient_accumulation_steps=settings.accumulation,
+        learning_rate=settings.lr, lr_scheduler_type="cosine", warmup_steps=round(settings.warmup * steps),
+        weight_decay=settings.weight_decay, bf16=cuda, use_cpu=not cuda,
+        eval_strategy="steps" if settings.eval_every else "no", eval_steps=settings.eval_every or None,
+        logging_strategy="steps", logging_steps=settings.log_every,
+        save_strategy="steps" if settings.save_every else "no", save_steps=settings.save_every or 500,
+        save_total_limit=settings.keep, report_to=[], remove_unused_columns=False,
+        label_names=["labels", "kinds", "rows"], dataloader_num_workers=settings.workers,
+        dataloader_persistent_workers=settings.workers > 0,
+    )  # fmt: skip

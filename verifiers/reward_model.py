@@ -1,0 +1,62 @@
+"""A trained model says how likely each stage is right."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from structdecode.protocols import Model
+from structdecode.types import Candidate, Prompt, Score
+
+Aggregate = Literal["last", "min", "product"]
+
+
+@dataclass(frozen=True)
+class RewardModel:
+    """A process reward model that `structdecode train-verifier` made (docs/reward-model.md), in a process of its own weights.
+
+    The score is a probability. Each stage's own is in the details, by name. All candidates of a call are one batch of
+    one forward pass, which is charged to the search: prompt and answer of each candidate, its pictures, one model call.
+
+    Attributes:
+        path: the directory.
+        aggregate: how stages become one number: the newest stage's value (which is about all before it too), the least
+            one (Lightman et al. 2023 call it minimum), or the product.
+        device, dtype: default: CUDA where there is one; float32 on a CPU, else the checkpoint's own.
+    """
+
+    path: str
+    aggregate: Aggregate = "last"
+    device: str | None = None
+    dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Before any work is done: a wrong path should not cost a search."""
+        from structdecode.errors import UnknownNameError
+        from structdecode.training.reward_model.config import RewardConfig
+
+        if self.aggregate not in ("last", "min", "product"):
+            raise UnknownNameError("aggregate", self.aggregate, ("last", "min", "product"))
+        RewardConfig.load(self.path)
+
+    async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:
+        if not candidates:
+            return []
+        from structdecode.training.reward_model.scoring import scorer
+
+        ask = await asyncio.to_thread(scorer, self.path, self.device, self.dtype)
+        batch = await asyncio.to_thread(ask.batch, prompt, candidates)
+        model.charge(batch.usage)
+        values = await asyncio.to_thread(ask.values, batch)
+        return [
+            self._score(values[number]) if number in values else Score.unscored(batch.refused[number])
+            for number in range(len(candidates))
+        ]
+
+    def _score(self, stages: Sequence[tuple[str, float]]) -> Score:
+        values = [value for _, value in stages]
+        whole = {"last": values[-1], "min": min(values), "product": math.prod(values)}[self.aggregate]
+        return Score(whole, f"{stages[-1][0]}: {values[-1]:.3f}", dict(stages))
