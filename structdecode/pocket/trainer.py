@@ -50,7 +50,9 @@ def prepare_pocket(recipe: Recipe) -> Job:
         "data": f"the pocket world, split train, seed {recipe.seed}", "held out": f"{HELD_OUT} validation scenes",
         "code": "structdecode/pocket/world.py, lessons.py, curriculum.py",
     }  # fmt: skip
-    questions = load("pocket:validation", limit=recipe.accuracy_questions).questions if recipe.accuracy_questions else ()
+    questions = (
+        load("pocket:validation", limit=recipe.accuracy_questions).questions if recipe.accuracy_questions else ()
+    )
     held_out = [lessons.encode(lesson, tokenizer) for lesson in _answers(HELD_OUT)]
     return Job(
         model, processor, _Steps(range(recipe.max_steps)), _Steps([held_out]), _only, list(questions), LLAVA_O1, facts,

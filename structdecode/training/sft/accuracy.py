@@ -55,7 +55,7 @@ def staged_accuracy(model: Any, processor: Any, questions: Sequence[Question], s
         prompts = [question.prompt() for question in questions]
         async for index, result in decode_many(prompts, backend=backend, strategy=GREEDY, schema=schema):
             right += match(result.answer, questions[index]).correct
-            formed += all(span.finish_reason == "stop" for span in result.best.spans)
+            formed += result.best is not None and all(span.finish_reason == "stop" for span in result.best.spans)
         return Accuracy(right, formed, len(questions))
 
     return run_sync(count())

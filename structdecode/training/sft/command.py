@@ -78,10 +78,7 @@ def dry_run(options: Options) -> None:
 
 def _states(trained: int, every: int, recipe: Recipe) -> str:
     """Weights, gradients and AdamW's two moments; activations come on top."""
-    if recipe.method == "qlora":
-        frozen = 0.56
-    else:
-        frozen = 2.0 if recipe.precision == "bf16" else 4.0
+    frozen = {"qlora": 0.56}.get(recipe.method, 2.0 if recipe.precision == "bf16" else 4.0)  # bytes a weight
     total = (16 * trained + frozen * (every - trained)) / 1e9
     shared = " over all processes" if recipe.fsdp else ""
     return f"{total:.2f} GB{shared} for weights, gradients and optimizer; activations come on top"
@@ -100,6 +97,8 @@ def _set_up(options: Options) -> None:
         import torch
 
         torch.set_num_threads(options.threads)
-    logging.basicConfig(level=logging.WARNING if options.quiet else logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.WARNING if options.quiet else logging.INFO, format="%(message)s", stream=sys.stderr
+    )
     for noisy in ("httpx", "httpcore", "PIL", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -60,7 +60,7 @@ def parted(dataset: ConversationDataset, recipe: Recipe, kept: Path) -> tuple[Co
     wanted = recipe.held_out * len(dataset) if recipe.held_out < 1 else recipe.held_out
     count = max(1, round(wanted))
     if recipe.held_out <= 0 or count >= len(dataset):
-        raise ConfigError(f"held_out is {recipe.held_out} of {len(dataset)} rows: between the two is wanted")
+        raise ConfigError(f"held_out is {recipe.held_out:g} of {len(dataset)} rows: between the two is wanted")
     drawn = np.random.default_rng(derive(recipe.seed, "held-out")).permutation(len(dataset))[:count]
     out = np.zeros(len(dataset), dtype=bool)
     out[drawn] = True

@@ -96,7 +96,9 @@ class Recipe:
                 raise ConfigError(f"{name} must be 0 or more, not {getattr(self, name)}")
         for name in ("save_every", "eval_every"):
             if getattr(self, name) % self.log_every:  # else a resumed run would log means over fewer steps
-                raise ConfigError(f"{name} must be a multiple of log_every ({self.log_every}), not {getattr(self, name)}")
+                raise ConfigError(
+                    f"{name} must be a multiple of log_every ({self.log_every}), not {getattr(self, name)}"
+                )
         if self.save_dtype not in (None, "float32", "bfloat16", "float16"):
             raise ConfigError(f"save_dtype must be float32, bfloat16 or float16, not {self.save_dtype!r}")
         if self.lr <= 0 or self.epochs <= 0:

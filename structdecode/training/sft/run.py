@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import set_seed
+from transformers import PrinterCallback, set_seed
 
 from structdecode.errors import ConfigError, MissingExtraError
 from structdecode.paths import write_whole
@@ -56,13 +57,14 @@ def train(recipe: Recipe, out: str | Path, *, trust_remote_code: bool = False, q
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     _same_recipe(recipe, out / RECIPE)
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(out / "tensorboard"))
     args = _arguments(recipe, out)
     args.disable_tqdm = quiet
     job = prepared(recipe, out, trust_remote_code=trust_remote_code)
     trained, every = count_trained(job.model)
     _log.info("%s of %s parameters are trained", f"{trained:,}", f"{every:,}")
     trainer = make_trainer(job, recipe, args, out)
+    if quiet:
+        trainer.remove_callback(PrinterCallback)
     last = checkpoints.last_checkpoint(Path(args.output_dir))
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     return _finish(trainer, out)
@@ -78,9 +80,22 @@ def make_trainer(job: Job, recipe: Recipe, args: Any, out: Path) -> StagedTraine
     callbacks = [checkpoints.MarkComplete(), accuracy]
     if args.process_index == 0:
         callbacks.append(Journal(out / JOURNAL, done))
-    trainer = (job.trainer or StagedTrainer)(job, recipe, args, callbacks)
+    with _environment("TENSORBOARD_LOGGING_DIR", str(out / "tensorboard")):  # the only way to tell transformers
+        trainer = (job.trainer or StagedTrainer)(job, recipe, args, callbacks)
     accuracy.trainer = trainer
     return trainer
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 def _arguments(recipe: Recipe, out: Path) -> Any:
@@ -133,7 +148,9 @@ def _finish(trainer: StagedTrainer, out: Path) -> Outcome:
             "held-out loss, nats a token": f"{loss:.4f}",
             "steps": trainer.state.global_step,
             "hours of training": f"{max((line['seconds'] for line in journal), default=0) / 3600:.2f}",
-            "parameters trained": "{:,} of {:,}".format(*count_trained(trainer.accelerator.unwrap_model(trainer.model))),
+            "parameters trained": "{:,} of {:,}".format(
+                *count_trained(trainer.accelerator.unwrap_model(trainer.model))
+            ),
         }
         write_card(out / MODEL / CARD, recipe, out.name, trainer.job.facts, figures)
     trainer.accelerator.wait_for_everyone()
@@ -173,5 +190,3 @@ def _cast(directory: Path, dtype: str) -> None:
 
     model = AutoModelForImageTextToText.from_pretrained(directory, dtype=getattr(torch, dtype))
     model.save_pretrained(directory)
-
-

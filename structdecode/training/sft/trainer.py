@@ -40,11 +40,12 @@ class Job:
     trainer: type[StagedTrainer] | None = None
 
 
-class StagedTrainer(Trainer):  # type: ignore[misc]
+class StagedTrainer(Trainer):
     """Attributes: ``job``, ``recipe``, ``sampler`` (of the training data; None where the job has its own order)."""
 
     def __init__(self, job: Job, recipe: Recipe, args: TrainingArguments, callbacks: list[TrainerCallback]) -> None:
-        self.job, self.recipe, self.sampler = job, recipe, None
+        self.job, self.recipe = job, recipe
+        self.sampler: BucketSampler | None = None
         super().__init__(
             model=job.model, args=args, data_collator=job.collator, train_dataset=job.train, eval_dataset=job.held_out,
             processing_class=job.processor, callbacks=[_Epochs(self), *callbacks],
@@ -59,6 +60,19 @@ class StagedTrainer(Trainer):  # type: ignore[misc]
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         step = self.args.eval_batch_size * self.args.world_size
         return BucketSampler(eval_dataset.lengths, step, seed=0, groups=_groups(eval_dataset))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Whole models through `from_pretrained`, strictly.
+
+        transformers (5.23, issue 43701) loads the file's names as they are and passes over those that do not fit: of
+        most image-text models, which are saved under older names than they have in memory, nothing is loaded at all.
+        """
+        model = model if model is not None else self.model
+        if self.is_fsdp_enabled or not hasattr(model, "config") or hasattr(model, "peft_config"):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        saved = type(model).from_pretrained(resume_from_checkpoint, dtype=torch.float32)
+        model.load_state_dict(saved.state_dict())
 
     def measure_accuracy(self) -> Accuracy | None:
         """Logs staged accuracy on the job's questions; None where there are none, and on processes but the first."""

@@ -1,0 +1,95 @@
+"""Adapters: they alone are trained, and the merged checkpoint is the model that was trained."""
+
+from __future__ import annotations
+
+import re
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+
+from structdecode.backends.transformers import TransformersBackend
+from structdecode.engine import decode
+from structdecode.errors import ConfigError
+from structdecode.pocket import world
+from structdecode.schemas import LLAVA_O1
+from structdecode.strategies.best_of_n import BestOfN
+from structdecode.training.sft.base import language_linears, load_base, merge
+from structdecode.training.sft.recipe import load_recipe
+from structdecode.training.sft.run import train
+from structdecode.types import Prompt
+from structdecode.verifiers.log_prob import LogProb
+from tests.training import processors
+
+
+def answers(backend: TransformersBackend) -> list[str]:
+    """Greedy and sampled answers to a few questions, all stages."""
+    strategy = BestOfN(n=2, temperature=1.0, max_tokens=12, verifier=LogProb())
+    found = []
+    for scene in islice(world.scenes("test"), 3):
+        for chosen in ("staged", strategy):
+            result = decode(Prompt(scene.question.text, scene.render()), backend=backend, strategy=chosen, seed=1)
+            found += [ranked.candidate.text for ranked in result.candidates]
+    return found
+
+
+@pytest.mark.parametrize("special_tags", [False, True])
+def test_only_adapters_are_trained_and_the_merged_model_decodes_the_same(
+    tmp_path: Path, recipe_file: Any, base: Path, special_tags: bool
+) -> None:
+    path = recipe_file(method="lora", lora_rank=4, lr=3e-2, epochs=3, special_tags=special_tags)
+    outcome = train(load_recipe(str(path)), tmp_path / "run", quiet=True)
+    saved = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+    whole = {"embed_tokens", "lm_head"} if special_tags else set()
+    assert all("lora_" in name or name.split(".")[-2] in whole for name in saved)
+    assert any(weight.abs().max() > 0 for name, weight in saved.items() if "lora_B" in name)  # they start at zero
+    before, after = load_file(base / "model.safetensors"), load_file(outcome.model / "model.safetensors")
+    same = {
+        name for name in before if before[name].shape == after[name].shape and torch.equal(before[name], after[name])
+    }
+    changed = set(before) - same
+    assert changed and all("language_model." in name or name.split(".")[-2] in whole for name in changed)
+    assert not any("vision" in name or "norm" in name for name in changed)
+
+    bare = load_recipe(str(path), {"method": "full"})  # the base model with its tags, nothing attached
+    model, processor = load_base(bare, LLAVA_O1)
+    unmerged = PeftModel.from_pretrained(model, str(tmp_path / "run" / "adapter")).get_base_model().eval()
+    assert any("lora_" in name for name, _ in unmerged.named_parameters())
+    merged = answers(TransformersBackend.load(outcome.model))
+    assert merged == answers(TransformersBackend(unmerged, processor))
+    assert special_tags or merged != answers(TransformersBackend.load(base))
+
+
+@pytest.mark.parametrize("name", ["mllama", "llava", "qwen2.5-vl", "idefics3"])
+def test_adapters_go_on_the_language_model_and_nowhere_else(name: str) -> None:
+    model, _ = processors.build(name)
+    pattern = language_linears(model)
+    chosen = [n for n, module in model.named_modules() if re.fullmatch(pattern, n)]
+    linears = [n for n, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    assert chosen and set(chosen) < set(linears)
+    assert not [
+        n for n in chosen if any(word in n for word in ("vision", "visual", "projector", "connector", "lm_head"))
+    ]
+    layers = [n for n in linears if ".layers." in n and not any(word in n for word in ("vision", "visual"))]
+    assert sorted(chosen) == sorted(layers)
+
+
+def test_merging_says_what_is_missing(tmp_path: Path, recipe_file: Any) -> None:
+    with pytest.raises(ConfigError, match=r"no adapter_config.json"):
+        merge(tmp_path, tmp_path / "out")
+    with pytest.raises(ConfigError, match="lora_targets: "):
+        train(load_recipe(str(recipe_file(method="lora", lora_targets=["nothing"]))), tmp_path / "run", quiet=True)
+
+
+def test_some_weights_only(tmp_path: Path, recipe_file: Any, base: Path) -> None:
+    path = recipe_file(train_only=[r"layers\.3\.mlp"])
+    outcome = train(load_recipe(str(path)), tmp_path / "run", quiet=True)
+    before, after = load_file(base / "model.safetensors"), load_file(outcome.model / "model.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all("layers.3.mlp" in name for name in changed)
+    with pytest.raises(ConfigError, match="train_only matches none of the weights"):
+        train(load_recipe(str(recipe_file(train_only=["nothing"]))), tmp_path / "other", quiet=True)
