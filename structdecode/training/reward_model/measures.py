@@ -51,6 +51,11 @@ class Scored:
 Measure = Callable[[Scored], float]
 
 
+def good(scored: Scored) -> float:
+    """The share of good labels."""
+    return float(scored.labels.mean())
+
+
 def loss(scored: Scored) -> float:
     """Mean binary cross-entropy, in nats."""
     signed = np.where(scored.labels > 0.5, scored.logits, -scored.logits)
@@ -106,9 +111,8 @@ def with_errors(scored: Scored, stages: Sequence[str], seed: int = 0) -> dict[st
         part = ends.only(ends.kinds == kind)
         if not len(part.labels):
             continue
-        share: Measure = lambda some: float(some.labels.mean())
         table[name] = {
-            "good": bootstrapped(share, part, seed), "loss": bootstrapped(loss, part, seed),
+            "good": bootstrapped(good, part, seed), "loss": bootstrapped(loss, part, seed),
             "accuracy": bootstrapped(accuracy, part, seed), "auc": bootstrapped(auc, part, seed),
         }  # fmt: skip
     last = ends.only(np.r_[ends.rows[1:] != ends.rows[:-1], True])

@@ -101,13 +101,13 @@ class StepDataset(Dataset[StepExample]):
         found: list[tuple[int, int, int, int, bool]] = []
         known: dict[str, bool] = {}
         for row in json_rows(self.path):
+            if isinstance(row, Rejected):
+                self.rejected.append(row)
+                continue
             try:
                 step = self._checked(row, known)
             except BadRow as bad:
                 self.rejected.append(bad.rejected(str(self.path), row.line))
-                continue
-            if isinstance(step, Rejected):
-                self.rejected.append(step)
                 continue
             size = sum(len(text.encode()) for text in (step.asked, *step.completions)) // _BYTES_A_TOKEN
             number = numbers.setdefault(step.question, len(numbers))
@@ -123,9 +123,7 @@ class StepDataset(Dataset[StepExample]):
         self.offsets: NDArray[np.int64] = starts[self.lines - 1]
         self._of_question = _grouped(self.questions)
 
-    def _checked(self, row: Row | Rejected, known: dict[str, bool]) -> StepRow | Rejected:
-        if isinstance(row, Rejected):
-            return row
+    def _checked(self, row: Row, known: dict[str, bool]) -> StepRow:
         step = self._settled(read_step(row.cells, self.config))
         for image in step.images:
             if image not in known:

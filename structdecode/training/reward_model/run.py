@@ -139,7 +139,7 @@ def _finish(
     seconds = max((line["seconds"] for line in journal), default=0.0)
     draw(journal, config.names, out / CURVES, out.name)
     trained = {
-        **asdict(settings), "rows": facts["rows"], "sha256": facts["sha256"], "steps": trainer.state.global_step,
+        **asdict(settings), "rows": facts["rows"], "outcomes": settings.outcomes and Path(settings.outcomes).name, "sha256": facts["sha256"], "steps": trainer.state.global_step,
         "hours": round(seconds / 3600, 2), "versions": versions(),
     }  # fmt: skip
     model = merged(trainer.accelerator.unwrap_model(trainer.model))

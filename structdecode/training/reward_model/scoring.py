@@ -66,8 +66,8 @@ class Scorer:
             said = self._collator.rejected[before:]
         rows = tuple(made["rows"].tolist()) if made else ()
         for line in said:
-            number, _, reason = line.partition(": ")
-            refused[int(number)] = reason
+            source, _, reason = line.partition(": ")
+            refused[int(source)] = reason
         inputs = {name: value for name, value in made.items() if name not in ("labels", "kinds", "rows")}
         tokens = int(inputs["attention_mask"].sum()) if made else 0
         usage = Usage(
