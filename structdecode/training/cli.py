@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from structdecode.errors import ConfigError
 from structdecode.paths import check_writable
 
 
@@ -113,6 +114,27 @@ def train(
     except KeyboardInterrupt:
         print(f"structdecode: interrupted; the same command goes on with {out}", file=sys.stderr)
         raise typer.Exit(130) from None
+
+
+def merge_adapters(
+    adapter: Annotated[Path, typer.Argument(help="A directory with adapter_config.json: OUT/adapter of `train`.")],
+    out: Annotated[Path, typer.Option(help="The checkpoint directory to write.")],
+    base: Annotated[str | None, typer.Option(help="What was trained from; default: as the adapter says.")] = None,
+    dtype: Annotated[str, typer.Option(help="auto (float32), bfloat16 or float16.")] = "auto",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that a checkpoint brings.")
+    ] = False,
+) -> None:
+    """Add LoRA adapters to their base model's weights (`train` does it at its end).
+
+    Example: `structdecode merge-adapters runs/lora/checkpoints/checkpoint-400 --dtype bfloat16 --out merged-400`
+    """
+    from structdecode.training.sft.adapters import merge
+
+    if out.exists():
+        raise ConfigError(f"{out}: is there already: choose another --out")
+    merge(adapter, out, base=base, dtype=dtype, trust_remote_code=trust_remote_code)
+    print(f"Model: {out}  (structdecode generate --model {out} ...)")
 
 
 def _number_or_text(given: str | None) -> str | float | None:
@@ -240,6 +262,9 @@ def train_verifier(
         str, typer.Option(help="head (the backbone is frozen), lora (merged at the end) or full.")
     ] = "lora",
     schema: Annotated[str, typer.Option(help="The stages' name or file.")] = "llava-o1",
+    likelihood: Annotated[
+        bool, typer.Option("--likelihood", help="Start from the model's own log-probabilities, and use them.")
+    ] = False,
     sentences: Annotated[
         bool, typer.Option("--sentences", help="Also learn which sentence went wrong; for answers of one wording.")
     ] = False,
@@ -285,7 +310,7 @@ def train_verifier(
     from structdecode.training.reward_model import command
 
     command.run(
-        rows, out, model=model, outcomes=outcomes, method=method, schema=schema, sentences=sentences,
+        rows, out, model=model, outcomes=outcomes, method=method, schema=schema, likelihood=likelihood, sentences=sentences,
         held_out=held_out, epochs=epochs, max_steps=max_steps, batch_size=batch_size, accumulation=accumulation,
         lr=lr, warmup=warmup, weight_decay=weight_decay, lora_rank=lora_rank, lora_alpha=lora_alpha,
         lora_dropout=lora_dropout, gradient_checkpointing=gradient_checkpointing, max_length=max_length,

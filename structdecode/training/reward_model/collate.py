@@ -20,17 +20,18 @@ NOWHERE = -1
 
 @dataclass(frozen=True)
 class StepTokens(Tokens):
-    """Tokens, and which of them end a step: (index, label or None, kind). And the row's number."""
+    """Tokens, and which of them end a step: (index, label or None, kind). Where the answer begins; the row's number."""
 
     steps: tuple[tuple[int, float | None, int], ...] = ()
+    begin: int = 0
     row: int = 0
 
 
 class StepCollator(Collator):
     """`Collator` with other labels: ``labels`` [B, L] are 0 or 1 at the last token of a step, else `IGNORED` (float).
 
-    And ``kinds`` [B, L], the kind of the step that ends there (see `Mark`), or `NOWHERE`; ``rows`` [B], the numbers of
-    the examples that are in the batch.
+    And ``kinds`` [B, L], the kind of the step that ends there (see `Mark`), or `NOWHERE`; ``answers`` [B, L], whether a
+    token is the answer's; ``rows`` [B], the numbers of the examples that are in the batch.
     """
 
     def _encoded(self, example: Example) -> tuple[Rendered, Tokens] | None:
@@ -47,20 +48,25 @@ class StepCollator(Collator):
         )["offset_mapping"]
         ends = _last_tokens(offsets, [body + mark.end for mark in example.marks])
         steps = tuple((at, mark.label, mark.kind) for at, mark in zip(ends, example.marks, strict=True))
-        return rendered, StepTokens(tokens.ids, tokens.trained, steps, example.row)
+        begin = next(at for at, (_, last) in enumerate(offsets) if last > body)
+        return rendered, StepTokens(tokens.ids, tokens.trained, steps, begin, example.row)
 
     def _labels(self, batch: dict[str, Tensor], rows: Sequence[Tokens]) -> Tensor:
         super()._labels(batch, rows)  # checks that a row ends with the tokens that it has without pictures
         labels = torch.full(batch["input_ids"].shape, float(IGNORED))
         kinds = torch.full_like(batch["input_ids"], NOWHERE)
+        answers = torch.zeros_like(kinds, dtype=torch.bool)
         for row, tokens in enumerate(rows):
+            if not isinstance(tokens, StepTokens):
+                continue
             places = batch["attention_mask"][row].nonzero().flatten()
-            for at, label, kind in tokens.steps if isinstance(tokens, StepTokens) else ():
+            answers[row, places[tokens.begin - len(tokens.ids) :]] = True
+            for at, label, kind in tokens.steps:
                 place = places[at - len(tokens.ids)]
                 kinds[row, place] = kind
                 if label is not None:
                     labels[row, place] = label
-        batch["kinds"] = kinds
+        batch["kinds"], batch["answers"] = kinds, answers
         batch["rows"] = torch.tensor([tokens.row for tokens in rows if isinstance(tokens, StepTokens)])
         return labels
 

@@ -27,12 +27,14 @@ class RewardConfig:
     Attributes:
         stages: names with their tags, in order. A value is read where each of them ends.
         instruction: of the schema, around the question.
+        likelihood: whether the model's own log-probabilities are part of a value.
         base_model: what it was trained from. trained: how. held_out: figures on questions that it was not trained on.
     """
 
     schema: str
     instruction: str
     stages: tuple[tuple[str, str, str], ...]
+    likelihood: bool = False
     base_model: str = ""
     trained: Mapping[str, Any] = field(default_factory=dict)
     held_out: Mapping[str, Any] = field(default_factory=dict)

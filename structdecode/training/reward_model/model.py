@@ -1,7 +1,8 @@
-"""The network: an image-text model without its output layer, and one number a token."""
+"""The network: an image-text model, and one number a token."""
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,40 +24,85 @@ class RewardModel(nn.Module):
     Causal attention sees to it that a value depends on nothing behind it; so it is the same for a candidate that a
     search has just begun and for the finished one.
 
+    With ``likelihood`` a value is the sum of two log-odds: those that the model itself gives to what is written (from
+    its output layer: the probability of all of the answer's tokens so far), times a learned scale, and the head's. So
+    an untrained one ranks as the model's own log-probabilities do, and training has to find only what they miss. (That
+    a policy's log-probabilities make a process reward: Yuan et al. 2024, arXiv 2412.01981.)
+
     Args:
-        backbone: of transformers; its forward gives ``last_hidden_state`` [B, L, H].
+        backbone: of transformers: with its output layer where ``likelihood`` is wanted, else without.
     """
 
-    def __init__(self, backbone: Any) -> None:
+    def __init__(self, backbone: Any, *, likelihood: bool = False) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.likelihood = backbone, likelihood
         self.config = backbone.config  # Trainer looks for it
-        width = backbone.config.get_text_config().hidden_size
-        self.head = nn.Linear(width, 1, dtype=torch.float32)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.head = Head(backbone.config.get_text_config().hidden_size)
 
     @property
     def device(self) -> torch.device:
-        return self.head.weight.device
+        return self.head.value.weight.device
 
     def forward(
-        self, labels: Tensor | None = None, kinds: Any = None, rows: Any = None, **inputs: Any
+        self,
+        labels: Tensor | None = None,
+        kinds: Any = None,
+        rows: Any = None,
+        answers: Tensor | None = None,
+        **inputs: Any,
     ) -> dict[str, Tensor]:
         """``logits`` [B, L] of "all is right up to here"; with ``labels`` [B, L] also the mean ``loss`` in nats.
 
-        ``kinds`` and ``rows`` of `StepCollator`'s batches are passed over.
+        Args:
+            answers: [B, L] whether a token is the answer's. kinds, rows: of `StepCollator`'s batches, passed over.
         """
-        hidden = self.backbone(**inputs, use_cache=False).last_hidden_state  # [B, L, H]
+        core = self.backbone.get_base_model() if hasattr(self.backbone, "peft_config") else self.backbone
+        bare = core.base_model if self.likelihood else core
+        hidden = bare(**inputs, use_cache=False).last_hidden_state  # [B, L, H]
+        own = None
+        if self.likelihood and answers is not None:
+            own = _own_log_odds(core.get_output_embeddings(), hidden, inputs["input_ids"], answers)
         with torch.autocast(hidden.device.type, enabled=False):
-            logits = self.head(hidden.float()).squeeze(-1)
+            logits = self.head(hidden.float(), own)
         if labels is None:
             return {"logits": logits}
         known = labels != IGNORED
         return {"loss": binary_cross_entropy_with_logits(logits[known], labels[known]), "logits": logits}
 
 
-def from_base(name: str, *, trust_remote_code: bool = False, dtype: str = "float32") -> tuple[RewardModel, Any]:
+class Head(nn.Module):
+    """Linear in the last hidden state and in the model's own log-odds; in float32. Untrained it is the latter."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.value = nn.Linear(width, 1, dtype=torch.float32)
+        self.scale = nn.Parameter(torch.ones((), dtype=torch.float32))
+        nn.init.zeros_(self.value.weight)
+        nn.init.zeros_(self.value.bias)
+
+    def forward(self, hidden: Tensor, own: Tensor | None) -> Tensor:
+        """[B, L] from [B, L, H] and [B, L] or nothing."""
+        values: Tensor = self.value(hidden).squeeze(-1)
+        return values if own is None else values + self.scale * own
+
+
+def _own_log_odds(output: nn.Module, hidden: Tensor, ids: Tensor, answers: Tensor) -> Tensor:
+    """[B, L] log p/(1-p), where p is the model's probability of the answer's tokens up to each place.
+
+    p is bounded by 0.99, near which log-odds have no use and gradients no bound.
+    """
+    asked = answers[:, 1:]
+    logits = output(hidden[:, :-1][asked]).float()  # [tokens of answers, vocabulary]
+    found = logits.log_softmax(dim=-1).gather(-1, ids[:, 1:][asked].unsqueeze(-1)).squeeze(-1)
+    steps = torch.zeros(ids.shape, dtype=torch.float32, device=ids.device)
+    steps[:, 1:][asked] = found
+    total = steps.cumsum(dim=1).clamp(max=math.log(0.99))
+    return total - torch.log(-torch.expm1(total))
+
+
+def from_base(
+    name: str, *, likelihood: bool = False, trust_remote_code: bool = False, dtype: str = "float32"
+) -> tuple[RewardModel, Any]:
     """An untrained reward model (on the CPU) on top of an image-text model, and its processor.
 
     Raises:
@@ -67,6 +113,8 @@ def from_base(name: str, *, trust_remote_code: bool = False, dtype: str = "float
     )
     check_processor(processor, name)
     backbone = model.base_model
+    if likelihood:
+        return RewardModel(model, likelihood=True), processor
     if backbone is model or backbone is model.get_output_embeddings():
         raise ModelError(f"model {name!r}: {type(model).__name__} has no base model without an output layer")
     return RewardModel(backbone), processor
@@ -117,15 +165,16 @@ def load(
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
-    from transformers import AutoModel, AutoProcessor
+    from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 
     config, directory = RewardConfig.load(directory), Path(directory)
     place = _device(device)
     try:
         weights = load_file(directory / HEAD)
         kind = torch.float32 if dtype == "auto" and place.type == "cpu" else dtype
-        backbone = AutoModel.from_pretrained(directory, dtype=kind, use_safetensors=True)
-        model = RewardModel(backbone)
+        wanted = AutoModelForImageTextToText if config.likelihood else AutoModel
+        backbone = wanted.from_pretrained(directory, dtype=kind, use_safetensors=True)
+        model = RewardModel(backbone, likelihood=config.likelihood)
         model.head.load_state_dict(weights)
         processor = AutoProcessor.from_pretrained(directory)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, AttributeError) as error:
@@ -173,6 +222,7 @@ def _with_adapters(backbone: Any, settings: Any) -> Any:
 
     tower = vision_tower(backbone)
     inside = set(tower.modules()) if tower is not None else set()
+    inside.add(backbone.get_output_embeddings())
     targets = [
         name for name, module in backbone.named_modules() if isinstance(module, nn.Linear) and module not in inside
     ]

@@ -58,7 +58,7 @@ def train(
     out = Path(out)
     if (out / MODEL).exists():
         raise ConfigError(f"{out / MODEL} is there already: choose another --out, or remove it")
-    config = RewardConfig.of(find_schema(settings.schema), base_model=settings.model)
+    config = RewardConfig.of(find_schema(settings.schema), likelihood=settings.likelihood, base_model=settings.model)
     data = StepDataset(settings.rows, config, sentences=settings.sentences, outcomes=settings.outcomes)
     for bad in data.rejected[:5]:
         _log.warning("left out: %s:%s: %s", bad.file, bad.line, bad.message)
@@ -77,7 +77,9 @@ def _trainer(
 ) -> tuple[RewardTrainer, Any]:  # fmt: skip
     train_rows, held_out = data.parted(settings.held_out, settings.seed)
     set_seed(settings.seed)
-    model, processor = from_base(settings.model, trust_remote_code=trust_remote_code, dtype=_dtype(settings))
+    model, processor = from_base(
+        settings.model, likelihood=settings.likelihood, trust_remote_code=trust_remote_code, dtype=_dtype(settings)
+    )
     choose_trained(model, settings)
     steps = settings.max_steps or math.ceil(
         settings.epochs * math.ceil(len(train_rows) / settings.batch_size) / settings.accumulation

@@ -20,6 +20,7 @@ class Settings:
         schema: whose stages the rows have.
         outcomes: a second file with the same answers, whose labels of the last stage count instead of those in ``rows``:
             labels by reference say whether all of an answer is as it should be, those by rollouts whether it is right.
+        likelihood: the base model's own log-probabilities are part of a value (see `model.RewardModel`).
         sentences: also learn where inside of a stage the first fault is (see `rows.sentence_marks`).
         held_out: a share of the questions, or from 1 on how many, that are kept for measuring.
         epochs, max_steps: passes over the rows, unless ``max_steps`` is above 0.
@@ -35,6 +36,7 @@ class Settings:
     method: Method = "lora"
     schema: str = "llava-o1"
     outcomes: str | None = None
+    likelihood: bool = False
     sentences: bool = False
     held_out: float = 0.1
     epochs: float = 3.0

@@ -93,6 +93,7 @@ def training_arguments(settings: Settings, out: Path, steps: int) -> TrainingArg
         learning_rate=settings.lr, lr_scheduler_type="cosine", warmup_steps=round(settings.warmup * steps),
         weight_decay=settings.weight_decay, bf16=cuda, use_cpu=not cuda,
         eval_strategy="steps" if settings.eval_every else "no", eval_steps=settings.eval_every or None,
+        eval_on_start=settings.eval_every > 0,
         logging_strategy="steps", logging_steps=settings.log_every,
         save_strategy="steps" if settings.save_every else "no", save_steps=settings.save_every or 500,
         save_total_limit=settings.keep, report_to=[], remove_unused_columns=False,

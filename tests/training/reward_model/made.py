@@ -26,11 +26,10 @@ def row(
 
 
 def answers(scene: world.Scene, image: str, name: str, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
-    """One that is right, one whose conclusion is not what its reasoning says, one with a wrong caption."""
+    """One that is right, one with a conclusion that never is, one with a wrong caption."""
     texts = list(scene.stages.values())
     yield row(scene.question.text, texts, [True] * 4, [image], name)
-    wrong = str(int(scene.answer) + int(rng.integers(1, 4)))
-    yield row(scene.question.text, [*texts[:3], wrong], [True] * 3 + [False], [image], name)
+    yield row(scene.question.text, [*texts[:3], "16"], [True] * 3 + [False], [image], name)
     things = world.corrupt(scene.things, rng)
     caption, reasoning = world.caption(things), world.reasoning(scene.question, things)
     texts = [texts[0], caption, reasoning, str(len(scene.question.counted(things)))]

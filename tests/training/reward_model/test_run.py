@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from structdecode.errors import ConfigError, UnknownNameError
+from structdecode.training.reward_model.config import HEAD, RewardConfig
+from structdecode.training.reward_model.model import from_base
+from structdecode.training.reward_model.run import train
+from structdecode.training.reward_model.settings import Settings
+from structdecode.training.sft.journal import read_journal
+from tests.training.reward_model.made import write
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("rows") / "rows.jsonl", 40)
+
+
+def settings(rows: Path, **more: Any) -> Settings:
+    given = {
+        "method": "full",
+        "batch_size": 8,
+        "lr": 1e-3,
+        "held_out": 0.2,
+        "log_every": 1,
+        "save_every": 2,
+        "eval_every": 0,
+    }
+    return Settings(str(rows), **{**given, **more})
+
+
+def weights(out: Path) -> dict[str, Any]:
+    return {**load_file(out / "model" / "model.safetensors"), **load_file(out / "model" / HEAD)}
+
+
+def same(one: Path, other: Path) -> bool:
+    a, b = weights(one), weights(other)
+    return a.keys() == b.keys() and all(bool((a[name] == b[name]).all()) for name in a)
+
+
+def test_it_learns(rows: Path, tmp_path: Path) -> None:
+    """That a conclusion of 16 is bad takes a few steps; whether a caption is right would take thousands."""
+    done = train(settings(rows, max_steps=12, save_every=0, eval_every=6), tmp_path / "run", quiet=True)
+    journal = read_journal(tmp_path / "run" / "journal.jsonl")
+    held_out = [line["eval_loss"] for line in journal if "eval_loss" in line]
+    assert held_out[-1] < held_out[0] < 0.69 and len(held_out) == 4
+    assert done.figures["CONCLUSION"]["auc"][0] > 0.65
+    chosen = done.figures["chosen"]
+    assert chosen["chosen_right"][0] > chosen["chance"][0]
+    config = RewardConfig.load(done.model)
+    assert config.trained["sha256"] and config.trained["steps"] == 12 == done.steps and config.base_model == "pocket"
+    card = (done.model / "README.md").read_text()
+    assert "| CAPTION |" in card and config.trained["sha256"] in card and str(rows.parent) not in card
+    assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+class Stop(TrainerCallback):  # type: ignore[misc]
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "head"])
+def test_a_run_that_was_cut_off_ends_bit_for_bit_as_one_that_was_not(rows: Path, tmp_path: Path, method: Any) -> None:
+    chosen = settings(rows, method=method, epochs=2, batch_size=64, max_steps=4)
+    train(chosen, tmp_path / "whole", quiet=True)
+    with pytest.raises(KeyboardInterrupt):
+        train(chosen, tmp_path / "cut", quiet=True, callbacks=(Stop(3),))
+    assert not (tmp_path / "cut" / "model").exists()
+    train(chosen, tmp_path / "cut", quiet=True)
+    assert same(tmp_path / "whole", tmp_path / "cut")
+    steps = [line["step"] for line in read_journal(tmp_path / "cut" / "journal.jsonl") if "loss" in line]
+    assert steps == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("method", ["lora", "head"])
+def test_what_is_frozen_stays_as_it_was(rows: Path, tmp_path: Path, method: Any) -> None:
+    train(settings(rows, method=method, max_steps=2, save_every=0), tmp_path / "run", quiet=True)
+    base, found = from_base("pocket")[0].backbone.state_dict(), weights(tmp_path / "run")
+    moved = {name for name in found if name in base and not torch.equal(found[name], base[name])}
+    assert len([name for name in found if name not in base]) == 3  # the head: adapters are merged
+    assert bool(moved) == (method == "lora")
+    assert all(name.startswith("language_model.") and "proj" in name for name in moved)
+
+
+def test_a_process_that_was_killed_goes_on(rows: Path, tmp_path: Path) -> None:
+    train(settings(rows, max_steps=6, save_every=1, method="head"), tmp_path / "whole", quiet=True)
+    command = [
+        sys.executable, "-m", "structdecode", "train-verifier", str(rows), "--model", "pocket", "--out",
+        str(tmp_path / "killed"), "--method", "head", "--batch-size", "8", "--lr", "1e-3", "--held-out", "0.2",
+        "--log-every", "1", "--save-every", "1", "--eval-every", "0", "--max-steps", "6", "--quiet",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    late = time.monotonic() + 120
+    while not list((tmp_path / "killed").glob("checkpoints/*/complete")) and time.monotonic() < late:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "model").exists()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "| CAPTION |" in done.stdout and "--verifier reward-model" in done.stdout
+    assert weights(tmp_path / "killed").keys() == weights(tmp_path / "whole").keys()
+    for name, value in weights(tmp_path / "whole").items():  # threads may differ: not bit for bit
+        assert value.allclose(weights(tmp_path / "killed")[name], atol=1e-5), name
+
+
+def test_a_run_directory_belongs_to_one_set_of_settings(rows: Path, tmp_path: Path) -> None:
+    chosen = settings(rows, max_steps=1, method="head", save_every=0)
+    train(chosen, tmp_path / "run", quiet=True)
+    with pytest.raises(ConfigError, match="is there already: choose another --out"):
+        train(chosen, tmp_path / "run", quiet=True)
+    (tmp_path / "run" / "model").rename(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match=r"other settings \(lr 0.001 there, 0.01 now\)"):
+        train(settings(rows, max_steps=1, method="head", save_every=0, lr=1e-2), tmp_path / "run", quiet=True)
+    assert json.loads((tmp_path / "run" / "settings.json").read_text())["lr"] == 1e-3
+
+
+def test_wrong_settings() -> None:
+    with pytest.raises(UnknownNameError, match="unknown method 'ful'; did you mean 'full'"):
+        Settings("r.jsonl", method="ful")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="batch-size must be above 0, not 0"):
+        Settings("r.jsonl", batch_size=0)

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from structdecode import registry
+from structdecode.backends.scripted import ScriptedBackend
+from structdecode.budget import Budget, Usage
+from structdecode.engine import decode
+from structdecode.errors import ConfigError, ModelError, UnknownNameError
+from structdecode.pocket import world
+from structdecode.schemas import LLAVA_O1
+from structdecode.strategies.best_of_n import BestOfN
+from structdecode.strategies.stage_beam import StageBeam
+from structdecode.testing import EchoModel, candidate, check_verifier, scripted
+from structdecode.training.reward_model import scoring
+from structdecode.training.reward_model.config import FILE, RewardConfig
+from structdecode.training.reward_model.model import from_base, save
+from structdecode.training.rewards import as_reward
+from structdecode.types import Candidate, Message, Prompt, Score, Span
+from structdecode.verifiers.reward_model import RewardModel
+
+SCENE = next(world.scenes("test", 0))
+PROMPT = Prompt(SCENE.question.text, [SCENE.render()])
+TEXTS = list(SCENE.stages.values())
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["head", "likelihood"])
+def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reward model with a head that nobody trained."""
+    likelihood = request.param
+    model, processor = from_base("pocket", likelihood=likelihood)
+    torch.manual_seed(0)
+    torch.nn.init.normal_(model.head.value.weight, std=0.1)
+    place = tmp_path_factory.mktemp("reward") / "model"
+    save(model, processor, RewardConfig.of(LLAVA_O1, likelihood=likelihood), place)
+    return place
+
+
+def ask(verifier: RewardModel, *candidates: Candidate, prompt: Prompt = PROMPT, model: Any = None) -> list[Score]:
+    return asyncio.run(verifier.score(prompt, candidates, model or EchoModel()))
+
+
+def test_it_keeps_the_laws_of_verifiers(directory: Path) -> None:
+    check_verifier(RewardModel(str(directory)))
+
+
+def test_partial_and_whole_candidates_have_one_value_a_stage(directory: Path) -> None:
+    verifier = RewardModel(str(directory))
+    whole, begun = ask(verifier, candidate(*TEXTS), candidate(*TEXTS[:2]))
+    assert list(whole.details) == ["SUMMARY", "CAPTION", "REASONING", "CONCLUSION"]
+    assert begun.details == pytest.approx({name: whole.details[name] for name in ("SUMMARY", "CAPTION")}, rel=1e-4)
+    assert whole.value == whole.details["CONCLUSION"] and begun.value == begun.details["CAPTION"]
+    assert whole.reason == f"CONCLUSION: {whole.value:.3f}"
+    assert all(0 < value < 1 for value in whole.details.values())
+    alone = [ask(verifier, candidate(*texts))[0].value for texts in (TEXTS, TEXTS[:2])]
+    assert alone == pytest.approx([whole.value, begun.value], rel=1e-4)
+    other = ask(verifier, candidate(*TEXTS), prompt=Prompt(PROMPT.question, [next(world.scenes("test", 9)).render()]))
+    assert other[0].value != pytest.approx(whole.value, rel=1e-4)
+    history = Prompt(PROMPT.question, PROMPT.images, [Message("user", "How many?"), Message("assistant", "2")])
+    assert ask(verifier, candidate(*TEXTS), prompt=history)[0].value != pytest.approx(whole.value, rel=1e-4)
+
+
+@pytest.mark.parametrize("aggregate", ["last", "min", "product"])
+def test_aggregates(directory: Path, aggregate: Any) -> None:
+    (found,) = ask(RewardModel(str(directory), aggregate), candidate(*TEXTS))
+    values = list(found.details.values())
+    assert found.value == {"last": values[-1], "min": min(values), "product": math.prod(values)}[aggregate]
+
+
+def test_an_open_stage_is_read_where_it_stands(directory: Path) -> None:
+    """As the sentence beam has them: a stage of two spans, the second one not closed."""
+    begun = candidate(TEXTS[0]).extended(Span("CAPTION", "a1 red square.", closed=False), 0)
+    open_, closed = ask(RewardModel(str(directory)), begun, candidate(TEXTS[0], "a1 red square."))
+    assert list(open_.details) == list(closed.details) and open_.value != closed.value
+
+
+def test_what_cannot_be_scored_is_named_and_costs_the_others_nothing(directory: Path) -> None:
+    foreign = Candidate((Span("PLAN", "first"),), (0,))
+    long = candidate(TEXTS[0], "a1 red square. " * 200)
+    image = candidate(TEXTS[0], "an <|image|> here")
+    fine, *rest = ask(RewardModel(str(directory)), candidate(*TEXTS), foreign, Candidate(), long, image)
+    assert fine.value == pytest.approx(ask(RewardModel(str(directory)), candidate(*TEXTS))[0].value, rel=1e-4)
+    assert [score.value for score in rest] == [None] * 4
+    reasons = [score.reason for score in rest]
+    assert "not on PLAN" in reasons[0] and reasons[1] == "nothing is written yet"
+    assert "more than 512" in reasons[2] and "<|image|>" in reasons[3]
+    assert [s.value for s in ask(RewardModel(str(directory)), foreign)] == [None]
+
+
+def test_all_work_is_charged(directory: Path) -> None:
+    model = EchoModel()
+    ask(RewardModel(str(directory)), candidate(*TEXTS), candidate(*TEXTS[:2]), model=model)
+    tokenizer = from_base("pocket")[1].tokenizer
+    parts = [f"<{s}> {t} </{s}>" for s, t in zip(SCENE.stages, TEXTS, strict=True)]
+    texts = [f"<|bos|><|user|><|image|>{PROMPT.question}<|assistant|>{' '.join(parts[:n])}<|eot|>" for n in (4, 2)]
+    tokens = sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts)
+    assert model.charged == Usage(prefilled_tokens=tokens, images_encoded=2, model_calls=1)
+
+
+def search(strategy: Any, budget: Budget | None = None) -> Any:
+    return decode(PROMPT, backend=ScriptedBackend(scripted), strategy=strategy, budget=budget)
+
+
+def test_a_search_pays_for_it(directory: Path) -> None:
+    verifier = RewardModel(str(directory))
+    best, beam = search(BestOfN(n=3, verifier=verifier)), search(StageBeam(candidates=2, verifier=verifier))
+    assert best.usage_by_part["verifier"].model_calls == 1 and best.usage_by_part["verifier"].images_encoded == 3
+    assert beam.usage_by_part["verifier"].model_calls == 4
+    assert all(ranked.score.scored for ranked in (*best.candidates, *beam.candidates))
+    free, spent = best.usage_by_part["generator"], best.usage_by_part["verifier"].prefilled_tokens
+    enough, short = (Budget(prefill_tokens=free.prefilled_tokens + spent - less) for less in (0, 1))
+    assert search(BestOfN(n=3, verifier=verifier), enough).stopped_by is None
+    stopped = search(BestOfN(n=3, verifier=verifier), short)
+    assert stopped.stopped_by == "prefill_tokens" and len(stopped.candidates) == 3
+    assert stopped.candidates[0].score == Score.unscored("budget spent: prefill_tokens")
+    assert stopped.usage_by_part["verifier"] == Usage(verifier_calls=3)
+    calls = search(BestOfN(n=3, verifier=verifier), Budget(model_calls=free.model_calls))
+    assert calls.stopped_by == "model_calls" and calls.usage.model_calls == free.model_calls
+
+
+def test_as_a_reward_it_needs_no_backend(directory: Path) -> None:
+    answer = " ".join(f"<{name}> {text} </{name}>" for name, text in SCENE.stages.items())
+    logged: dict[str, float] = {}
+    reward = as_reward(RewardModel(str(directory)), sync=True)
+    (value,) = reward([PROMPT.question], [answer], log_metric=logged.__setitem__, images=[[SCENE.render()]])
+    assert value == pytest.approx(ask(RewardModel(str(directory)), candidate(*TEXTS))[0].value, rel=1e-4)
+    assert logged["rewards/reward-model/prefilled_tokens"] > 50
+    poor = as_reward(RewardModel(str(directory)), sync=True, budget=Budget(model_calls=0))
+    assert poor([PROMPT.question], [answer]) == [None]
+
+
+def test_the_loop_goes_on_and_the_model_is_loaded_once(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[str] = []
+    load, values = scoring.network.load, scoring.Scorer.values
+
+    def counted(path: str, **options: Any) -> Any:
+        loads.append(path)
+        return load(path, **options)
+
+    def slow(self: scoring.Scorer, batch: scoring.Batch) -> Any:
+        time.sleep(0.3)
+        return values(self, batch)
+
+    monkeypatch.setattr(scoring.network, "load", counted)
+    monkeypatch.setattr(scoring.Scorer, "values", slow)
+    scoring._loaded.cache_clear()
+
+    async def both() -> tuple[list[list[Score]], int]:
+        verifier, ticks = RewardModel(str(directory)), 0
+        asked = [asyncio.ensure_future(verifier.score(PROMPT, [candidate(*TEXTS)], EchoModel())) for _ in range(3)]
+        while not all(task.done() for task in asked):
+            await asyncio.sleep(0.01)
+            ticks += 1
+        return [await task for task in asked], ticks
+
+    found, ticks = asyncio.run(both())
+    assert len(loads) == 1 and ticks > 10
+    assert found[0] == found[1] == found[2]
+
+
+def test_mistakes_are_said_before_any_work(tmp_path: Path, directory: Path) -> None:
+    with pytest.raises(
+        ConfigError, match="reward model 'none': no such directory: make one with `structdecode train-v"
+    ):
+        registry.build("verifiers", "reward-model", {"path": "none"})
+    with pytest.raises(ConfigError, match="'reward-model' needs path"):
+        registry.build("verifiers", "reward-model")
+    with pytest.raises(ConfigError, match="aggregate must be one of last, min, product, not 'mean'"):
+        registry.build("verifiers", "reward-model", {"path": str(directory), "aggregate": "mean"})
+    with pytest.raises(UnknownNameError, match="unknown aggregate 'mean'"):
+        RewardModel(str(directory), "mean")  # type: ignore[arg-type]
+    (tmp_path / FILE).write_text('{"format": "other"}')
+    with pytest.raises(ModelError, match="format 'other', not"):
+        RewardModel(str(tmp_path))
+    assert registry.build("verifiers", "reward-model", {"path": str(directory)}) == RewardModel(str(directory))
+
+
+def test_untrained_with_likelihood_it_ranks_as_the_model_does(tmp_path: Path) -> None:
+    """The value's log-odds are those of the probability that the model gives to the text, token by token."""
+    model, processor = from_base("pocket", likelihood=True)
+    save(model, processor, RewardConfig.of(LLAVA_O1, likelihood=True), tmp_path / "m")
+    answers = [candidate(*TEXTS), candidate(TEXTS[0], "a1 red circle. b2 red circle.")]
+    found = ask(RewardModel(str(tmp_path / "m")), *answers)
+    for one, score in zip(answers, found, strict=True):
+        text = " ".join(f"<{name}> {body} </{name}>" for name, body in one.stages.items())
+        start = f"<|bos|><|user|><|image|>{PROMPT.question}<|assistant|>"
+        batch = processor(
+            text=[start + text], images=[[PROMPT.images[0].image]], add_special_tokens=False, return_tensors="pt"
+        )
+        with torch.no_grad():
+            log_probs = model.eval().backbone(**batch).logits.log_softmax(-1)
+        first = len(processor.tokenizer.encode(start, add_special_tokens=False))
+        ids = batch["input_ids"][0]
+        own = sum(float(log_probs[0, at - 1, ids[at]]) for at in range(first, len(ids)))
+        assert score.value == pytest.approx(min(math.exp(own), 0.99), rel=1e-3)
+    assert found[0].value > found[1].value  # type: ignore[operator]
