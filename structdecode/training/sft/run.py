@@ -18,7 +18,7 @@ from structdecode.errors import ConfigError, MissingExtraError
 from structdecode.paths import write_whole
 from structdecode.training.sft import checkpoints
 from structdecode.training.sft.accuracy import Accuracy, MeasureAccuracy
-from structdecode.training.sft.base import merge
+from structdecode.training.sft.adapters import merge
 from structdecode.training.sft.card import shown, write_card
 from structdecode.training.sft.curves import draw
 from structdecode.training.sft.data import count_trained, prepare

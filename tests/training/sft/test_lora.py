@@ -18,7 +18,8 @@ from structdecode.errors import ConfigError
 from structdecode.pocket import world
 from structdecode.schemas import LLAVA_O1
 from structdecode.strategies.best_of_n import BestOfN
-from structdecode.training.sft.base import language_linears, load_base, merge
+from structdecode.training.sft.adapters import language_linears, merge
+from structdecode.training.sft.base import load_base
 from structdecode.training.sft.recipe import load_recipe
 from structdecode.training.sft.run import train
 from structdecode.types import Prompt

@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from structdecode.schemas import LLAVA_O1
-from structdecode.training.sft.base import add_tags
+from structdecode.training.sft.tags import add_tags
 from tests.training import processors
 
 TAGS = [tag for stage in LLAVA_O1.stages for tag in (stage.begin, stage.end)]

@@ -1,0 +1,94 @@
+"""LoRA adapters (Hu et al., arXiv 2106.09685) through PEFT: attached before training, merged after it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from structdecode.backends.transformers.loading import load_model
+from structdecode.backends.transformers.vision import vision_tower
+from structdecode.errors import ConfigError, MissingExtraError, ModelError
+from structdecode.training.sft.recipe import Recipe
+from structdecode.training.sft.tags import grow
+
+
+def with_adapters(model: Any, recipe: Recipe) -> Any:
+    """The model with LoRA adapters (PEFT), which alone are trained; of the embeddings all, where tags are new tokens."""
+    try:
+        from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    except ImportError:
+        raise MissingExtraError("peft", "train") from None
+    if recipe.method == "qlora":
+        model = prepare_model_for_kbit_training(
+            model, use_gradient_checkpointing=recipe.gradient_checkpointing,
+            gradient_checkpointing_kwargs={"use_reentrant": False},
+        )  # fmt: skip
+    targets = recipe.lora_targets
+    config = LoraConfig(
+        r=recipe.lora_rank, lora_alpha=recipe.lora_alpha, lora_dropout=recipe.lora_dropout,
+        target_modules=language_linears(model) if targets == "all-linear" else targets,
+        modules_to_save=_embeddings(model) if recipe.special_tags else None,
+    )  # fmt: skip
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise ConfigError(f"lora_targets: {str(error).splitlines()[0]}") from error
+
+
+def language_linears(model: Any) -> str:
+    """A regular expression for the linear layers of the language model but the output layer, as PEFT takes it."""
+    decoder, tower, head = model.get_decoder(), vision_tower(model), model.get_output_embeddings()
+    prefix = next((name for name, module in model.named_modules() if module is decoder), "")
+    inside = set(tower.modules()) if tower is not None else set()
+    leaves = {
+        name.rsplit(".", 1)[-1]
+        for name, module in decoder.named_modules()
+        if isinstance(module, nn.Linear) and module is not head and module not in inside
+    }
+    if not prefix or not leaves:
+        raise ModelError(f"{type(model).__name__}: its language model cannot be told apart: name lora_targets")
+    return rf"{re.escape(prefix)}\..*\.({'|'.join(sorted(leaves))})"
+
+
+def _embeddings(model: Any) -> list[str]:
+    modules = (model.get_input_embeddings(), model.get_output_embeddings())
+    return [name.rsplit(".", 1)[-1] for name, module in model.named_modules() if any(module is m for m in modules)]
+
+
+def merge(
+    adapter: str | Path,
+    out: str | Path,
+    *,
+    base: str | None = None,
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+) -> None:
+    """Writes a checkpoint with the adapters' weights added to the base model's.
+
+    Args:
+        adapter: a directory that PEFT saved, with the processor beside it. out: a new directory.
+        base: the model that was trained from; default: what the adapter says.
+        dtype: to merge in; ``auto`` is float32, as everywhere on a CPU.
+
+    Raises:
+        ConfigError: no adapter there. ModelError: the base model cannot be loaded.
+    """
+    from peft import PeftConfig, PeftModel
+    from transformers import AutoProcessor
+
+    if not (Path(adapter) / "adapter_config.json").is_file():
+        raise ConfigError(f"{adapter}: no adapter_config.json: not a directory of adapters")
+    name = base or PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
+    model, processor = load_model(
+        str(name), device="cpu", dtype=dtype, trust_remote_code=trust_remote_code, allow_pickle=False
+    )
+    if (Path(adapter) / "tokenizer_config.json").is_file():
+        processor = AutoProcessor.from_pretrained(str(adapter))
+        if len(processor.tokenizer) > model.get_output_embeddings().out_features + 1:  # Mllama's image token has no row
+            grow(model, len(processor.tokenizer))
+    merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    merged.save_pretrained(str(out))
+    processor.save_pretrained(str(out))
