@@ -32,7 +32,7 @@ def built(architecture: str) -> tuple[RewardModel, Any]:
     model, processor = processors.build(architecture)
     reward = RewardModel(model.base_model)
     torch.manual_seed(1)
-    torch.nn.init.normal_(reward.head.weight)
+    torch.nn.init.normal_(reward.head.value.weight)
     return reward.eval(), processor
 
 
@@ -118,7 +118,7 @@ def test_the_loss_is_the_mean_over_labels_alone() -> None:
 
 def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
     model, processor = from_base("pocket")
-    torch.nn.init.normal_(model.head.weight)
+    torch.nn.init.normal_(model.head.value.weight)
     save(model, processor, RewardConfig.of(LLAVA_O1, held_out={"CAPTION": {"auc": (0.5, 0.1)}}), tmp_path / "m")
     again, its_processor, config = load(tmp_path / "m", device="cpu")
     batches = [StepCollator(p)([example(*TEXTS), example(*TEXTS[:2])]) for p in (processor, its_processor)]

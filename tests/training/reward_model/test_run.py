@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 
 from structdecode.errors import ConfigError, UnknownNameError
 from structdecode.training.reward_model.config import HEAD, RewardConfig
-from structdecode.training.reward_model.model import from_base
+from structdecode.training.reward_model.model import from_base, load
 from structdecode.training.reward_model.run import train
 from structdecode.training.reward_model.settings import Settings
 from structdecode.training.sft.journal import read_journal
@@ -55,7 +55,7 @@ def test_it_learns(rows: Path, tmp_path: Path) -> None:
     done = train(settings(rows, max_steps=12, save_every=0, eval_every=6), tmp_path / "run", quiet=True)
     journal = read_journal(tmp_path / "run" / "journal.jsonl")
     held_out = [line["eval_loss"] for line in journal if "eval_loss" in line]
-    assert held_out[-1] < held_out[0] < 0.69 and len(held_out) == 4
+    assert held_out[-1] < 0.9 * held_out[0] and len(held_out) == 4  # before the first step, and three times
     assert done.figures["CONCLUSION"]["auc"][0] > 0.65
     chosen = done.figures["chosen"]
     assert chosen["chosen_right"][0] > chosen["chance"][0]
@@ -91,9 +91,11 @@ def test_a_run_that_was_cut_off_ends_bit_for_bit_as_one_that_was_not(rows: Path,
 @pytest.mark.parametrize("method", ["lora", "head"])
 def test_what_is_frozen_stays_as_it_was(rows: Path, tmp_path: Path, method: Any) -> None:
     train(settings(rows, method=method, max_steps=2, save_every=0), tmp_path / "run", quiet=True)
-    base, found = from_base("pocket")[0].backbone.state_dict(), weights(tmp_path / "run")
-    moved = {name for name in found if name in base and not torch.equal(found[name], base[name])}
-    assert len([name for name in found if name not in base]) == 3  # the head: adapters are merged
+    base, found = (
+        model.backbone.state_dict() for model in (from_base("pocket")[0], load(tmp_path / "run" / "model")[0])
+    )
+    assert found.keys() == base.keys()  # adapters are merged
+    moved = {name for name in found if not torch.equal(found[name], base[name])}
     assert bool(moved) == (method == "lora")
     assert all(name.startswith("language_model.") and "proj" in name for name in moved)
 
