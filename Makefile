@@ -23,7 +23,7 @@ lint: $(STAMP) ## ruff and mypy --strict
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 pocket: $(STAMP) ## train the embedded model again from nothing (about 40 minutes on 2 cores)
-	$(BIN)/python -m structdecode.pocket.train --out runs/pocket
+	$(BIN)/structdecode train --recipe pocket --out runs/pocket
 
 card: $(STAMP) ## measure the embedded model: model card and the README's table
 	$(BIN)/python benchmarks/accuracy.py

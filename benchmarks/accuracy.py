@@ -15,6 +15,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from structdecode.training.sft.recipe import load_recipe
+
 ROOT = Path(__file__).parent.parent
 SAMPLED = {"temperature": "1.0", "top_p": "1.0", "max_tokens": "120"}
 """At the paper's 0.6 and 0.9 this model's samples hardly differ."""
@@ -161,15 +163,15 @@ def verifier_lines(cells: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def card(cells: dict[str, list[dict[str, Any]]], n: int, seed: int) -> str:
-    recipe = json.loads((ROOT / "structdecode/pocket/checkpoint/recipe.json").read_text())
+    recipe = load_recipe(str(ROOT / "structdecode/pocket/checkpoint/recipe.yaml"))
     captions, error = share([row["captioned"] for row in cells["staged, greedy"]])
     return f"""# Model card: the pocket model
 
 A `MllamaForConditionalGeneration` of 2.4 million parameters (float16 safetensors, 4.8 MB), trained from nothing
 on pictures of coloured shapes, to try structdecode on. It knows nothing else.
 
-- Made by: `make pocket` (`python -m structdecode.pocket.train`), seed {recipe["seed"]}, {recipe["steps"]} steps, about 40 minutes on
-  two CPU cores, torch 2.13.0, transformers 5.23.0. Recipe: `recipe.json`.
+- Made by: `make pocket` (`structdecode train --recipe pocket`), seed {recipe.seed}, {recipe.max_steps:,} steps, about 40 minutes on
+  two CPU cores, torch 2.13.0, transformers 5.23.0. Recipe: `recipe.yaml`.
 - Data: `structdecode/pocket/world.py`, split `train`; a layout belongs to one split for good, so nothing of `test` was seen.
 - Taught: four-stage answers, chain of thought, direct answers; and to verify, in the words of `p-true` and `self-judge`,
   on corrupted answers and on its own sampled ones.

@@ -2,7 +2,7 @@
 
     python examples/grpo/pocket_grpo.py --steps 200 --out runs/grpo
 
-Writes ``log.jsonl`` (a line a step), ``reward.png`` and, at the end, ``model/`` (a checkpoint that every strategy
+Writes ``journal.jsonl`` (a line a step), ``reward.png`` and, at the end, ``model/`` (a checkpoint that every strategy
 decodes). The same command goes on where a killed one was. Questions are of the training split; ``--evaluate 200``
 measures the staged accuracy on as many test questions before and after.
 """
@@ -10,25 +10,24 @@ measures the staged accuracy on as many test questions before and after.
 from __future__ import annotations
 
 import argparse
-import asyncio
-import json
 import shutil
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from datasets import Dataset, Features, Image, List, Value
 from mllama_for_trl import OneTileProcessor, accept_pixels_alone
-from transformers import AutoProcessor, MllamaForConditionalGeneration, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import AutoProcessor, MllamaForConditionalGeneration
 from trl import GRPOConfig, GRPOTrainer
 
-from structdecode.backends.transformers import TransformersBackend
-from structdecode.engine import decode_many
+from structdecode.evaluation.data import load
 from structdecode.pocket import checkpoint_path, world
+from structdecode.schemas import LLAVA_O1
+from structdecode.strategies.staged import Staged
 from structdecode.training.rewards import answer_reward, format_reward
-from structdecode.types import Prompt
+from structdecode.training.sft.accuracy import GREEDY, staged_accuracy
+from structdecode.training.sft.checkpoints import MarkComplete, last_checkpoint, step_of
+from structdecode.training.sft.journal import Journal, read_journal
 
 
 def arguments() -> argparse.Namespace:
@@ -61,27 +60,6 @@ def questions(n: int, seed: int) -> Dataset:
     )
 
 
-class JsonlLog(TrainerCallback):
-    """A line a step; what a killed run had written after its last checkpoint is cut off, since it is done again."""
-
-    def __init__(self, path: Path, done: int) -> None:
-        self.path = path
-        kept = [line for line in read_log(path) if line["step"] <= done]
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        if logs and "reward" in logs:
-            with self.path.open("a") as file:
-                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
-
-
-def read_log(path: Path) -> list[dict[str, float]]:
-    """A torn last line is what a kill leaves: it is passed over."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-
-
 def plot(log: list[dict[str, float]], path: Path, width: int = 20) -> None:
     """Rewards over steps, and their running mean over ``width`` steps."""
     import matplotlib
@@ -106,17 +84,13 @@ def plot(log: list[dict[str, float]], path: Path, width: int = 20) -> None:
     pyplot.close(figure)
 
 
-def accuracy(model: str, n: int) -> float:
-    """Of greedy staged answers to the first ``n`` test questions."""
-    scenes = list(islice(world.scenes("test"), n))
-    prompts = [Prompt(scene.question.text, scene.render()) for scene in scenes]
-    backend = TransformersBackend.load(model)
-
-    async def right() -> int:
-        found = decode_many(prompts, backend=backend, strategy="staged")
-        return sum([result.answer.strip() == scenes[i].answer async for i, result in found])
-
-    return asyncio.run(right()) / n
+def accuracies(name: str, n: int) -> str:
+    """Of staged answers to the first ``n`` test questions, one greedy and one sampled."""
+    model = MllamaForConditionalGeneration.from_pretrained(name, dtype=torch.float32)
+    processor, questions = AutoProcessor.from_pretrained(name), load("pocket:test", limit=n).questions
+    strategies = {"greedy": GREEDY, "sampled": Staged(temperature=1.0, top_p=1.0)}
+    found = {how: staged_accuracy(model, processor, questions, LLAVA_O1, each) for how, each in strategies.items()}
+    return ", ".join(f"{how} {100 * it.value:.1f} ± {100 * it.error:.1f} %" for how, it in found.items())
 
 
 def config(given: argparse.Namespace) -> GRPOConfig:
@@ -137,29 +111,28 @@ def main() -> None:
     model = MllamaForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
     accept_pixels_alone(model)
     processor = AutoProcessor.from_pretrained(source)
-    last = get_last_checkpoint(str(given.out / "checkpoints")) if (given.out / "checkpoints").is_dir() else None
-    done = int(last.rsplit("-", 1)[1]) if last else 0
+    last = last_checkpoint(given.out / "checkpoints")
     trainer = GRPOTrainer(
         model,
         [format_reward("llava-o1"), answer_reward("llava-o1", kind="number")],
         config(given),
         questions(given.steps * given.prompts, given.seed),
         processing_class=OneTileProcessor.of(processor),
-        callbacks=[JsonlLog(given.out / "log.jsonl", done)],
+        callbacks=[MarkComplete(), Journal(given.out / "journal.jsonl", step_of(last))],
     )
-    trainer.train(resume_from_checkpoint=last)
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
     model.save_pretrained(trained)
     for name in ("processor_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(checkpoint_path() / name, trained / name)
-    log = read_log(given.out / "log.jsonl")
+    log = [line for line in read_journal(given.out / "journal.jsonl") if "reward" in line]
     plot(log, given.out / "reward.png")
     tenth = max(1, len(log) // 10)
     for name in ("rewards/format/mean", "rewards/answer/mean"):
         first, latest = (sum(line[name] for line in part) / tenth for part in (log[:tenth], log[-tenth:]))
         print(f"{name}: {first:.3f} in the first {tenth} steps, {latest:.3f} in the last {tenth}")
     if given.evaluate:
-        before, after = accuracy(source, given.evaluate), accuracy(str(trained), given.evaluate)
-        print(f"staged accuracy on {given.evaluate} test questions: {before:.3f} before, {after:.3f} after")
+        for when, name in (("before", source), ("after", str(trained))):
+            print(f"staged accuracy on {given.evaluate} test questions {when}: {accuracies(name, given.evaluate)}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from PIL import Image
 from structdecode.backends.transformers import TransformersBackend
 from structdecode.pocket import checkpoint_path, world
 from structdecode.training.rewards import answer_reward, as_reward, format_reward
+from structdecode.training.sft.journal import read_journal
 from structdecode.verifiers.p_true import PTrue
 from tests.backends.transformers import tiny
 
@@ -139,11 +139,11 @@ def test_grpo_on_the_pocket_model_goes_on_where_it_was(tmp_path: Path, monkeypat
         words = [str(word) for pair in options.items() for word in pair]
         monkeypatch.setattr(sys, "argv", ["pocket_grpo.py", *words])
         example("pocket_grpo").main()
-        return [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+        return [line for line in read_journal(tmp_path / "journal.jsonl") if "reward" in line]
 
     first = run(1)
     both = run(2)
-    assert [line["step"] for line in both] == [1, 2] and both[0] == first[0]
+    assert [line["step"] for line in both] == [1, 2] and both[0]["reward"] == first[0]["reward"]
     assert all(line["rewards/format/mean"] > 0.5 for line in both)  # the pocket model knows the form
     assert (tmp_path / "reward.png").stat().st_size > 1000
     TransformersBackend.load(tmp_path / "model")

@@ -13,6 +13,7 @@ from structdecode.backends.transformers import TransformersBackend
 from structdecode.engine import decode_many, run_sync
 from structdecode.evaluation.matching import match
 from structdecode.evaluation.types import Question
+from structdecode.protocols import Strategy
 from structdecode.strategies.staged import Staged
 from structdecode.types import Schema
 
@@ -21,7 +22,7 @@ GREEDY = Staged(temperature=0.0)
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Of greedy staged answers. ``well_formed`` counts those whose stages all came out as the schema has them."""
+    """Of one staged answer a question. ``well_formed`` counts those whose stages all came out as the schema has them."""
 
     right: int
     well_formed: int
@@ -43,17 +44,19 @@ class Accuracy:
         }  # fmt: skip
 
 
-def staged_accuracy(model: Any, processor: Any, questions: Sequence[Question], schema: Schema) -> Accuracy:
-    """Decodes greedily, by the rules of `structdecode.evaluation.matching`. The model is only borrowed.
+def staged_accuracy(
+    model: Any, processor: Any, questions: Sequence[Question], schema: Schema, strategy: Strategy = GREEDY
+) -> Accuracy:
+    """Decodes (greedily unless told) and matches by the rules of `structdecode.evaluation.matching`.
 
-    An answer that no rule can tell right from wrong counts as wrong.
+    The model is only borrowed. An answer that no rule can tell right from wrong counts as wrong.
     """
     backend = TransformersBackend(model, processor)
 
     async def count() -> Accuracy:
         right = formed = 0
         prompts = [question.prompt() for question in questions]
-        async for index, result in decode_many(prompts, backend=backend, strategy=GREEDY, schema=schema):
+        async for index, result in decode_many(prompts, backend=backend, strategy=strategy, schema=schema):
             right += match(result.answer, questions[index]).correct
             formed += result.best is not None and all(span.finish_reason == "stop" for span in result.best.spans)
         return Accuracy(right, formed, len(questions))

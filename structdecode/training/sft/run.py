@@ -152,6 +152,7 @@ def _finish(trainer: StagedTrainer, out: Path) -> Outcome:
                 *count_trained(trainer.accelerator.unwrap_model(trainer.model))
             ),
         }
+        shutil.copy(out / RECIPE, out / MODEL / RECIPE)
         write_card(out / MODEL / CARD, recipe, out.name, trainer.job.facts, figures)
     trainer.accelerator.wait_for_everyone()
     return Outcome(out / MODEL, trainer.state.global_step, trainer.is_world_process_zero(), loss, accuracy)

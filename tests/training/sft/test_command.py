@@ -1,0 +1,81 @@
+"""``structdecode train`` as it is typed: what it says, and what it refuses in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from structdecode.cli import app, main
+from tests.training.sft import sets
+
+runner = CliRunner()
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main(list(words))
+    assert caught.value.code == 2
+    told = capsys.readouterr().err.strip()
+    assert told.startswith("structdecode: ") and "\n" not in told
+    return told
+
+
+def test_recipes_are_listed_and_help_has_examples() -> None:
+    listed = runner.invoke(app, ["train", "--list"])
+    assert listed.exit_code == 0 and "llava-o1-11b-fsdp: Full fine-tuning" in listed.stdout
+    shown = runner.invoke(app, ["train", "--help"], env={"COLUMNS": "200"})
+    assert "accelerate launch --num_processes 8" in shown.stdout and "Exit codes" in shown.stdout
+
+
+def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(tmp_path: Path, recipe_file: Any) -> None:
+    out = tmp_path / "run"
+    done = runner.invoke(app, ["train", "--recipe", str(recipe_file(method="lora")), "--dry-run", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert "are trained" in done.stdout and "steps       8 on one process (4 an epoch" in done.stdout
+    assert "examples 16, held out 4" in done.stdout and not out.exists()
+
+
+def test_flags_go_before_the_recipe(tmp_path: Path, recipe_file: Any) -> None:
+    words = ["train", "--recipe", str(recipe_file()), "--held-out", "0.5", "--set", "epochs=1", "--set", "held_out=2"]
+    done = runner.invoke(app, [*words, "--max-steps", "1", "--dry-run", "--out", str(tmp_path / "run")])
+    assert "examples 10, held out 10" in done.stdout and "steps       1 on" in done.stdout
+
+
+def test_mistakes_are_told_in_one_line(
+    tmp_path: Path, recipe_file: Any, base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--out", str(tmp_path / "run")]
+    assert "unknown recipe 'pokket'" in refused(capsys, "train", "--recipe", "pokket", *out)
+    assert "names no data" in refused(capsys, "train", "--recipe", str(recipe_file(data=None)), *out)
+    path = str(recipe_file())
+    assert "no such directory" in refused(capsys, "train", "--recipe", path, "--model", str(tmp_path / "nothing"), *out)
+    assert "--threads must be at least 1" in refused(capsys, "train", "--recipe", path, "--threads", "0", *out)
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text(json.dumps({"id": 1, "conversations": []}) + "\n")
+    assert "structdecode data check" in refused(capsys, "train", "--recipe", path, "--data", str(bad), *out)
+    assert "Using fsdp only works in distributed" in refused(
+        capsys, "train", "--recipe", path, "--set", "fsdp=true", *out
+    )
+
+
+def test_adapters_are_merged_where_nothing_is_yet(
+    tmp_path: Path, recipe_file: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    words = ["train", "--recipe", str(recipe_file(method="lora", epochs=1)), "--out", str(run), "--quiet"]
+    assert runner.invoke(app, words).exit_code == 0
+    done = runner.invoke(app, ["merge-adapters", str(run / "adapter"), "--out", str(tmp_path / "merged")])
+    assert done.exit_code == 0, done.output
+    merged, trained = (place / "model.safetensors" for place in (tmp_path / "merged", run / "model"))
+    assert merged.read_bytes() == trained.read_bytes()
+    again = refused(capsys, "merge-adapters", str(run / "adapter"), "--out", str(tmp_path / "merged"))
+    assert "is there already" in again
+
+
+def test_the_tiny_set_is_a_good_one(tmp_path: Path) -> None:
+    path = sets.write_set(tmp_path / "set", 6)
+    assert runner.invoke(app, ["data", "check", str(path)]).exit_code == 0

@@ -1,0 +1,32 @@
+"""Adapters over 4-bit weights, on the embedded model: bitsandbytes multiplies on a CPU, too."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from structdecode.pocket import checkpoint_path
+from structdecode.training.sft.journal import read_journal
+
+
+def test_adapters_over_four_bits_learn_and_merge(tmp_path: Path, recipe_file: Any) -> None:
+    path = recipe_file(
+        method="qlora", model=str(checkpoint_path()), lr=3e-3, precision="bf16", accuracy_questions=2, lora_dropout=0.0
+    )
+    command = [sys.executable, "-m", "structdecode", "train", "--recipe", str(path), "--out", str(tmp_path / "run")]
+    done = subprocess.run(
+        [*command, "--quiet"], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    journal = read_journal(tmp_path / "run" / "journal.jsonl")
+    held_out = [row["eval_loss"] for row in journal if "eval_loss" in row]
+    assert held_out[-1] < 0.1 and [row["eval_well_formed"] for row in journal if "eval_accuracy" in row][-1] == 1.0
+    saved = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+    assert all("lora_" in name for name in saved)
+    merged = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert all(weight.is_floating_point() for weight in merged.values())  # the base's own weights, not the 4-bit ones
