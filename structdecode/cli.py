@@ -183,7 +183,11 @@ def _describe(item: Any) -> dict[str, Any]:
     settings = {}
     if inspect.isclass(item) and dataclasses.is_dataclass(item):
         for field in dataclasses.fields(item):
-            if field.default is not dataclasses.MISSING and isinstance(field.default, str | int | float | type(None)):
+            if (
+                field.init
+                and field.default is not dataclasses.MISSING
+                and isinstance(field.default, str | int | float | type(None))
+            ):
                 settings[field.name] = "..." if "\n" in str(field.default) else field.default
     return {"summary": summary, "settings": settings}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from structdecode.protocols import Model
@@ -25,13 +25,18 @@ class RewardModel:
         path: the directory.
         aggregate: how stages become one number: the newest stage's value (which is about all before it too), the least
             one (Lightman et al. 2023 call it minimum), or the product.
+        prior: how much the generator's own opinion counts beside the reward model's: that many times the summed
+            log-probability of all that the candidate wrote is added to the value's log-odds.
         device, dtype: default: CUDA where there is one; float32 on a CPU, else the checkpoint's own.
+        digest: of the model's description (data, recipe, figures): another training at the same path is another verifier.
     """
 
     path: str
     aggregate: Aggregate = "last"
+    prior: float = 0.0
     device: str | None = None
     dtype: str = "auto"
+    digest: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
         """Before any work is done: a wrong path should not cost a search."""
@@ -40,7 +45,7 @@ class RewardModel:
 
         if self.aggregate not in ("last", "min", "product"):
             raise UnknownNameError("aggregate", self.aggregate, ("last", "min", "product"))
-        RewardConfig.load(self.path)
+        object.__setattr__(self, "digest", RewardConfig.load(self.path).digest)
 
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:
         if not candidates:
@@ -52,11 +57,23 @@ class RewardModel:
         model.charge(batch.usage)
         values = await asyncio.to_thread(ask.values, batch)
         return [
-            self._score(values[number]) if number in values else Score.unscored(batch.refused[number])
-            for number in range(len(candidates))
+            self._score(values[number], candidate) if number in values else Score.unscored(batch.refused[number])
+            for number, candidate in enumerate(candidates)
         ]
 
-    def _score(self, stages: Sequence[tuple[str, float]]) -> Score:
+    def _score(self, stages: Sequence[tuple[str, float]], candidate: Candidate) -> Score:
         values = [value for _, value in stages]
         whole = {"last": values[-1], "min": min(values), "product": math.prod(values)}[self.aggregate]
+        if self.prior:
+            written = sum(value for span in candidate.spans for value in span.log_probs)
+            whole = _probability(_log_odds(whole) + self.prior * written)
         return Score(whole, f"{stages[-1][0]}: {values[-1]:.3f}", dict(stages))
+
+
+def _log_odds(probability: float) -> float:
+    """Finite at both ends."""
+    return math.log(max(probability, 1e-300)) - math.log(max(1.0 - probability, 1e-16))
+
+
+def _probability(log_odds: float) -> float:
+    return 1.0 / (1.0 + math.exp(min(-log_odds, 700.0)))

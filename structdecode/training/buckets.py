@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,20 @@ from torch.utils.data import Sampler
 
 from structdecode.errors import ConfigError
 from structdecode.seeds import derive
+
+
+class Measured(Protocol):
+    """A data set that knows its examples' lengths [N] and how many pictures each has [N]."""
+
+    lengths: NDArray[np.int64]
+    pictures: NDArray[np.int64]
+
+
+def bucket_sampler(dataset: Measured, batch_size: int, seed: int) -> BucketSampler:
+    """With examples with and without a picture apart, where there are both: see `Collator`."""
+    with_picture = np.asarray(dataset.pictures) > 0
+    mixed = with_picture.any() and not with_picture.all()
+    return BucketSampler(dataset.lengths, batch_size, seed=seed, groups=with_picture if mixed else None)
 
 
 class BucketSampler(Sampler[int]):

@@ -265,6 +265,9 @@ def train_verifier(
     likelihood: Annotated[
         bool, typer.Option("--likelihood", help="Start from the model's own log-probabilities, and use them.")
     ] = False,
+    language_modelling: Annotated[
+        float, typer.Option(help="With --likelihood: weight of a loss of writing what is right.")
+    ] = 0.0,
     sentences: Annotated[
         bool, typer.Option("--sentences", help="Also learn which sentence went wrong; for answers of one wording.")
     ] = False,
@@ -310,7 +313,8 @@ def train_verifier(
     from structdecode.training.reward_model import command
 
     command.run(
-        rows, out, model=model, outcomes=outcomes, method=method, schema=schema, likelihood=likelihood, sentences=sentences,
+        rows, out, model=model, outcomes=outcomes, method=method, schema=schema, likelihood=likelihood,
+        language_modelling=language_modelling, sentences=sentences,
         held_out=held_out, epochs=epochs, max_steps=max_steps, batch_size=batch_size, accumulation=accumulation,
         lr=lr, warmup=warmup, weight_decay=weight_decay, lora_rank=lora_rank, lora_alpha=lora_alpha,
         lora_dropout=lora_dropout, gradient_checkpointing=gradient_checkpointing, max_length=max_length,

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -201,3 +203,24 @@ def test_untrained_with_likelihood_it_ranks_as_the_model_does(tmp_path: Path) ->
         own = sum(float(log_probs[0, at - 1, ids[at]]) for at in range(first, len(ids)))
         assert score.value == pytest.approx(min(math.exp(own), 0.99), rel=1e-3)
     assert found[0].value > found[1].value  # type: ignore[operator]
+
+
+def test_the_generators_own_opinion_may_count_beside_it(directory: Path) -> None:
+    one, other = candidate(*TEXTS), candidate(TEXTS[0], "a1 red circle. b2 red circle.")
+    alone = [score.value for score in ask(RewardModel(str(directory)), one, other)]
+    surer = replace(one, spans=tuple(replace(span, log_probs=(-0.5, -0.25)) for span in one.spans))
+    found = ask(RewardModel(str(directory), prior=2.0), surer, other)
+    log_odds = [math.log(value / (1 - value)) for value in alone]  # type: ignore[operator]
+    expected = log_odds[0] + 2.0 * -0.75 * len(one.spans)
+    assert found[0].value == pytest.approx(1 / (1 + math.exp(-expected)), rel=1e-6)
+    assert found[1].value == pytest.approx(alone[1])  # it wrote nothing that has a probability
+
+
+def test_another_training_at_the_same_path_is_another_verifier(directory: Path, tmp_path: Path) -> None:
+    for name in directory.iterdir():
+        (tmp_path / name.name).write_bytes(name.read_bytes())
+    first = RewardModel(str(tmp_path))
+    assert first == RewardModel(str(tmp_path)) and first.digest == RewardModel(str(directory)).digest
+    described = json.loads((tmp_path / FILE).read_text())
+    (tmp_path / FILE).write_text(json.dumps({**described, "trained": {"sha256": "another"}}))
+    assert RewardModel(str(tmp_path)) != first

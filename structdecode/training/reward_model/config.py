@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,11 @@ class RewardConfig:
 
     def text(self) -> str:
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
+
+    @property
+    def digest(self) -> str:
+        """Of all of it: data, recipe, figures."""
+        return blake2b(self.text().encode(), digest_size=8).hexdigest()
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from structdecode.backends.transformers.loading import check_processor, load_mod
 from structdecode.errors import ConfigError, ModelError
 from structdecode.training.collate import IGNORED
 from structdecode.training.reward_model.config import FILE, HEAD, RewardConfig
+from structdecode.training.sft.adapters import attached
 
 
 class RewardModel(nn.Module):
@@ -29,13 +30,16 @@ class RewardModel(nn.Module):
     an untrained one ranks as the model's own log-probabilities do, and training has to find only what they miss. (That
     a policy's log-probabilities make a process reward: Yuan et al. 2024, arXiv 2412.01981.)
 
+    In training it may also go on learning to write what is right (``language_modelling``, the weight of that loss), as
+    verifiers learn better that way (Cobbe et al. 2021, arXiv 2110.14168, section 4.2).
+
     Args:
         backbone: of transformers: with its output layer where ``likelihood`` is wanted, else without.
     """
 
-    def __init__(self, backbone: Any, *, likelihood: bool = False) -> None:
+    def __init__(self, backbone: Any, *, likelihood: bool = False, language_modelling: float = 0.0) -> None:
         super().__init__()
-        self.backbone, self.likelihood = backbone, likelihood
+        self.backbone, self.likelihood, self.language_modelling = backbone, likelihood, language_modelling
         self.config = backbone.config  # Trainer looks for it
         self.head = Head(backbone.config.get_text_config().hidden_size)
 
@@ -59,15 +63,20 @@ class RewardModel(nn.Module):
         core = self.backbone.get_base_model() if hasattr(self.backbone, "peft_config") else self.backbone
         bare = core.base_model if self.likelihood else core
         hidden = bare(**inputs, use_cache=False).last_hidden_state  # [B, L, H]
-        own = None
+        own = written = None
         if self.likelihood and answers is not None:
-            own = _own_log_odds(core.get_output_embeddings(), hidden, inputs["input_ids"], answers)
+            written = _log_probs(core.get_output_embeddings(), hidden, inputs["input_ids"], answers)
+            own = _log_odds(written)
         with torch.autocast(hidden.device.type, enabled=False):
             logits = self.head(hidden.float(), own)
         if labels is None:
             return {"logits": logits}
         known = labels != IGNORED
-        return {"loss": binary_cross_entropy_with_logits(logits[known], labels[known]), "logits": logits}
+        loss = binary_cross_entropy_with_logits(logits[known], labels[known])
+        if self.training and self.language_modelling and written is not None and answers is not None:
+            right = answers & right_so_far(labels)
+            loss = loss - self.language_modelling * written[right].sum() / right.sum().clamp(min=1)
+        return {"loss": loss, "logits": logits}
 
 
 class Head(nn.Module):
@@ -86,23 +95,40 @@ class Head(nn.Module):
         return values if own is None else values + self.scale * own
 
 
-def _own_log_odds(output: nn.Module, hidden: Tensor, ids: Tensor, answers: Tensor) -> Tensor:
-    """[B, L] log p/(1-p), where p is the model's probability of the answer's tokens up to each place.
+def right_so_far(labels: Tensor) -> Tensor:
+    """[B, L] whether a token is in front of the last good step that no bad one precedes, or ends it.
 
-    p is bounded by 0.99, near which log-odds have no use and gradients no bound.
+    Args:
+        labels: [B, L] 1 or 0 where a step ends, else `IGNORED`.
     """
+    unspoilt = (labels == 0).cumsum(dim=1) == 0
+    good = (labels == 1) & unspoilt
+    return good.flip(1).cumsum(dim=1).flip(1) > 0
+
+
+def _log_probs(output: nn.Module, hidden: Tensor, ids: Tensor, answers: Tensor) -> Tensor:
+    """[B, L] log-probability of each of the answer's tokens, in nats; 0 elsewhere."""
     asked = answers[:, 1:]
     logits = output(hidden[:, :-1][asked]).float()  # [tokens of answers, vocabulary]
     found = logits.log_softmax(dim=-1).gather(-1, ids[:, 1:][asked].unsqueeze(-1)).squeeze(-1)
     steps = torch.zeros(ids.shape, dtype=torch.float32, device=ids.device)
     steps[:, 1:][asked] = found
-    total = steps.cumsum(dim=1).clamp(max=math.log(0.99))
+    return steps
+
+
+def _log_odds(written: Tensor) -> Tensor:
+    """[B, L] log p/(1-p), where p is the probability of the answer's tokens up to each place.
+
+    p is bounded by 0.99, near which log-odds have no use and gradients no bound.
+    """
+    total = written.cumsum(dim=1).clamp(max=math.log(0.99))
     return total - torch.log(-torch.expm1(total))
 
 
 def from_base(
-    name: str, *, likelihood: bool = False, trust_remote_code: bool = False, dtype: str = "float32"
-) -> tuple[RewardModel, Any]:
+    name: str, *, likelihood: bool = False, language_modelling: float = 0.0, trust_remote_code: bool = False,
+    dtype: str = "float32",
+) -> tuple[RewardModel, Any]:  # fmt: skip
     """An untrained reward model (on the CPU) on top of an image-text model, and its processor.
 
     Raises:
@@ -114,7 +140,7 @@ def from_base(
     check_processor(processor, name)
     backbone = model.base_model
     if likelihood:
-        return RewardModel(model, likelihood=True), processor
+        return RewardModel(model, likelihood=True, language_modelling=language_modelling), processor
     if backbone is model or backbone is model.get_output_embeddings():
         raise ModelError(f"model {name!r}: {type(model).__name__} has no base model without an output layer")
     return RewardModel(backbone), processor
@@ -203,34 +229,12 @@ def choose_trained(model: RewardModel, settings: Any) -> None:
     if settings.method != "full":
         model.backbone.requires_grad_(False)
     if settings.method == "lora":
-        model.backbone = _with_adapters(model.backbone, settings)
+        model.backbone = attached(model.backbone, settings.lora_rank, settings.lora_alpha, settings.lora_dropout)
     if settings.gradient_checkpointing and settings.method != "head":
         model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-
-
-def _with_adapters(backbone: Any, settings: Any) -> Any:
-    from structdecode.errors import MissingExtraError
-
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError:
-        raise MissingExtraError("peft", "train") from None
-    from structdecode.backends.transformers.vision import vision_tower
-
-    tower = vision_tower(backbone)
-    inside = set(tower.modules()) if tower is not None else set()
-    inside.add(backbone.get_output_embeddings())
-    targets = [
-        name for name, module in backbone.named_modules() if isinstance(module, nn.Linear) and module not in inside
-    ]
-    config = LoraConfig(
-        r=settings.lora_rank, lora_alpha=settings.lora_alpha, lora_dropout=settings.lora_dropout,
-        target_modules=targets,
-    )  # fmt: skip
-    return get_peft_model(backbone, config)
 
 
 def merged(model: RewardModel) -> RewardModel:

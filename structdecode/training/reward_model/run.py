@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 from collections.abc import Mapping
@@ -14,9 +12,8 @@ from typing import Any
 from transformers import set_seed
 
 from structdecode.assembly import find_schema
-from structdecode.errors import ConfigError, DataError, MissingExtraError
+from structdecode.errors import ConfigError, MissingExtraError
 from structdecode.evaluation.identity import versions
-from structdecode.paths import write_whole
 from structdecode.training.reward_model.card import draw, write_card
 from structdecode.training.reward_model.collate import StepCollator
 from structdecode.training.reward_model.config import RewardConfig
@@ -25,9 +22,10 @@ from structdecode.training.reward_model.rows import StepDataset
 from structdecode.training.reward_model.settings import Settings
 from structdecode.training.reward_model.trainer import RewardTrainer, training_arguments
 from structdecode.training.sft import checkpoints
+from structdecode.training.sft.directory import belongs_to, sha256
 from structdecode.training.sft.journal import Journal, read_journal
 
-SETTINGS, JOURNAL, CURVES, MODEL = "settings.json", "journal.jsonl", "curves.png", "model"
+SETTINGS, JOURNAL, CURVES, MODEL = "settings.yaml", "journal.jsonl", "curves.png", "model"
 """What a run directory holds, beside ``checkpoints/``. ``model/`` is there when all is done."""
 
 _log = logging.getLogger(__name__)
@@ -52,7 +50,7 @@ def train(
         callbacks: more of transformers' callbacks.
 
     Raises:
-        ConfigError: the directory was made with other settings or is done, or a setting makes no sense.
+        ConfigError: the directory was made with another recipe or is done, or a setting makes no sense.
         DataError, ModelError: rows or model cannot be used.
     """
     out = Path(out)
@@ -64,7 +62,7 @@ def train(
         _log.warning("left out: %s:%s: %s", bad.file, bad.line, bad.message)
     facts = _facts(settings, data)
     out.mkdir(parents=True, exist_ok=True)
-    _same_settings(settings, facts["sha256"], out / SETTINGS)
+    belongs_to(out / SETTINGS, {**asdict(settings), "sha256": facts["sha256"]}, "recipe")
     trainer, processor = _trainer(settings, config, data, out, trust_remote_code, quiet, callbacks)
     last = checkpoints.last_checkpoint(out / "checkpoints")
     trainer.train(resume_from_checkpoint=str(last) if last else None)
@@ -78,8 +76,9 @@ def _trainer(
     train_rows, held_out = data.parted(settings.held_out, settings.seed)
     set_seed(settings.seed)
     model, processor = from_base(
-        settings.model, likelihood=settings.likelihood, trust_remote_code=trust_remote_code, dtype=_dtype(settings)
-    )
+        settings.model, likelihood=settings.likelihood, language_modelling=settings.language_modelling,
+        trust_remote_code=trust_remote_code, dtype=_dtype(settings),
+    )  # fmt: skip
     choose_trained(model, settings)
     steps = settings.max_steps or math.ceil(
         settings.epochs * math.ceil(len(train_rows) / settings.batch_size) / settings.accumulation
@@ -106,29 +105,10 @@ def _dtype(settings: Settings) -> str:
 
 
 def _facts(settings: Settings, data: StepDataset) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    try:
-        with data.path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise DataError(f"{data.path}: {error.strerror or error}") from None
     return {
-        "rows": data.path.name, "sha256": digest.hexdigest(), "answers": len(data), "questions": len(data.names),
+        "rows": data.path.name, "sha256": sha256(data.path), "answers": len(data), "questions": len(data.names),
         "left out": len(data.rejected), "held out": f"{settings.held_out:g} of the questions, by seed {settings.seed}",
     }  # fmt: skip
-
-
-def _same_settings(settings: Settings, sha256: str, path: Path) -> None:
-    """A run directory belongs to one set of settings and one file. Raises `ConfigError` naming what differs."""
-    now = {**asdict(settings), "sha256": sha256}
-    if not path.exists():
-        write_whole(path, json.dumps(now, indent=1) + "\n")
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    differing = [f"{key} {before.get(key)!r} there, {now[key]!r} now" for key in now if before.get(key) != now[key]]
-    if differing:
-        raise ConfigError(f"{path.parent} was made with other settings ({'; '.join(differing)}): choose another --out")
 
 
 def _finish(

@@ -21,6 +21,7 @@ class Settings:
         outcomes: a second file with the same answers, whose labels of the last stage count instead of those in ``rows``:
             labels by reference say whether all of an answer is as it should be, those by rollouts whether it is right.
         likelihood: the base model's own log-probabilities are part of a value (see `model.RewardModel`).
+        language_modelling: with ``likelihood``: the weight of the loss of writing what is right, beside that of the labels.
         sentences: also learn where inside of a stage the first fault is (see `rows.sentence_marks`).
         held_out: a share of the questions, or from 1 on how many, that are kept for measuring.
         epochs, max_steps: passes over the rows, unless ``max_steps`` is above 0.
@@ -37,6 +38,7 @@ class Settings:
     schema: str = "llava-o1"
     outcomes: str | None = None
     likelihood: bool = False
+    language_modelling: float = 0.0
     sentences: bool = False
     held_out: float = 0.1
     epochs: float = 3.0
@@ -64,6 +66,17 @@ class Settings:
         for name in ("epochs", "batch_size", "accumulation", "lr", "lora_rank", "lora_alpha", "keep", "log_every"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name.replace('_', '-')} must be above 0, not {getattr(self, name)}")
-        for name in ("max_steps", "warmup", "weight_decay", "lora_dropout", "eval_every", "save_every", "workers"):
+        for name in (
+            "max_steps",
+            "warmup",
+            "weight_decay",
+            "lora_dropout",
+            "eval_every",
+            "save_every",
+            "workers",
+            "language_modelling",
+        ):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name.replace('_', '-')} must be 0 or more, not {getattr(self, name)}")
+        if self.language_modelling and not self.likelihood:
+            raise ConfigError("language-modelling needs likelihood: without it the model has no output layer")

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 
-from structdecode.training.buckets import BucketSampler
+from structdecode.training.buckets import bucket_sampler
 from structdecode.training.reward_model.collate import StepCollator
 from structdecode.training.reward_model.measures import Scored, measured, with_errors
 from structdecode.training.reward_model.model import RewardModel
@@ -39,11 +39,10 @@ class RewardTrainer(Trainer):  # type: ignore[misc]
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset = train_dataset if train_dataset is not None else self.train_dataset
         step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return BucketSampler(dataset.lengths, step, seed=self.settings.seed, groups=_groups(dataset))
+        return bucket_sampler(dataset, step, self.settings.seed)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        step = self.args.eval_batch_size * self.args.world_size
-        return BucketSampler(eval_dataset.lengths, step, seed=0, groups=_groups(eval_dataset))
+        return bucket_sampler(eval_dataset, self.args.eval_batch_size * self.args.world_size, seed=0)
 
     def _measures(self, found: EvalPrediction) -> dict[str, float]:
         labels, kinds, rows = found.label_ids
@@ -71,12 +70,6 @@ class RewardTrainer(Trainer):  # type: ignore[misc]
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return 0
-
-
-def _groups(dataset: StepDataset) -> Any:
-    """Rows with and without a picture stay apart, where there are both: see `Collator`."""
-    with_picture = dataset.pictures > 0
-    return None if with_picture.all() or not with_picture.any() else with_picture
 
 
 def training_arguments(settings: Settings, out: Path, steps: int) -> TrainingArguments:

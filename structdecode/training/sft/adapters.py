@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +17,54 @@ from structdecode.training.sft.tags import grow
 
 
 def with_adapters(model: Any, recipe: Recipe) -> Any:
-    """The model with LoRA adapters (PEFT), which alone are trained; of the embeddings all, where tags are new tokens."""
+    """The model with a recipe's adapters, which alone are trained; of the embeddings all, where tags are new tokens."""
+    if recipe.method == "qlora":
+        model = _ready_for_adapters(model, recipe.gradient_checkpointing)
+    return attached(
+        model, recipe.lora_rank, recipe.lora_alpha, recipe.lora_dropout, targets=recipe.lora_targets,
+        saved_whole=_embeddings(model) if recipe.special_tags else None,
+    )  # fmt: skip
+
+
+def attached(
+    model: Any,
+    rank: int,
+    alpha: int,
+    dropout: float,
+    *,
+    targets: str | Sequence[str] = "all-linear",
+    saved_whole: list[str] | None = None,
+) -> Any:
+    """The model with adapters.
+
+    Args:
+        targets: names of linear layers, or ``all-linear``: those of the language model.
+        saved_whole: names of modules that are trained (and saved) as they are.
+
+    Raises:
+        ConfigError: the model has no layers of these names.
+    """
     try:
-        from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+        from peft import LoraConfig, get_peft_model
     except ImportError:
         raise MissingExtraError("peft", "train") from None
-    if recipe.method == "qlora":
-        model = prepare_model_for_kbit_training(
-            model, use_gradient_checkpointing=recipe.gradient_checkpointing,
-            gradient_checkpointing_kwargs={"use_reentrant": False},
-        )  # fmt: skip
-    targets = recipe.lora_targets
     config = LoraConfig(
-        r=recipe.lora_rank, lora_alpha=recipe.lora_alpha, lora_dropout=recipe.lora_dropout,
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, modules_to_save=saved_whole,
         target_modules=language_linears(model) if targets == "all-linear" else targets,
-        modules_to_save=_embeddings(model) if recipe.special_tags else None,
     )  # fmt: skip
     try:
         return get_peft_model(model, config)
     except ValueError as error:
         raise ConfigError(f"lora_targets: {str(error).splitlines()[0]}") from error
+
+
+def _ready_for_adapters(model: Any, checkpointing: bool) -> Any:
+    """A model in 4 bits, its norms in float32."""
+    from peft import prepare_model_for_kbit_training
+
+    return prepare_model_for_kbit_training(
+        model, use_gradient_checkpointing=checkpointing, gradient_checkpointing_kwargs={"use_reentrant": False}
+    )
 
 
 def language_linears(model: Any) -> str:

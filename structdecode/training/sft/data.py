@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from structdecode.training.collate import Collator
 from structdecode.training.examples import ConversationDataset
 from structdecode.training.lengths import TokenCounter
 from structdecode.training.sft.base import load_base
+from structdecode.training.sft.directory import sha256
 from structdecode.training.sft.recipe import Recipe
 from structdecode.training.sft.trainer import Job
 from structdecode.types import Schema
@@ -80,15 +79,7 @@ def questions_of(path: Path, images: Path, limit: int, schema: Schema) -> list[Q
         found = load(f"llava:{path}", images=images, limit=limit, check_images=False).questions
     except DataError:
         return []  # the rows are good for training and nothing that compare can ask (another schema's, say)
-    return [replace(question) for question in found]
-
-
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return list(found)
 
 
 def count_trained(model: Any) -> tuple[int, int]:

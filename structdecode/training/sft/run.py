@@ -15,15 +15,15 @@ import torch
 from transformers import PrinterCallback, set_seed
 
 from structdecode.errors import ConfigError, MissingExtraError
-from structdecode.paths import write_whole
 from structdecode.training.sft import checkpoints
 from structdecode.training.sft.accuracy import Accuracy, MeasureAccuracy
 from structdecode.training.sft.adapters import merge
 from structdecode.training.sft.card import shown, write_card
 from structdecode.training.sft.curves import draw
 from structdecode.training.sft.data import count_trained, prepare
+from structdecode.training.sft.directory import belongs_to
 from structdecode.training.sft.journal import Journal, read_journal
-from structdecode.training.sft.recipe import OWN_DATA, Recipe, load_recipe
+from structdecode.training.sft.recipe import OWN_DATA, Recipe
 from structdecode.training.sft.trainer import Job, StagedTrainer, training_arguments
 
 RECIPE, JOURNAL, CURVES, MODEL, ADAPTER, CARD = (
@@ -56,7 +56,7 @@ def train(recipe: Recipe, out: str | Path, *, trust_remote_code: bool = False, q
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    _same_recipe(recipe, out / RECIPE)
+    belongs_to(out / RECIPE, recipe.as_dict(), "recipe")
     args = _arguments(recipe, out)
     args.disable_tqdm = quiet
     job = prepared(recipe, out, trust_remote_code=trust_remote_code)
@@ -115,19 +115,6 @@ def prepared(recipe: Recipe, out: Path, *, trust_remote_code: bool = False) -> J
 
         return prepare_pocket(recipe)
     return prepare(recipe, out, trust_remote_code=trust_remote_code)
-
-
-def _same_recipe(recipe: Recipe, path: Path) -> None:
-    """A run directory belongs to one recipe. Raises `ConfigError` naming what differs."""
-    import yaml
-
-    if not path.exists():
-        write_whole(path, yaml.safe_dump(recipe.as_dict(), sort_keys=False, allow_unicode=True))
-        return
-    before, now = load_recipe(str(path)).as_dict(), recipe.as_dict()
-    differing = [f"{key} {before[key]!r} there, {now[key]!r} now" for key in now if before[key] != now[key]]
-    if differing:
-        raise ConfigError(f"{path.parent} was made with another recipe ({'; '.join(differing)}): choose another --out")
 
 
 # ------------------------------------------------------------------ when the last step is taken

@@ -6,13 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import AutoModelForImageTextToText, Trainer, TrainerCallback, TrainingArguments
 
 from structdecode.evaluation.types import Question
-from structdecode.training.buckets import BucketSampler
+from structdecode.training.buckets import BucketSampler, bucket_sampler
 from structdecode.training.sft.accuracy import Accuracy, staged_accuracy
 from structdecode.training.sft.recipe import Recipe
 from structdecode.types import Schema
@@ -54,12 +52,11 @@ class StagedTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset = train_dataset if train_dataset is not None else self.train_dataset
         step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        self.sampler = BucketSampler(dataset.lengths, step, seed=self.recipe.seed, groups=_groups(dataset))
+        self.sampler = bucket_sampler(dataset, step, self.recipe.seed)
         return self.sampler
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        step = self.args.eval_batch_size * self.args.world_size
-        return BucketSampler(eval_dataset.lengths, step, seed=0, groups=_groups(eval_dataset))
+        return bucket_sampler(eval_dataset, self.args.eval_batch_size * self.args.world_size, seed=0)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Whole models through `from_pretrained`, strictly.
@@ -120,12 +117,6 @@ class _Epochs(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.trainer.sampler is not None:
             self.trainer.sampler.set_epoch(int(state.epoch or 0))
-
-
-def _groups(dataset: Any) -> NDArray[np.bool_] | None:
-    """Rows with and without a picture stay apart, where there are both: see `Collator`."""
-    with_picture = np.asarray(dataset.pictures) > 0
-    return None if with_picture.all() or not with_picture.any() else with_picture
 
 
 def training_arguments(recipe: Recipe, out: Path, *, questions: bool = True) -> TrainingArguments:

@@ -17,7 +17,7 @@ from structdecode.schemas import LLAVA_O1
 from structdecode.training.collate import IGNORED
 from structdecode.training.reward_model.collate import NOWHERE, StepCollator
 from structdecode.training.reward_model.config import FILE, HEAD, RewardConfig
-from structdecode.training.reward_model.model import RewardModel, from_base, load, save
+from structdecode.training.reward_model.model import RewardModel, from_base, load, right_so_far, save
 from structdecode.training.reward_model.rows import Mark, StepExample, chat
 from tests.backends.transformers import tiny
 from tests.training import processors
@@ -147,3 +147,28 @@ def test_what_is_no_reward_model_is_said_in_one_line(tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=message) as caught:
             load(tmp_path)
         assert "\n" not in str(caught.value)
+
+
+def test_what_is_right_so_far_ends_with_the_last_good_step_before_a_bad_one() -> None:
+    no = float(IGNORED)
+    labels = torch.tensor([[no, 1, no, 1, no, 0, no], [no, 0, no, 1, no, 1, no], [no, 1, no, 1, no, 1, no], [no] * 7])
+    wanted = ["1111000", "0000000", "1111110", "0000000"]
+    assert ["".join(map(str, row)) for row in right_so_far(labels).long().tolist()] == wanted
+
+
+def test_learning_to_write_what_is_right_counts_in_training_only() -> None:
+    model, processor = from_base("pocket", likelihood=True)
+    both, _ = from_base("pocket", likelihood=True, language_modelling=0.5)
+    batch = StepCollator(processor)(
+        [example("<SUMMARY> count the red squares. </SUMMARY>", "<CAPTION> a1 red circle. </CAPTION>")]
+    )
+    batch["labels"][batch["kinds"] == 0], batch["labels"][batch["kinds"] == 1] = 1.0, 0.0
+    plain, more = (float(each.train()(**batch)["loss"]) for each in (model, both))
+    assert float(both.eval()(**batch)["loss"]) == pytest.approx(float(model.eval()(**batch)["loss"]))
+    asked = batch["answers"][0].nonzero().flatten()
+    end = int((batch["kinds"][0] == 0).nonzero())
+    inputs = {name: value for name, value in batch.items() if name not in ("labels", "kinds", "rows", "answers")}
+    with torch.no_grad():
+        log_probs = model.backbone(**inputs).logits[0].log_softmax(-1)
+    own = [float(log_probs[at - 1, batch["input_ids"][0, at]]) for at in asked.tolist() if at <= end]
+    assert more - plain == pytest.approx(-0.5 * sum(own) / len(own), rel=1e-3)

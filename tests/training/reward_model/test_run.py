@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
@@ -128,9 +128,9 @@ def test_a_run_directory_belongs_to_one_set_of_settings(rows: Path, tmp_path: Pa
     with pytest.raises(ConfigError, match="is there already: choose another --out"):
         train(chosen, tmp_path / "run", quiet=True)
     (tmp_path / "run" / "model").rename(tmp_path / "elsewhere")
-    with pytest.raises(ConfigError, match=r"other settings \(lr 0.001 there, 0.01 now\)"):
+    with pytest.raises(ConfigError, match=r"another recipe \(lr 0.001 there, 0.01 now\)"):
         train(settings(rows, max_steps=1, method="head", save_every=0, lr=1e-2), tmp_path / "run", quiet=True)
-    assert json.loads((tmp_path / "run" / "settings.json").read_text())["lr"] == 1e-3
+    assert yaml.safe_load((tmp_path / "run" / "settings.yaml").read_text())["lr"] == 1e-3
 
 
 def test_wrong_settings() -> None:

@@ -117,6 +117,19 @@ def test_killed_twice_ends_with_the_same_curve_and_weights(
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_workers_checkpointing_and_accumulation_change_no_loss(tmp_path: Path, recipe_file: RecipeFile) -> None:
+    path = recipe_file(epochs=1, accuracy_questions=1)
+    run(path, tmp_path / "plain")
+    plain = [loss for _, loss, _ in losses(tmp_path / "plain")]
+    run(path, tmp_path / "workers", workers=2)
+    assert losses(tmp_path / "workers") == losses(tmp_path / "plain")
+    for name, settings in {
+        "recomputed": {"gradient_checkpointing": True}, "in parts": {"batch_size": 1, "accumulation": 4}
+    }.items():  # fmt: skip
+        run(path, tmp_path / name, **settings)
+        assert [loss for _, loss, _ in losses(tmp_path / name)] == pytest.approx(plain, abs=1e-4), name
+
+
 def test_a_torn_checkpoint_does_not_count(tmp_path: Path, recipe_file: RecipeFile) -> None:
     path = recipe_file()
     run(path, tmp_path / "whole")

@@ -1,0 +1,44 @@
+"""A run directory: of one recipe, and of files that a digest tells apart."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from structdecode.errors import ConfigError, DataError
+from structdecode.paths import write_whole
+
+
+def belongs_to(path: Path, settings: Mapping[str, Any], what: str) -> None:
+    """Writes the settings (plain values) to a YAML file; where it is there already, they have to be the same.
+
+    Args:
+        what: the settings in one word, for the message.
+
+    Raises:
+        ConfigError: naming what differs.
+    """
+    if not path.exists():
+        write_whole(path, yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
+        return
+    before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    names = [key for key in settings if before.get(key) != settings[key]]
+    if names:
+        differing = "; ".join(f"{key} {before.get(key)!r} there, {settings[key]!r} now" for key in names)
+        raise ConfigError(f"{path.parent} was made with another {what} ({differing}): choose another --out")
+
+
+def sha256(path: Path) -> str:
+    """Of a file. Raises `DataError` where it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from None
+    return digest.hexdigest()
