@@ -1,4 +1,4 @@
-"""``structdecode annotate``, ``data check`` and ``export``. Heavy imports wait until a command needs them."""
+"""The commands of training. Heavy imports wait until a command needs them."""
 
 from __future__ import annotations
 
@@ -330,4 +330,5 @@ def register(app: typer.Typer) -> None:
     app.add_typer(data, name="data")
     for command in (train, export, annotate):
         app.command()(command)
+    app.command("merge-adapters")(merge_adapters)
     app.command("train-verifier")(train_verifier)

@@ -207,6 +207,7 @@ def test_untrained_with_likelihood_it_ranks_as_the_model_does(tmp_path: Path) ->
 
 def test_the_generators_own_opinion_may_count_beside_it(directory: Path) -> None:
     one, other = candidate(*TEXTS), candidate(TEXTS[0], "a1 red circle. b2 red circle.")
+    other = replace(other, spans=tuple(replace(span, log_probs=()) for span in other.spans))
     alone = [score.value for score in ask(RewardModel(str(directory)), one, other)]
     surer = replace(one, spans=tuple(replace(span, log_probs=(-0.5, -0.25)) for span in one.spans))
     found = ask(RewardModel(str(directory), prior=2.0), surer, other)

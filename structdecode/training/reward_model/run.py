@@ -22,7 +22,7 @@ from structdecode.training.reward_model.rows import StepDataset
 from structdecode.training.reward_model.settings import Settings
 from structdecode.training.reward_model.trainer import RewardTrainer, training_arguments
 from structdecode.training.sft import checkpoints
-from structdecode.training.sft.directory import belongs_to, sha256
+from structdecode.training.sft.directory import check_same, keep_settings, sha256
 from structdecode.training.sft.journal import Journal, read_journal
 
 SETTINGS, JOURNAL, CURVES, MODEL = "settings.yaml", "journal.jsonl", "curves.png", "model"
@@ -62,8 +62,10 @@ def train(
         _log.warning("left out: %s:%s: %s", bad.file, bad.line, bad.message)
     facts = _facts(settings, data)
     out.mkdir(parents=True, exist_ok=True)
-    belongs_to(out / SETTINGS, {**asdict(settings), "sha256": facts["sha256"]}, "recipe")
+    belonging = {**asdict(settings), "sha256": facts["sha256"]}
+    check_same(out / SETTINGS, belonging, "recipe")
     trainer, processor = _trainer(settings, config, data, out, trust_remote_code, quiet, callbacks)
+    keep_settings(out / SETTINGS, belonging)
     last = checkpoints.last_checkpoint(out / "checkpoints")
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     return _finish(trainer, processor, config, facts, out)

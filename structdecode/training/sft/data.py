@@ -63,11 +63,10 @@ def parted(dataset: ConversationDataset, recipe: Recipe, kept: Path) -> tuple[Co
     drawn = np.random.default_rng(derive(recipe.seed, "held-out")).permutation(len(dataset))[:count]
     out = np.zeros(len(dataset), dtype=bool)
     out[drawn] = True
-    if not kept.exists():
-        with whole(kept) as partial, dataset.path.open("rb") as source, partial.open("wb") as file:
-            for offset in dataset.offsets[out]:
-                source.seek(int(offset))
-                file.write(source.readline().rstrip(b"\r\n") + b"\n")
+    with whole(kept) as partial, dataset.path.open("rb") as source, partial.open("wb") as file:
+        for offset in dataset.offsets[out]:
+            source.seek(int(offset))
+            file.write(source.readline().rstrip(b"\r\n") + b"\n")
     return dataset.only(~out), ConversationDataset(kept, images=dataset.images, schema=dataset.schema)
 
 

@@ -13,23 +13,28 @@ from structdecode.errors import ConfigError, DataError
 from structdecode.paths import write_whole
 
 
-def belongs_to(path: Path, settings: Mapping[str, Any], what: str) -> None:
-    """Writes the settings (plain values) to a YAML file; where it is there already, they have to be the same.
+def check_same(path: Path, settings: Mapping[str, Any], what: str) -> None:
+    """Where a run directory has its settings already, a run in it has to have the same.
 
     Args:
-        what: the settings in one word, for the message.
+        path: the YAML file of `keep_settings`. settings: plain values. what: they are, in one word.
 
     Raises:
         ConfigError: naming what differs.
     """
     if not path.exists():
-        write_whole(path, yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
         return
     before = yaml.safe_load(path.read_text(encoding="utf-8"))
     names = [key for key in settings if before.get(key) != settings[key]]
     if names:
         differing = "; ".join(f"{key} {before.get(key)!r} there, {settings[key]!r} now" for key in names)
         raise ConfigError(f"{path.parent} was made with another {what} ({differing}): choose another --out")
+
+
+def keep_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Once all is loaded and nothing was wrong with it: a mistake should not claim the directory."""
+    if not path.exists():
+        write_whole(path, yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
 
 
 def sha256(path: Path) -> str:

@@ -21,7 +21,7 @@ from structdecode.training.sft.adapters import merge
 from structdecode.training.sft.card import shown, write_card
 from structdecode.training.sft.curves import draw
 from structdecode.training.sft.data import count_trained, prepare
-from structdecode.training.sft.directory import belongs_to
+from structdecode.training.sft.directory import check_same, keep_settings
 from structdecode.training.sft.journal import Journal, read_journal
 from structdecode.training.sft.recipe import OWN_DATA, Recipe
 from structdecode.training.sft.trainer import Job, StagedTrainer, training_arguments
@@ -56,13 +56,14 @@ def train(recipe: Recipe, out: str | Path, *, trust_remote_code: bool = False, q
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    belongs_to(out / RECIPE, recipe.as_dict(), "recipe")
+    check_same(out / RECIPE, recipe.as_dict(), "recipe")
     args = _arguments(recipe, out)
     args.disable_tqdm = quiet
     job = prepared(recipe, out, trust_remote_code=trust_remote_code)
     trained, every = count_trained(job.model)
     _log.info("%s of %s parameters are trained", f"{trained:,}", f"{every:,}")
     trainer = make_trainer(job, recipe, args, out)
+    keep_settings(out / RECIPE, recipe.as_dict())
     if quiet:
         trainer.remove_callback(PrinterCallback)
     last = checkpoints.last_checkpoint(Path(args.output_dir))
@@ -80,8 +81,11 @@ def make_trainer(job: Job, recipe: Recipe, args: Any, out: Path) -> StagedTraine
     callbacks = [checkpoints.MarkComplete(), accuracy]
     if args.process_index == 0:
         callbacks.append(Journal(out / JOURNAL, done))
-    with _environment("TENSORBOARD_LOGGING_DIR", str(out / "tensorboard")):  # the only way to tell transformers
-        trainer = (job.trainer or StagedTrainer)(job, recipe, args, callbacks)
+    try:
+        with _environment("TENSORBOARD_LOGGING_DIR", str(out / "tensorboard")):  # the only way to tell transformers
+            trainer = (job.trainer or StagedTrainer)(job, recipe, args, callbacks)
+    except ValueError as error:  # settings that do not go together, or with this machine
+        raise ConfigError(str(error).splitlines()[0]) from error
     accuracy.trainer = trainer
     return trainer
 

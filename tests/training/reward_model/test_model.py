@@ -163,8 +163,8 @@ def test_learning_to_write_what_is_right_counts_in_training_only() -> None:
         [example("<SUMMARY> count the red squares. </SUMMARY>", "<CAPTION> a1 red circle. </CAPTION>")]
     )
     batch["labels"][batch["kinds"] == 0], batch["labels"][batch["kinds"] == 1] = 1.0, 0.0
-    plain, more = (float(each.train()(**batch)["loss"]) for each in (model, both))
-    assert float(both.eval()(**batch)["loss"]) == pytest.approx(float(model.eval()(**batch)["loss"]))
+    plain, more = (each.train()(**batch)["loss"].item() for each in (model, both))
+    assert both.eval()(**batch)["loss"].item() == pytest.approx(model.eval()(**batch)["loss"].item())
     asked = batch["answers"][0].nonzero().flatten()
     end = int((batch["kinds"][0] == 0).nonzero())
     inputs = {name: value for name, value in batch.items() if name not in ("labels", "kinds", "rows", "answers")}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,23 @@ from tests.training.sft import sets
 runner = CliRunner()
 
 
-def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    with pytest.raises(SystemExit) as caught:
-        main(list(words))
-    assert caught.value.code == 2
-    told = capsys.readouterr().err.strip()
-    assert told.startswith("structdecode: ") and "\n" not in told
-    return told
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Refused:
+    """Runs a command that has to end with one line, and gives the line."""
+
+    def run(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["structdecode", *words])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        assert caught.value.code == 2
+        told = capsys.readouterr().err.strip().splitlines()
+        assert told[-1].startswith("structdecode: ")
+        return told[-1]
+
+    return run
 
 
 def test_recipes_are_listed_and_help_has_examples() -> None:
@@ -45,26 +57,20 @@ def test_flags_go_before_the_recipe(tmp_path: Path, recipe_file: Any) -> None:
     assert "examples 10, held out 10" in done.stdout and "steps       1 on" in done.stdout
 
 
-def test_mistakes_are_told_in_one_line(
-    tmp_path: Path, recipe_file: Any, base: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_mistakes_are_told_in_one_line(tmp_path: Path, recipe_file: Any, refused: Refused) -> None:
     out = ["--out", str(tmp_path / "run")]
-    assert "unknown recipe 'pokket'" in refused(capsys, "train", "--recipe", "pokket", *out)
-    assert "names no data" in refused(capsys, "train", "--recipe", str(recipe_file(data=None)), *out)
+    assert "unknown recipe 'pokket'" in refused("train", "--recipe", "pokket", *out)
+    assert "names no data" in refused("train", "--recipe", str(recipe_file(data=None)), *out)
     path = str(recipe_file())
-    assert "no such directory" in refused(capsys, "train", "--recipe", path, "--model", str(tmp_path / "nothing"), *out)
-    assert "--threads must be at least 1" in refused(capsys, "train", "--recipe", path, "--threads", "0", *out)
+    assert "no such directory" in refused("train", "--recipe", path, "--model", str(tmp_path / "nothing"), *out)
+    assert "--threads must be at least 1" in refused("train", "--recipe", path, "--threads", "0", *out)
     bad = tmp_path / "bad.jsonl"
     bad.write_text(json.dumps({"id": 1, "conversations": []}) + "\n")
-    assert "structdecode data check" in refused(capsys, "train", "--recipe", path, "--data", str(bad), *out)
-    assert "Using fsdp only works in distributed" in refused(
-        capsys, "train", "--recipe", path, "--set", "fsdp=true", *out
-    )
+    assert "structdecode data check" in refused("train", "--recipe", path, "--data", str(bad), *out)
+    assert "Using fsdp only works in distributed" in refused("train", "--recipe", path, "--set", "fsdp=true", *out)
 
 
-def test_adapters_are_merged_where_nothing_is_yet(
-    tmp_path: Path, recipe_file: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_adapters_are_merged_where_nothing_is_yet(tmp_path: Path, recipe_file: Any, refused: Refused) -> None:
     run = tmp_path / "run"
     words = ["train", "--recipe", str(recipe_file(method="lora", epochs=1)), "--out", str(run), "--quiet"]
     assert runner.invoke(app, words).exit_code == 0
@@ -72,7 +78,7 @@ def test_adapters_are_merged_where_nothing_is_yet(
     assert done.exit_code == 0, done.output
     merged, trained = (place / "model.safetensors" for place in (tmp_path / "merged", run / "model"))
     assert merged.read_bytes() == trained.read_bytes()
-    again = refused(capsys, "merge-adapters", str(run / "adapter"), "--out", str(tmp_path / "merged"))
+    again = refused("merge-adapters", str(run / "adapter"), "--out", str(tmp_path / "merged"))
     assert "is there already" in again
 
 
