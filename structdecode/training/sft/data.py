@@ -49,7 +49,9 @@ def prepare(recipe: Recipe, out: Path, *, trust_remote_code: bool = False) -> Jo
     }  # fmt: skip
     questions = questions_of(held_out.path, images, recipe.accuracy_questions, schema)
     collator = Collator(processor, max_length=recipe.max_length)
-    return Job(model, processor, train, held_out, collator, questions, schema, facts)
+    return Job(
+        model, processor, train, held_out, collator, questions, schema, facts, trust_remote_code=trust_remote_code
+    )
 
 
 def parted(dataset: ConversationDataset, recipe: Recipe, kept: Path) -> tuple[ConversationDataset, ConversationDataset]:

@@ -26,8 +26,8 @@ from structdecode.training.sft.journal import Journal, read_journal
 from structdecode.training.sft.recipe import OWN_DATA, Recipe
 from structdecode.training.sft.trainer import Job, StagedTrainer, training_arguments
 
-RECIPE, JOURNAL, CURVES, MODEL, ADAPTER, CARD = (
-    "recipe.yaml", "journal.jsonl", "curves.png", "model", "adapter", "README.md"
+RECIPE, DATA, JOURNAL, CURVES, MODEL, ADAPTER, CARD = (
+    "recipe.yaml", "data.yaml", "journal.jsonl", "curves.png", "model", "adapter", "README.md"
 )  # fmt: skip
 """What a run directory holds, beside ``checkpoints/`` and ``tensorboard/``. ``model/`` is there when all is done."""
 
@@ -60,10 +60,12 @@ def train(recipe: Recipe, out: str | Path, *, trust_remote_code: bool = False, q
     args = _arguments(recipe, out)
     args.disable_tqdm = quiet
     job = prepared(recipe, out, trust_remote_code=trust_remote_code)
+    check_same(out / DATA, job.facts, "data set")
     trained, every = count_trained(job.model)
     _log.info("%s of %s parameters are trained", f"{trained:,}", f"{every:,}")
     trainer = make_trainer(job, recipe, args, out)
     keep_settings(out / RECIPE, recipe.as_dict())
+    keep_settings(out / DATA, job.facts)
     if quiet:
         trainer.remove_callback(PrinterCallback)
     last = checkpoints.last_checkpoint(Path(args.output_dir))
@@ -169,7 +171,10 @@ def _save(trainer: StagedTrainer, out: Path) -> None:
     else:
         trainer.save_model(str(out / ADAPTER))
         if first:
-            merge(out / ADAPTER, partial, base=recipe.model, dtype=recipe.save_dtype or "auto")
+            merge(
+                out / ADAPTER, partial, base=recipe.model, dtype=recipe.save_dtype or "auto",
+                trust_remote_code=trainer.job.trust_remote_code,
+            )  # fmt: skip
     trainer.accelerator.wait_for_everyone()
     if first:
         partial.rename(out / MODEL)

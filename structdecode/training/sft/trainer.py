@@ -25,6 +25,7 @@ class Job:
         questions: that staged accuracy is measured on.
         facts: of the data, for the model card.
         trainer: a trainer of the job's own; None: `StagedTrainer`.
+        trust_remote_code: whether code that the base model brings may run, when adapters are merged into it.
     """
 
     model: Any
@@ -36,6 +37,7 @@ class Job:
     schema: Schema
     facts: dict[str, Any] = field(default_factory=dict)
     trainer: type[StagedTrainer] | None = None
+    trust_remote_code: bool = False
 
 
 class StagedTrainer(Trainer):
@@ -79,8 +81,8 @@ class StagedTrainer(Trainer):
         found = None
         if self.is_world_process_zero():
             found = staged_accuracy(model, self.processing_class, self.job.questions, self.job.schema)
+            self.log(found.as_dict("eval_"))
         self.accelerator.wait_for_everyone()
-        self.log(found.as_dict("eval_") if found else {})
         return found
 
     def _whole_model(self) -> Any:
@@ -119,7 +121,7 @@ class _Epochs(TrainerCallback):
             self.trainer.sampler.set_epoch(int(state.epoch or 0))
 
 
-def training_arguments(recipe: Recipe, out: Path, *, questions: bool = True) -> TrainingArguments:
+def training_arguments(recipe: Recipe, out: Path) -> TrainingArguments:
     """The recipe in transformers' terms. Runs on CUDA where there is one."""
     evaluates = recipe.eval_every > 0
     fsdp = {"fsdp": True, "fsdp_config": dict(recipe.fsdp_options)} if recipe.fsdp else {}

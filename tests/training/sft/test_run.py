@@ -79,6 +79,15 @@ def test_a_finished_run_is_not_done_again(tmp_path: Path, recipe_file: RecipeFil
         run(path, tmp_path / "run", lr=1e-2)
 
 
+def test_data_that_changed_is_not_gone_on_with(tmp_path: Path, recipe_file: RecipeFile) -> None:
+    data = sets.write_set(tmp_path / "set", 12)
+    path = recipe_file(data=str(data), epochs=1)
+    run(path, tmp_path / "run")
+    data.write_text("\n".join(data.read_text().splitlines()[::-1]) + "\n")
+    with pytest.raises(ConfigError, match="another data set"):
+        run(path, tmp_path / "run")
+
+
 def start(path: Path, out: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "structdecode", "train", "--recipe", str(path), "--out", str(out), "--quiet"]
     return subprocess.Popen(
