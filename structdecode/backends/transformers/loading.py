@@ -30,7 +30,7 @@ def load_model(
         _check_directory(directory, trust_remote_code, allow_pickle)
     elif name.startswith((".", "/", "~")) or directory.exists():
         raise ModelError(f"model {name!r}: no such directory")
-    place = _device(device)
+    place = find_device(device)
     progress = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -83,7 +83,8 @@ def _check_directory(directory: Path, trust_remote_code: bool, allow_pickle: boo
         raise ModelError(f"model {directory}: no *.safetensors")
 
 
-def _device(name: str | None) -> torch.device:
+def find_device(name: str | None) -> torch.device:
+    """None is CUDA where there is one. Raises `ConfigError` where it is not there or not known."""
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)

@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from structdecode.errors import MissingExtraError
 from structdecode.paths import whole
 from structdecode.training.reward_model.config import RewardConfig
+from structdecode.training.sft.card import facts_table
+from structdecode.training.sft.curves import load_pyplot
 
 CARD = "README.md"
 
@@ -55,16 +56,12 @@ def write_card(directory: Path, config: RewardConfig, facts: Mapping[str, Any], 
         "Says at the end of each stage of an answer how likely all is right so far. Use it as verifier "
         "`reward-model` of structdecode (`--verifier reward-model --set verifier.path=DIR`).",
         "## On held-out questions\n\n" + table(config.held_out) + "\n\n± is one standard error, over questions.",
-        "## Data\n\n" + _lines(facts),
+        "## Data\n\n" + facts_table(facts),
         "## Made with\n\n"
-        + _lines({"seed": settings.get("seed"), **versions, "date": f"{datetime.now(UTC):%Y-%m-%d}"}),
+        + facts_table({"seed": settings.get("seed"), **versions, "date": f"{datetime.now(UTC):%Y-%m-%d}"}),
         "## Settings\n\n```yaml\n" + yaml.safe_dump(settings, sort_keys=False) + "```",
     ]
     (directory / CARD).write_text("\n\n".join(sections) + "\n", encoding="utf-8")
-
-
-def _lines(facts: Mapping[str, Any]) -> str:
-    return "\n".join(["| | |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in facts.items())])
 
 
 def draw(journal: Sequence[dict[str, Any]], stages: Sequence[str], path: Path, title: str) -> None:
@@ -73,13 +70,7 @@ def draw(journal: Sequence[dict[str, Any]], stages: Sequence[str], path: Path, t
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-    except ImportError:
-        raise MissingExtraError("matplotlib", "train") from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = load_pyplot()
     figure, (losses, areas) = pyplot.subplots(2, 1, figsize=(7, 6), sharex=True)
     for panel, key, label in (
         (losses, "loss", "training"), (losses, "eval_loss", "held out"),

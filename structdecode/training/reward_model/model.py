@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from structdecode.backends.transformers.loading import check_processor, load_model
-from structdecode.errors import ConfigError, ModelError
+from structdecode.backends.transformers.loading import check_processor, find_device, load_model
+from structdecode.errors import ModelError
 from structdecode.training.collate import IGNORED
 from structdecode.training.reward_model.config import FILE, HEAD, RewardConfig
 from structdecode.training.sft.adapters import attached
@@ -194,7 +194,7 @@ def load(
     from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 
     config, directory = RewardConfig.load(directory), Path(directory)
-    place = _device(device)
+    place = find_device(device)
     try:
         weights = load_file(directory / HEAD)
         kind = torch.float32 if dtype == "auto" and place.type == "cpu" else dtype
@@ -207,15 +207,6 @@ def load(
         first = str(error).strip().split("\n")[0][:300]
         raise ModelError(f"reward model {str(directory)!r}: {first or type(error).__name__}") from error
     return model.to(place).eval(), processor, config
-
-
-def _device(name: str | None) -> torch.device:
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {name!r}: {str(error).splitlines()[0]}") from None
-    return device
 
 
 # ------------------------------------------------------------------ what of it is trained

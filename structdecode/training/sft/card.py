@@ -32,9 +32,10 @@ def write_card(path: Path, recipe: Recipe, name: str, facts: Mapping[str, Any], 
         f"# Model card: {name}",
         "Answers in stages; decode it with structdecode (`structdecode generate --model DIR --schema "
         f"{recipe.schema}`).",
-        "## Measured\n\n" + _table({key: value for key, value in figures.items() if value is not None}),
-        "## Data\n\n" + _table(facts),
-        "## Made with\n\n" + _table({"seed": recipe.seed, **_made_with(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}),
+        "## Measured\n\n" + facts_table({key: value for key, value in figures.items() if value is not None}),
+        "## Data\n\n" + facts_table(facts),
+        "## Made with\n\n"
+        + facts_table({"seed": recipe.seed, **_made_with(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}),
         "## Recipe\n\n```yaml\n" + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True) + "```",
     ]
     write_whole(path, "\n\n".join(sections) + "\n")
@@ -55,6 +56,7 @@ def _made_with() -> dict[str, Any]:
     return {**found, "machine": about.get("gpus") or f"{about['cpus']} CPU cores ({about['processor']})"}
 
 
-def _table(rows: Mapping[str, Any]) -> str:
+def facts_table(rows: Mapping[str, Any]) -> str:
+    """Names and values in Markdown."""
     body = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
     return f"| | |\n| --- | --- |\n{body}"

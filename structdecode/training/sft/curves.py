@@ -10,12 +10,8 @@ from structdecode.errors import MissingExtraError
 from structdecode.paths import whole
 
 
-def draw(journal: Sequence[dict[str, Any]], path: Path, title: str) -> None:
-    """Training and held-out loss; staged accuracy with its standard error in a second panel where it was measured.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
+def load_pyplot() -> Any:
+    """Matplotlib for files, without a screen. Raises `MissingExtraError`."""
     try:
         import matplotlib
     except ImportError:
@@ -23,6 +19,16 @@ def draw(journal: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    return pyplot
+
+
+def draw(journal: Sequence[dict[str, Any]], path: Path, title: str) -> None:
+    """Training and held-out loss; staged accuracy with its standard error in a second panel where it was measured.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    pyplot = load_pyplot()
     measured = [line for line in journal if "eval_accuracy" in line]
     figure, panels = pyplot.subplots(
         2 if measured else 1, 1, figsize=(7, 6 if measured else 3.6), sharex=True, squeeze=False
