@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 from structdecode.backends.transformers import TransformersBackend
 from structdecode.engine import decode
 from structdecode.errors import ConfigError
-from structdecode.pocket import world
+from structdecode.pocket import lessons, world
 from structdecode.pocket.curriculum import Curriculum, Plan, two_samples
 from structdecode.pocket.model import build_model, build_processor, build_tokenizer
 from structdecode.pocket.trainer import PocketTrainer, prepare_pocket
@@ -80,6 +81,22 @@ def test_all_groups_of_lessons_carry_loss() -> None:
         "pre_checks": 1,
     }
     assert all(any(t >= 0 for t in encoded.targets) for group in late.values() for encoded in group)
+
+
+def test_a_curriculum_goes_on_where_it_was() -> None:
+    plan, tokenizer = (
+        Plan(10, 4, 1, answers=3, verdicts=6, comparisons=4, pre_checks=2, verify_from=0.5),
+        build_tokenizer(),
+    )
+    one, other = Curriculum(plan, tokenizer), Curriculum(plan, tokenizer)
+    for _ in range(5):
+        scene = one.scene()
+        one.pool.append((lessons.corrupted_attempt(scene, one.rng), lessons.true_attempt(scene)))
+    one.groups(5)
+    other.load_state_dict(pickle.loads(pickle.dumps(one.state_dict())))
+    assert other.groups(6) == one.groups(6)
+    with pytest.raises(ValueError, match="cannot go back"):
+        one.load_state_dict({**one.state_dict(), "drawn": 1})
 
 
 def test_own_samples_are_two_each_and_the_same_for_a_seed() -> None:
