@@ -90,6 +90,10 @@ class Segment:
         return self.text[: reason.start()] if reason else self.text
 
 
+_AT_THE_ENDS = " \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f\x85"
+"""What `str.strip` takes off, separators among the control characters included."""
+
+
 def unify(text: str) -> str:
     """Unicode NFKC, one kind of minus and quote, superscripts as ``^2``, ``½`` as ``1/2``; nothing invisible."""
     text = _THOUSANDS.sub(",", text)
@@ -102,7 +106,7 @@ def clean(text: str) -> str:
     """The answer as plain text: the last CONCLUSION (or answer) if it has such tags, without markdown."""
     text = _TEXT_COMMAND.sub(r"\1", unify(outer(text)).replace("'''", ""))
     text = _BLOCK.sub("", _EMPHASIS.sub("", text))
-    return text.strip(" \t\n\r'\"") if text.count("'") != 1 else text.strip()
+    return text.strip(_AT_THE_ENDS + "'\"") if text.count("'") != 1 else text.strip()
 
 
 def outer(text: str) -> str:

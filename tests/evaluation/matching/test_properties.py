@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from structdecode.evaluation.matching import match
@@ -71,6 +71,7 @@ def test_integers_are_exact_in_every_dress(number: int, dress: str) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(TEXTS, st.sampled_from(["choice", "number", "yes-no", "text"]), OPTIONS)
+@example("ICANT\x1f", "text", {})
 def test_extracted_extracts_itself(text: str, kind: Kind, options: dict[str, str]) -> None:
     question = Question("1", "How long?", ("2.5 km",), options=options, kind=kind)
     once = match(text, question)
