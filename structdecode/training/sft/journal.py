@@ -45,7 +45,7 @@ class Journal(TrainerCallback):
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
     """All whole lines; none where there is no file."""
-    return list(lines(path)) if path.exists() else []
+    return list(lines(path))
 
 
 def _text(line: dict[str, Any]) -> str:
