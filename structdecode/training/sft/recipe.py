@@ -115,9 +115,13 @@ class Recipe:
 
 def built_in() -> dict[str, Recipe]:
     """The recipes of the package, by name."""
+    return {name: load_recipe(name) for name in sorted(_packaged())}
+
+
+def _packaged() -> dict[str, Any]:
+    """The package's files by name of recipe."""
     folder = files("structdecode.training").joinpath("recipes")
-    names = sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-    return {name: load_recipe(name) for name in names}
+    return {entry.name.removesuffix(".yaml"): entry for entry in folder.iterdir() if entry.name.endswith(".yaml")}
 
 
 def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -132,11 +136,10 @@ def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe
             raise ConfigError(f"{name}: no such file")
         text = place.read_text(encoding="utf-8")
     else:
-        folder = files("structdecode.training").joinpath("recipes")
-        if not folder.joinpath(f"{name}.yaml").is_file():
-            known = [entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")]
+        known = _packaged()
+        if name not in known:
             raise UnknownNameError("recipe", name, known)
-        text = folder.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+        text = known[name].read_text(encoding="utf-8")
     return changed(_recipe_of(parse_yaml(text, name), name), overrides or {})
 
 
