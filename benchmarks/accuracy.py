@@ -76,7 +76,7 @@ def run_cell(job: tuple[str, int, int]) -> tuple[str, list[dict[str, Any]]]:
                 "verifier": result.usage_by_part["verifier"].as_dict(),
                 "pool": [
                     [final_answer(r.candidate.stages.get("CONCLUSION", "")) == truth, r.score.value]
-                    for r in result.candidates
+                    for _, r in result.draws
                 ],
                 "rounds": rounds(result.trace.events, {k: v.lower() for k, v in scenes[at].stages.items()}),
             }

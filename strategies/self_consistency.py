@@ -36,14 +36,13 @@ class SelfConsistency(SamplingOverrides):
         answers = [final_answer(c.answer(schema)) if c.valid else "" for c in candidates]
         votes = Counter(filter(None, answers))
         scores = [
-            Score(votes[a] / len(candidates), f"{votes[a]} of {len(candidates)} say {a!r}") if a
+            Score(votes[a] / len(candidates), f"{votes[a]} of {len(candidates)} say {a!r}", resolution=0.0) if a
             else Score.unscored("no answer")
             for a in answers
         ]  # fmt: skip
-        by_probability = sorted(range(len(candidates)), key=lambda i: -_mean_log_prob(candidates[i]))
-        return rank([candidates[i] for i in by_probability], [scores[i] for i in by_probability])
+        return rank(candidates, scores, then=[_mean_log_prob(c, decoder.resolution) for c in candidates])
 
 
-def _mean_log_prob(candidate: Candidate) -> float:
+def _mean_log_prob(candidate: Candidate, resolution: float) -> Score:
     values = [value for span in candidate.spans for value in span.log_probs]
-    return sum(values) / len(values) if values else float("-inf")
+    return Score(sum(values) / len(values) if values else None, resolution=resolution)

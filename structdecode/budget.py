@@ -14,7 +14,11 @@ Part = Literal["generator", "verifier"]
 
 @dataclass(frozen=True)
 class Usage:
-    """What was done. ``cached_tokens`` were in the KV cache already and were not computed again."""
+    """What was done. ``cached_tokens`` were in the KV cache already and were not computed again.
+
+    ``verifier_calls`` are candidates that a verifier was asked about; ``verifier_calls_saved`` had the same content as
+    one of those and share its score.
+    """
 
     generated_tokens: int = 0
     prefilled_tokens: int = 0
@@ -22,6 +26,7 @@ class Usage:
     images_encoded: int = 0
     model_calls: int = 0
     verifier_calls: int = 0
+    verifier_calls_saved: int = 0
     seconds: float = 0.0
 
     def __add__(self, other: Usage) -> Usage:
@@ -37,7 +42,7 @@ class Budget:
 
     Attributes:
         tokens: generated tokens. prefill_tokens: prompt tokens computed. model_calls: forward requests
-            (one for a batch of candidates). verifier_calls: candidates scored. seconds: wall clock.
+            (one for a batch of candidates). verifier_calls: different candidates scored. seconds: wall clock.
     """
 
     tokens: int | None = None

@@ -129,7 +129,7 @@ def as_object(result: Result, strategy: str, verifier: str | None) -> dict[str, 
         "stopped_by": result.stopped_by,
         "candidates": [
             {
-                "path": list(r.candidate.path), "text": r.candidate.text, "stages": dict(r.candidate.stages),
+                "path": list(r.candidate.path), "draws": r.draws, "text": r.candidate.text, "stages": dict(r.candidate.stages),
                 "score": r.score.value, "reason": r.score.reason,
                 "finish_reasons": [span.finish_reason for span in r.candidate.spans],
             }

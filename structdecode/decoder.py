@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from structdecode.budget import Budget, Meter, Usage
 from structdecode.errors import BudgetSpent, ConfigError
 from structdecode.protocols import Row, Session, Verifier
 from structdecode.trace import Trace
-from structdecode.types import Candidate, Path, Prompt, Ranked, Sampling, Schema, Score, Span, Stage, rank
+from structdecode.types import Candidate, Path, Prompt, Ranked, Sampling, Schema, Score, Span, Stage, rank, twins
 
 
 class MeteredDecoder:
@@ -43,6 +44,10 @@ class MeteredDecoder:
     @property
     def remaining(self) -> Budget:
         return self._meter.remaining
+
+    @property
+    def resolution(self) -> float:
+        return self._session.resolution
 
     async def extend(
         self,
@@ -107,11 +112,14 @@ class MeteredDecoder:
     async def score(self, verifier: Verifier, candidates: Sequence[Candidate]) -> list[Score]:
         if not candidates:
             return []
-        name = verifier_name(verifier)
-        scores = await self._ask(verifier, name, list(candidates))
+        name, groups = verifier_name(verifier), twins(candidates)
+        found = await self._ask(verifier, name, [candidates[group[0]] for group in groups])
+        self._meter.charge(Usage(verifier_calls_saved=len(candidates) - len(groups)), "verifier")
+        of = {index: score for group, score in zip(groups, found, strict=True) for index in group}
+        scores = [of[index] for index in range(len(candidates))]
         for candidate, score in zip(candidates, scores, strict=True):
             self._scores[candidate.path] = score
-        self._trace.add_scores(name, [c.path for c in candidates], scores)
+        self._trace.add_scores(name, [c.path for c in candidates], scores, asked=len(groups))
         return scores
 
     async def _ask(self, verifier: Verifier, name: str, candidates: list[Candidate]) -> list[Score]:
@@ -143,7 +151,7 @@ class MeteredDecoder:
             return self._failed(name, f"not a Score: {score!r}", [self.root])[0]
         if score.value is not None and not math.isfinite(score.value):
             return self._failed(name, f"score {score.value} is not finite", [self.root])[0]
-        return score
+        return score if score.resolution is not None else replace(score, resolution=self.resolution)
 
     def _failed(self, name: str, error: str, candidates: list[Candidate]) -> list[Score]:
         self._trace.add("failure", verifier=name, error=error)
@@ -167,6 +175,10 @@ class MeteredModel:
 
     def __init__(self, session: Session, meter: Meter, seed: tuple[int, str]) -> None:
         self._session, self._meter, self._seed = session, meter, seed
+
+    @property
+    def resolution(self) -> float:
+        return self._session.resolution
 
     async def complete(self, prompt: Prompt, *, n: int = 1, sampling: Sampling, stop: Sequence[str] = ()) -> list[Span]:
         limits = self._meter.reserve(n, sampling.max_tokens)

@@ -15,7 +15,7 @@ from structdecode.decoder import MeteredDecoder
 from structdecode.errors import BudgetSpent, ConfigError
 from structdecode.protocols import Backend, Strategy
 from structdecode.trace import Observer, Trace
-from structdecode.types import Candidate, Prompt, Ranked, Schema
+from structdecode.types import Candidate, Path, Prompt, Ranked, Schema
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ class Result:
     Attributes:
         answer: the visible stages' text of the best candidate; empty where none got that far.
         best: the best candidate, None if not one span was written.
-        candidates: all that the strategy ranked, best first.
+        candidates: all that the strategy ranked, best first; equal ones stand once, with the paths of all.
         usage: everything together; ``usage_by_part`` the generator's and the verifier's shares.
         stopped_by: the limit that ended the search, None if it ended by itself.
     """
@@ -44,6 +44,11 @@ class Result:
     @property
     def stages(self) -> dict[str, str]:
         return dict(self.best.stages) if self.best else {}
+
+    @property
+    def draws(self) -> list[tuple[Path, Ranked]]:
+        """Each draw's path with what it came to, best first: `candidates` with equal ones as often as they were drawn."""
+        return [(path, ranked) for ranked in self.candidates for path in ranked.paths]
 
 
 async def adecode(

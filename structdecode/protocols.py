@@ -49,6 +49,10 @@ class Model(Protocol):
     async def log_probs(self, prompt: Prompt, continuations: Sequence[str]) -> list[list[float]]:
         """Log-probability of each token of each text, were it the answer; no generation."""
 
+    @property
+    def resolution(self) -> float:
+        """As `Decoder.resolution`."""
+
     def charge(self, usage: Usage) -> None:
         """For a verifier that runs a model of its own: asked right before, with all that the work will cost.
 
@@ -90,6 +94,11 @@ class Decoder(Protocol):
     def rng(self) -> np.random.Generator: ...
     @property
     def remaining(self) -> Budget: ...
+    @property
+    def resolution(self) -> float:
+        """Differences of the model's own numbers up to this (times the larger of 1 and their sizes) are noise: the
+        last bits depend on what else is in the batch.
+        """
 
     async def extend(
         self,
@@ -107,7 +116,10 @@ class Decoder(Protocol):
         """
 
     async def score(self, verifier: Verifier, candidates: Sequence[Candidate]) -> list[Score]:
-        """A score each, in order; a failing verifier gives unscored ones and a line in the trace."""
+        """A score each, in order; a failing verifier gives unscored ones and a line in the trace.
+
+        Twins (`structdecode.types.twins`) are scored once: the verifier sees the one with the lowest path.
+        """
 
     def keep(self, candidates: Sequence[Candidate]) -> None:
         """Says that no other candidate made so far will be extended: their keys and values are freed."""
@@ -122,6 +134,12 @@ class Strategy(Protocol):
 
 class Session(Protocol):
     """A prompt in a model's memory. Closing it frees all that was kept for the prompt."""
+
+    @property
+    def resolution(self) -> float:
+        """See `Decoder.resolution`: what the model's precision asks for (`structdecode.resolution`), 0 where the same
+        tokens always have the same numbers.
+        """
 
     async def extend(
         self,

@@ -37,7 +37,7 @@ def close_span(
     written: str,
     *,
     prefix: str,
-    going_on: bool,
+    going_on: Span | None,
     stops: Sequence[str],
     end_of_text: bool,
     token_ids: tuple[int, ...],
@@ -48,8 +48,8 @@ def close_span(
 ) -> Span:
     """Makes a span of what was written after ``prefix``, closing it by force where the model did not.
 
-    ``written`` is the model's text up to and including what stopped it; ``going_on`` says that the stage was
-    begun by an earlier span, so no begin tag is due; ``end_of_text`` that the model ended its text (else it met
+    ``written`` is the model's text up to and including what stopped it; ``going_on`` is the
+    span that began the stage where an earlier one did, so that no begin tag is due; ``end_of_text`` that the model ended its text (else it met
     a stop or ran out of tokens). ``encode`` gives the token ids of what is put around the model's own.
     """
     end_at = written.find(stage.end) if stage.end else -1
@@ -60,7 +60,7 @@ def close_span(
         reason = "invalid" if end_of_text else "length"
     if stage.begin:
         head, begin, rest = body.partition(stage.begin)
-        if prefix or going_on:
+        if prefix or going_on is not None:
             reason = "invalid" if begin else reason
         elif not begin or head.strip() or stage.begin in rest:
             reason = "invalid"
@@ -72,7 +72,12 @@ def close_span(
         finish_reason=reason, prefix_ids=encode(prefix) if prefix else (), suffix_ids=encode(suffix) if suffix else (),
         raw=prefix + written + suffix, closed=not at_stop, seed=seed,
         overshoot=written[end_at + len(stage.end) :] if end_at >= 0 else "",
+        lead=_space_between(going_on.raw, body) if going_on is not None else " ",
     )  # fmt: skip
+
+
+def _space_between(before: str, after: str) -> str:
+    return before[len(before.rstrip()) :] + after[: len(after) - len(after.lstrip())]
 
 
 def parse(schema: Schema, text: str) -> tuple[Span, ...]:

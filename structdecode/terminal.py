@@ -87,9 +87,10 @@ def show_result(console: Console, result: Result, settings: str, show_stages: bo
 
 def _cost(result: Result) -> Table:
     table = Table(title="What it cost", title_justify="left")
-    columns = ("generated", "prefilled", "cached", "images encoded", "model calls", "verifier calls")
+    columns = ("generated", "prefilled", "cached", "images encoded", "model calls", "verifier calls", "saved")
     fields = (
         "generated_tokens", "prefilled_tokens", "cached_tokens", "images_encoded", "model_calls", "verifier_calls",
+        "verifier_calls_saved",
     )  # fmt: skip
     table.add_column("")
     for column in columns:

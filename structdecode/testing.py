@@ -39,6 +39,10 @@ class EchoModel:
     def __init__(self, reply: Callable[[str], str] = lambda question: "yes") -> None:
         self.reply, self.asked, self.charged = reply, list[Prompt](), Usage()
 
+    @property
+    def resolution(self) -> float:
+        return 0.0
+
     async def complete(self, prompt: Prompt, *, n: int = 1, sampling: Sampling, stop: Sequence[str] = ()) -> list[Span]:
         self.asked.append(prompt)
         return [Span("REPLY", self.reply(prompt.question))] * n
@@ -82,6 +86,8 @@ def check_strategy(strategy: Strategy, schema: Schema = LLAVA_O1, backend: Backe
     assert free.best is not None and free.candidates, "no candidate without a budget"
     assert free.stopped_by is None, f"stopped by {free.stopped_by} without a budget"
     assert run().best == free.best, "another result from the same seed"
+    contents = [r.candidate.content for r in free.candidates]
+    assert len(set(contents)) == len(contents), "equal candidates are ranked more than once: use `rank`"
     whole = free.usage.generated_tokens
     for tokens in {0, 1, whole // 3, whole // 2, whole - 1}:
         result = run(Budget(tokens=tokens))

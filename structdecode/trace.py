@@ -20,8 +20,9 @@ Observer = Callable[[Mapping[str, Any]], None]
 class Trace:
     """The events of one search, in order, as JSON-ready mappings with a ``kind``:
 
-    ``candidate`` (path, stage, text, finish_reason, tokens, log_prob, seed) ·
-    ``score`` (verifier, paths, values, reasons, details) · ``failure`` (verifier, error) ·
+    ``candidate`` (path, stage, text, closed, finish_reason, tokens, log_prob, seed; ``lead``, the white space before
+    the text, where an earlier span began the stage) ·
+    ``score`` (verifier, paths, values, reasons, details, asked: how many different candidates the verifier saw) · ``failure`` (verifier, error) ·
     ``result`` (ranking: paths, best first; answer; usage; stopped_by).
     """
 
@@ -40,11 +41,12 @@ class Trace:
         self.add(
             "candidate", path=list(candidate.path), stage=span.stage, text=span.text, closed=span.closed,
             finish_reason=span.finish_reason, tokens=len(span.token_ids), log_prob=sum(span.log_probs), seed=span.seed,
+            **({"lead": span.lead} if candidate.goes_on else {}),
         )  # fmt: skip
 
-    def add_scores(self, verifier: str, paths: list[Path], scores: list[Score]) -> None:
+    def add_scores(self, verifier: str, paths: list[Path], scores: list[Score], asked: int) -> None:
         self.add(
-            "score", verifier=verifier, paths=[list(p) for p in paths], values=[s.value for s in scores],
+            "score", verifier=verifier, asked=asked, paths=[list(p) for p in paths], values=[s.value for s in scores],
             reasons=[s.reason for s in scores], details=[_plain(s.details) for s in scores],
         )  # fmt: skip
 

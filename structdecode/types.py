@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -165,6 +165,7 @@ class Span:
         raw: the exact text of all three id runs.
         closed: False while the stage goes on in a next span.
         overshoot: text behind the end tag, where the last token holds more than the tag.
+        lead: the white space between the stage's text so far and this span's, where an earlier span began the stage.
     """
 
     stage: str
@@ -179,6 +180,7 @@ class Span:
     closed: bool = True
     overshoot: str = ""
     seed: int | None = None
+    lead: str = " "
 
     @property
     def all_ids(self) -> tuple[int, ...]:
@@ -198,10 +200,12 @@ class Candidate:
     @cached_property
     def stages(self) -> Mapping[str, str]:
         """Text by stage name, the spans of one stage joined."""
-        texts: dict[str, str] = {}
-        for span in self.spans:
-            texts[span.stage] = f"{texts[span.stage]} {span.text}".strip() if span.stage in texts else span.text
-        return texts
+        return join_spans((span.stage, span.lead, span.text) for span in self.spans)
+
+    @cached_property
+    def content(self) -> tuple[object, ...]:
+        """What was written, whatever its path and statistics: candidates of equal content are twins (see `rank`)."""
+        return tuple((s.stage, s.all_ids, s.raw, s.text, s.closed, s.finish_reason) for s in self.spans)
 
     @property
     def text(self) -> str:
@@ -222,6 +226,11 @@ class Candidate:
         return self.spans[-1].stage if self.spans and not self.spans[-1].closed else None
 
     @property
+    def goes_on(self) -> bool:
+        """Whether the last span goes on with a stage that the one before it left open."""
+        return len(self.spans) > 1 and not self.spans[-2].closed and self.spans[-2].stage == self.spans[-1].stage
+
+    @property
     def valid(self) -> bool:
         """Whether no stage is malformed."""
         return all(span.finish_reason != "invalid" for span in self.spans)
@@ -237,13 +246,28 @@ class Candidate:
         return "\n".join(text for text in texts if text)
 
 
+def join_spans(spans: Iterable[tuple[str, str, str]]) -> dict[str, str]:
+    """Text by stage name from spans given as (stage, lead, text), in order."""
+    texts: dict[str, str] = {}
+    for stage, lead, text in spans:
+        texts[stage] = f"{texts[stage]}{lead}{text}".strip() if stage in texts else text
+    return texts
+
+
 @dataclass(frozen=True)
 class Score:
-    """A verifier's word on a candidate; higher is better. ``value`` is None where there is none, which is not 0."""
+    """A verifier's word on a candidate; higher is better. ``value`` is None where there is none, which is not 0.
+
+    Attributes:
+        resolution: the largest difference to another value that is noise: times the larger of 1 and the two values'
+            sizes. None: the verifier does not say, and the decoder puts in what its backend's precision asks for
+            (`Decoder.resolution`). 0 for values that are exact, such as counts and rules about a text.
+    """
 
     value: float | None
     reason: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
+    resolution: float | None = None
 
     @classmethod
     def unscored(cls, reason: str) -> Score:
@@ -253,19 +277,74 @@ class Score:
     def scored(self) -> bool:
         return self.value is not None
 
+    def ties(self, other: Score) -> bool:
+        """Whether the two differ by no more than noise; two absent values tie."""
+        if self.value is None or other.value is None:
+            return self.value is other.value
+        scale = max(1.0, abs(self.value), abs(other.value))
+        return abs(self.value - other.value) <= max(self.resolution or 0.0, other.resolution or 0.0) * scale
+
+    def reaches(self, threshold: float) -> bool:
+        """Whether the value is at least ``threshold``, or below it by no more than noise; an absent one never."""
+        return self.value is not None and (self.value >= threshold or self.ties(Score(threshold)))
+
 
 @dataclass(frozen=True)
 class Ranked:
-    """A candidate and the score it was ranked by."""
+    """A candidate and the score it was ranked by.
+
+    Attributes:
+        paths: of all draws that wrote just this, lowest first; the candidate's own is the first. Votes, sampling
+            weights and pass@N count each.
+    """
 
     candidate: Candidate
     score: Score
+    paths: tuple[Path, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.paths:
+            object.__setattr__(self, "paths", (self.candidate.path,))
+
+    @property
+    def draws(self) -> int:
+        return len(self.paths)
 
 
-def rank(candidates: Sequence[Candidate], scores: Sequence[Score]) -> list[Ranked]:
-    """Best first: well-formed before malformed, scored before unscored, then by value; ties keep their order."""
-    pairs = [Ranked(c, s) for c, s in zip(candidates, scores, strict=True)]
-    return sorted(
-        pairs,
-        key=lambda r: (not r.candidate.valid, not r.score.scored, -r.score.value if r.score.value is not None else 0),
-    )
+def twins(candidates: Sequence[Candidate]) -> list[list[int]]:
+    """Indices of candidates with equal content (equal token ids below one root), each group by path, lowest first.
+
+    Groups are in the order of their first members.
+    """
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for index, candidate in enumerate(candidates):
+        groups.setdefault(candidate.content, []).append(index)
+    return [sorted(group, key=lambda index: candidates[index].path) for group in groups.values()]
+
+
+def rank(candidates: Sequence[Candidate], scores: Sequence[Score], then: Sequence[Score] = ()) -> list[Ranked]:
+    """Best first: well-formed before malformed, scored before unscored, then by value, then by path.
+
+    Noise never decides. Twins are one entry, which the lowest path stands for, with that path's score. Of different
+    candidates, those within the scores' resolution of the best one left are tied: ``then`` (a second score each, in
+    the order of ``candidates``) decides among them by the same rule, and the path where that ties too.
+    """
+    if len(scores) != len(candidates) or (then and len(then) != len(candidates)):
+        raise ValueError("rank: a score for each candidate")
+    groups = twins(candidates)
+    by_path = sorted(groups, key=lambda group: candidates[group[0]].path)
+    best_first: list[list[int]] = []
+    for valid, scored in ((True, True), (True, False), (False, True), (False, False)):
+        alike = [g for g in by_path if candidates[g[0]].valid == valid and scores[g[0]].scored == scored]
+        for tied in _tied(alike, scores):
+            best_first += [group for level in _tied(tied, then) for group in level] if then else tied
+    return [Ranked(candidates[g[0]], scores[g[0]], tuple(candidates[i].path for i in g)) for g in best_first]
+
+
+def _tied(groups: Sequence[list[int]], scores: Sequence[Score]) -> Iterator[list[list[int]]]:
+    """Those that tie with the best, then those that tie with the best of the rest, and so on; each in given order."""
+    left = list(groups)
+    while left:
+        best = max((scores[g[0]] for g in left), key=lambda score: -math.inf if score.value is None else score.value)
+        yield [g for g in left if scores[g[0]].ties(best)]
+        left = [g for g in left if not scores[g[0]].ties(best)]

@@ -77,7 +77,7 @@ def test_empty_questions_are_refused() -> None:
 @given(st.lists(st.tuples(st.booleans(), st.none() | st.floats(-5, 5)), max_size=12))
 def test_ranking(rows: list[tuple[bool, float | None]]) -> None:
     candidates = [
-        Candidate((Span("A", "", finish_reason="stop" if valid else "invalid"),), (i,))
+        Candidate((Span("A", str(i), finish_reason="stop" if valid else "invalid"),), (i,))
         for i, (valid, _) in enumerate(rows)
     ]
     ranked = rank(candidates, [Score(value) for _, value in rows])

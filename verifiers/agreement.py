@@ -49,6 +49,5 @@ class Agreement:
         if not held:
             return Score.unscored("nothing to check yet")
         broken = [name for name, holds in held.items() if not holds]
-        return Score(
-            1 - len(broken) / len(held), f"not: {', '.join(broken)}" if broken else "no contradiction", dict(held)
-        )
+        reason = f"not: {', '.join(broken)}" if broken else "no contradiction"
+        return Score(1 - len(broken) / len(held), reason, dict(held), resolution=0.0)

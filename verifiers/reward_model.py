@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from structdecode.protocols import Model
+from structdecode.resolution import resolution
 from structdecode.types import Candidate, Prompt, Score
 
 Aggregate = Literal["last", "min", "product"]
@@ -56,18 +57,19 @@ class RewardModel:
         batch = await asyncio.to_thread(ask.batch, prompt, candidates)
         model.charge(batch.usage)
         values = await asyncio.to_thread(ask.values, batch)
+        noise = max(resolution(ask.dtype), model.resolution if self.prior else 0.0)
         return [
-            self._score(values[number], candidate) if number in values else Score.unscored(batch.refused[number])
+            self._score(values[number], candidate, noise) if number in values else Score.unscored(batch.refused[number])
             for number, candidate in enumerate(candidates)
         ]
 
-    def _score(self, stages: Sequence[tuple[str, float]], candidate: Candidate) -> Score:
+    def _score(self, stages: Sequence[tuple[str, float]], candidate: Candidate, noise: float) -> Score:
         values = [value for _, value in stages]
         whole = {"last": values[-1], "min": min(values), "product": math.prod(values)}[self.aggregate]
         if self.prior:
             written = sum(value for span in candidate.spans for value in span.log_probs)
             whole = _probability(_log_odds(whole) + self.prior * written)
-        return Score(whole, f"{stages[-1][0]}: {values[-1]:.3f}", dict(stages))
+        return Score(whole, f"{stages[-1][0]}: {values[-1]:.3f}", dict(stages), resolution=noise)
 
 
 def _log_odds(probability: float) -> float:

@@ -40,4 +40,4 @@ class Rule:
         if text is None:
             return Score.unscored(f"no stage {self.stage!r} yet")
         kept = bool(re.search(self.pattern, text)) and (self.predicate is None or bool(self.predicate(text)))
-        return Score(float(kept), "keeps the rule" if kept else "breaks the rule")
+        return Score(float(kept), "keeps the rule" if kept else "breaks the rule", resolution=0.0)

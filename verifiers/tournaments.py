@@ -77,6 +77,6 @@ def _rng(candidates: Sequence[Candidate]) -> np.random.Generator:
 
 def _score(value: float, wins: int, undecided: int, matches: int) -> Score:
     if not matches:
-        return Score(1.0, "unopposed", {"wins": 0, "unparseable": 0})
+        return Score(1.0, "unopposed", {"wins": 0, "unparseable": 0}, resolution=0.0)
     reason = f"{wins} won, {undecided} without a readable verdict" if undecided else f"{wins} won"
-    return Score(value, reason, {"wins": wins, "unparseable": undecided})
+    return Score(value, reason, {"wins": wins, "unparseable": undecided}, resolution=0.0)

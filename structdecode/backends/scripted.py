@@ -37,6 +37,10 @@ class _ScriptedSession:
         self.script, self.prompt, self.seen = script, prompt, seen
         self.prefilled = False
 
+    @property
+    def resolution(self) -> float:
+        return 0.0
+
     async def extend(
         self,
         rows: Sequence[Row],
@@ -61,9 +65,9 @@ class _ScriptedSession:
     def _span(
         self, row: Row, stage: Stage, written: str, force_begin: bool, separator: str, stops: Sequence[str]
     ) -> Span:
-        going_on = row.prefix.open_stage == stage.name
         previous = row.prefix.spans[-1] if row.prefix.spans else None
-        forced = force_begin and stage.begin and not going_on
+        going_on = previous if row.prefix.open_stage == stage.name else None
+        forced = force_begin and stage.begin and going_on is None
         prefix = forced_prefix(stage, previous, separator) if forced else ""
         ends = [(written.index(text) + len(text)) for text in (stage.end, *stops) if text and text in written]
         ended = min(ends, default=None)

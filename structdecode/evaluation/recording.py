@@ -14,7 +14,7 @@ from structdecode.evaluation.cells import Cell, digest_of
 from structdecode.evaluation.costs import PARTS, ModelCost
 from structdecode.evaluation.identity import RECORD_VERSION
 from structdecode.evaluation.types import Match, Pooled, Question, Record, Round
-from structdecode.types import Path, Prompt, Schema
+from structdecode.types import Path, Prompt, Schema, join_spans
 
 Matcher = Callable[[str, Question], Match]
 
@@ -41,8 +41,8 @@ def make_record(
     sizes = [picture.image.size for picture in prompt.images]
     flops = {part: model_cost.of(usage[part], sizes) for part in PARTS} if model_cost is not None else {}
     pool = tuple(
-        Pooled(r.candidate.path, answer.extracted, answer.correct, finite(r.score.value), r.candidate.valid)
-        for r in result.candidates
+        Pooled(path, answer.extracted, answer.correct, finite(r.score.value), r.candidate.valid)
+        for path, r in result.draws
         for answer in [match(r.candidate.answer(schema), question)]
     )
     best = result.best
@@ -171,9 +171,5 @@ def _right(
 
 def _texts(path: Path, made: Mapping[Path, Mapping[str, Any]]) -> dict[str, str]:
     """Text by stage along a path, as `Candidate.stages` has it."""
-    texts: dict[str, str] = {}
-    for length in range(1, len(path) + 1):
-        event = made[path[:length]]
-        stage, text = event["stage"], event["text"]
-        texts[stage] = f"{texts[stage]} {text}".strip() if stage in texts else text
-    return texts
+    events = [made[path[:length]] for length in range(1, len(path) + 1)]
+    return join_spans((event["stage"], event.get("lead", " "), event["text"]) for event in events)

@@ -94,7 +94,7 @@ def record(result: Result) -> dict[str, Any]:
         "stages": result.stages,
         "usage": result.usage.as_dict(),
         "usage_by_part": {part: usage.as_dict() for part, usage in result.usage_by_part.items()},
-        "candidates": len(result.candidates),
+        "candidates": len(result.draws),
         "seed": result.seed,
         "stopped_by": result.stopped_by,
     }

@@ -148,7 +148,7 @@ def two_samples(
 
 def _stages(result: Result) -> list[dict[str, str] | None]:
     """In the order of the samples, not of their scores."""
-    candidates = sorted((ranked.candidate for ranked in result.candidates), key=lambda candidate: candidate.path)
+    candidates = [ranked.candidate for _, ranked in sorted(result.draws, key=lambda draw: draw[0])]
     texts = [{name: text.strip() for name, text in candidate.stages.items()} for candidate in candidates]
     return [stages if set(stages) == set(lessons.STAGES) else None for stages in texts]
 

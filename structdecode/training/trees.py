@@ -238,7 +238,11 @@ def _nodes(events: Sequence[Mapping[str, Any]]) -> tuple[Node, ...]:
         path: Path = tuple(event["path"])
         texts, reasons, closed = made[path[:-1]]
         stage, text = event["stage"], event["text"]
-        texts = (*texts, (stage, text)) if closed else (*texts[:-1], (stage, f"{texts[-1][1]} {text}".strip()))
+        texts = (
+            (*texts, (stage, text))
+            if closed
+            else (*texts[:-1], (stage, f"{texts[-1][1]}{event.get('lead', ' ')}{text}".strip()))
+        )
         made[path] = (texts, reasons | {event["finish_reason"]}, event["closed"])
         if event["closed"]:
             nodes.append(Node(path, texts, made[path][1]))

@@ -16,7 +16,7 @@ from structdecode.decoder import MeteredModel
 from structdecode.errors import BudgetSpent, ConfigError
 from structdecode.protocols import Backend, Verifier
 from structdecode.training.rollouts import Rollout, read_rollouts
-from structdecode.types import Prompt, Sampling, Schema, Score, Span
+from structdecode.types import Prompt, Sampling, Schema, Score, Span, twins
 
 Rewards = list[float | None]
 
@@ -95,11 +95,18 @@ class VerifierReward:
         return outcomes, meter.parts["verifier"]
 
     async def _ask(self, prompt: Prompt, group: list[Rollout], meter: Meter, step: str) -> Any:
-        candidates = [rollout.candidate for rollout in group]
+        """Completions of equal content are scored once."""
+        groups = twins([rollout.candidate for rollout in group])
+        candidates = [group[indices[0]].candidate for indices in groups]
         if self.backend is None:
-            return await self.verifier.score(prompt, candidates, _NoModel(meter))
-        async with self.backend.open(group[0].schema.ask(prompt)) as session:
-            return await self.verifier.score(prompt, candidates, MeteredModel(session, meter, (self.seed, step)))
+            scores = await self.verifier.score(prompt, candidates, _NoModel(meter))
+        else:
+            async with self.backend.open(group[0].schema.ask(prompt)) as session:
+                scores = await self.verifier.score(prompt, candidates, MeteredModel(session, meter, (self.seed, step)))
+        if not isinstance(scores, Sequence) or len(scores) != len(candidates):
+            return scores  # the caller says what is wrong with it
+        of = {index: score for indices, score in zip(groups, scores, strict=True) for index in indices}
+        return [of[index] for index in range(len(group))]
 
     def _report(
         self,
@@ -169,6 +176,10 @@ class _NoModel:
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
+
+    @property
+    def resolution(self) -> float:
+        return 0.0
 
     async def complete(self, prompt: Prompt, *, n: int = 1, sampling: Sampling, stop: Sequence[str] = ()) -> list[Span]:
         raise _NoBackend("this verifier asks a model: give as_reward a backend")

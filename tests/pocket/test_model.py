@@ -43,7 +43,7 @@ def shares(backend: TransformersBackend) -> dict[str, list[float]]:
         questions = [sd.Prompt(scene.question.text, scene.render()) for scene in SCENES]
         async for at, result in sd.decode_many(questions, backend=backend, strategy=strategy, concurrency=16):
             right = [
-                final_answer(r.candidate.stages.get("CONCLUSION", "")) == SCENES[at].answer for r in result.candidates
+                final_answer(r.candidate.stages.get("CONCLUSION", "")) == SCENES[at].answer for _, r in result.draws
             ]
             found[cell][at] = float(final_answer(result.answer) == SCENES[at].answer)
             if cell == "best-of-n":

@@ -129,6 +129,6 @@ def test_malformed_candidates_rank_last_and_are_kept() -> None:
 
     strategy = registry.build("strategies", "stage-beam", {"candidates": 8, "verifier": Oracle()})
     result = sd.decode(Prompt("?"), backend=ScriptedBackend(model), schema=SCHEMA, strategy=strategy)
-    assert len(result.candidates) == 8
+    assert len(result.draws) == 8
     validity = [r.candidate.valid for r in result.candidates]
     assert validity == sorted(validity, reverse=True) and not all(validity)

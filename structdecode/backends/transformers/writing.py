@@ -86,13 +86,25 @@ class Writing:
         return stopped(self.codec.decode(self.ids), stage, stops)
 
     def span(self) -> Span:
-        order = self.order
+        order, prefix = self.order, self.row.prefix
+        going_on = prefix.spans[-1] if prefix.open_stage == order.stage.name else None
         return close_span(
-            order.stage, self.codec.decode(self.ids), prefix=self.prefix,
-            going_on=self.row.prefix.open_stage == order.stage.name, stops=order.stops, end_of_text=self.end_of_text,
+            order.stage, self._written(going_on), prefix=self.prefix,
+            going_on=going_on, stops=order.stops, end_of_text=self.end_of_text,
             token_ids=tuple(self.ids), log_probs=tuple(self.log_probs), certainties=tuple(self.certainties),
             seed=self.row.seed, encode=self.codec.encode,
         )  # fmt: skip
+
+    def _written(self, going_on: Span | None) -> str:
+        """The model's text. Behind an unfinished stage it is decoded with what is before it: a tokenizer may keep the
+        space between two sentences in neither's own tokens.
+        """
+        text = self.codec.decode(self.ids)
+        if going_on is None:
+            return text
+        before = self.codec.decode(going_on.token_ids)
+        both = self.codec.decode((*going_on.token_ids, *self.ids))
+        return both[len(before) :] if both.startswith(before) else text
 
 
 def take(writings: Sequence[Writing], tokens: Tensor, log_probs: Tensor, certainties: Tensor) -> None:

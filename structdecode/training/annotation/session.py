@@ -85,6 +85,10 @@ class _ApiSession:
     def open(self, prompt: Prompt) -> AbstractAsyncContextManager[Session]:
         return _open(self.backend, prompt)
 
+    @property
+    def resolution(self) -> float:
+        return 0.0
+
     def release(self, candidates: Sequence[Candidate]) -> None:
         pass
 

@@ -63,7 +63,10 @@ def pools(run: Run, cell: str) -> Iterator[Pool]:
         for event in trace["events"]:
             if event["kind"] == "candidate":
                 path = tuple(event["path"])
-                span = Span(event["stage"], event["text"], finish_reason=event["finish_reason"], closed=event["closed"])
+                span = Span(
+                    event["stage"], event["text"], finish_reason=event["finish_reason"], closed=event["closed"],
+                    lead=event.get("lead", " "),
+                )  # fmt: skip
                 made[path] = made[path[:-1]].extended(span, path[-1])
         pool = sorted(record.pool, key=lambda pooled: pooled.path)
         yield Pool(

@@ -75,12 +75,17 @@ class Scorer:
         )
         return Batch(inputs, made.get("kinds", torch.empty(0, 0)), rows, refused, usage)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        dtype: torch.dtype = next(self.model.backbone.parameters()).dtype
+        return dtype
+
     @torch.inference_mode()
     def values(self, batch: Batch) -> dict[int, list[tuple[str, float]]]:
         """For each candidate in the batch (stage, probability that all is right up to its end), in order."""
         if not batch.rows:
             return {}
-        dtype = next(self.model.backbone.parameters()).dtype
+        dtype = self.dtype
         inputs = {
             name: value.to(self.model.device, dtype if value.is_floating_point() else None)
             for name, value in batch.inputs.items()

@@ -27,6 +27,10 @@ class ScriptedModel:
         self.asked.append(prompt.question)
         return self.reply
 
+    @property
+    def resolution(self) -> float:
+        return 0.0
+
     async def complete(self, prompt: Prompt, *, n: int = 1, sampling: Sampling, stop: Sequence[str] = ()) -> list[Span]:
         from structdecode.protocols import Row
 

@@ -34,7 +34,7 @@ def answers(backend: TransformersBackend) -> list[str]:
     for scene in islice(world.scenes("test"), 3):
         for chosen in ("staged", strategy):
             result = decode(Prompt(scene.question.text, scene.render()), backend=backend, strategy=chosen, seed=1)
-            found += [ranked.candidate.text for ranked in result.candidates]
+            found += [ranked.candidate.text for _, ranked in result.draws]
     return found
 
 

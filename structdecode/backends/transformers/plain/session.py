@@ -17,6 +17,7 @@ from structdecode.backends.transformers.vision import ImageMemory
 from structdecode.backends.transformers.writing import Order, Writing, kept_as, known_beginnings, take
 from structdecode.budget import Usage
 from structdecode.protocols import Admit, Row, Session, Work, admit_all
+from structdecode.resolution import resolution
 from structdecode.types import Candidate, Prompt, Sampling, Span, Stage
 
 if TYPE_CHECKING:
@@ -74,6 +75,10 @@ class PlainSession:
 
     def open(self, prompt: Prompt) -> AbstractAsyncContextManager[Session]:
         return self.backend.open_sharing(prompt, self.images)
+
+    @property
+    def resolution(self) -> float:
+        return resolution(self.backend.model.dtype)
 
     def release(self, candidates: Sequence[Candidate]) -> None:
         for candidate in candidates:
