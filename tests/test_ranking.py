@@ -158,11 +158,11 @@ def test_votes_count_each_draw() -> None:
 
 
 def test_sentences_keep_the_white_space_between_them() -> None:
-    pieces = iter([" One.", "  Two.", "\nThree.", "5 are left. </A>"])
+    pieces = iter([" One.", "  Two.", "\nThree.", "5 left </A>"])
     backend = sd.ScriptedBackend(lambda prompt, prefix, stage, seed: next(pieces))
     schema = Schema("one", (Stage.tagged("A"),))
     strategy = registry.build("strategies", "sentence-beam", {"candidates": 1})
     result = sd.decode(Prompt("?"), backend=backend, schema=schema, strategy=strategy)
     assert result.best is not None
-    assert result.best.text == "<A> One.  Two.\nThree.5 are left. </A>"
-    assert result.stages["A"] == "One.  Two.\nThree.5 are left."
+    assert result.best.text == "<A> One.  Two.\nThree.5 left </A>"
+    assert result.stages["A"] == "One.  Two.\nThree.5 left"
