@@ -22,7 +22,8 @@ class Trace:
 
     ``candidate`` (path, stage, text, closed, finish_reason, tokens, log_prob, seed; ``lead``, the white space before
     the text, where an earlier span began the stage) ·
-    ``score`` (verifier, paths, values, reasons, details, asked: how many different candidates the verifier saw) · ``failure`` (verifier, error) ·
+    ``score`` (verifier, paths, values, reasons, details, asked: how many different candidates the verifier saw,
+    resolution: differences up to which count as ties) · ``failure`` (verifier, error) ·
     ``result`` (ranking: paths, best first; answer; usage; stopped_by).
     """
 
@@ -48,6 +49,7 @@ class Trace:
         self.add(
             "score", verifier=verifier, asked=asked, paths=[list(p) for p in paths], values=[s.value for s in scores],
             reasons=[s.reason for s in scores], details=[_plain(s.details) for s in scores],
+            resolution=max((s.resolution or 0.0 for s in scores), default=0.0),
         )  # fmt: skip
 
     @property
