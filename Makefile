@@ -4,9 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test lint pocket card study bench bench-cpu bench-gpu clean
+.PHONY: help demo test law4 lint pocket card study bench bench-cpu bench-gpu clean
 help: ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -18,6 +18,9 @@ demo: $(STAMP) ## answer a question about a picture, stage by stage, with stage-
 
 test: $(STAMP) ## the whole test suite
 	$(BIN)/python -m pytest
+
+law4: $(STAMP) ## 200 questions with every strategy and verifier, in any company (about 90 minutes on 2 cores)
+	STRUCTDECODE_LAW4_QUESTIONS=200 $(BIN)/python -m pytest tests/test_determinism.py
 
 lint: $(STAMP) ## ruff and mypy --strict
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

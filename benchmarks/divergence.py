@@ -47,7 +47,7 @@ def shortest(candidate: Candidate) -> float:
     return -float(len(candidate.text))
 
 
-def arms(reward_model: str, n: int = 3) -> dict[str, Any]:
+def arms(reward_model: str | None, n: int = 3) -> dict[str, Any]:
     """Every strategy, and every verifier in the search that depends on it most: each choice seeds what follows."""
     judge = SelfJudge(**JUDGE)  # type: ignore[arg-type]
     verifiers: dict[str, Any] = {
@@ -55,8 +55,10 @@ def arms(reward_model: str, n: int = 3) -> dict[str, Any]:
         "self-judge": judge, "self-judge, round robin": SelfJudge(tournament="round-robin", **JUDGE),  # type: ignore[arg-type]
         "rule": Rule(r"[02468]\.?$"), "agreement": registry.build("verifiers", "agreement"),
         "callable": FunctionVerifier(shortest), "ensemble": Ensemble({"log-prob": LogProb(), "p-true": PTrue()}),
-        "by-stage": ByStage({"CAPTION": PTrue()}, LogProb()), "reward-model": RewardModel(reward_model),
+        "by-stage": ByStage({"CAPTION": PTrue()}, LogProb()),
     }  # fmt: skip
+    if reward_model is not None:
+        verifiers["reward-model"] = RewardModel(reward_model)
     build = registry.build
     return {
         "direct": build("strategies", "direct"), "cot": build("strategies", "cot", SAMPLED),

@@ -283,3 +283,37 @@ def test_long_prompts_are_prefilled_in_chunks_between_steps(
     hook.remove()
     if not built.cross_layers:
         assert lengths.count(16) >= 6
+
+
+def test_rows_of_different_sampling_draw_with_their_own_numbers(picture: Image.Image) -> None:
+    """Greedy, warm and filtered rows in one batch, mixed: each writes what it writes alone."""
+    samplings = [
+        Sampling(temperature=t, top_p=p, top_k=k, max_tokens=12)
+        for t, p, k in ((1.0, 1.0, 0), (0.0, 1.0, 0), (1.7, 0.8, 0), (1.0, 1.0, 5), (2.5, 1.0, 0))
+    ]
+    mixed: list[int] = []
+    built = backend()
+    draw = built.scheduler._draw
+
+    def watched(rows: Any, logits: Any, uniform: Any) -> Any:
+        mixed.append(len({row.writing.order.sampling for row in rows}))
+        return draw(rows, logits, uniform)
+
+    built.scheduler._draw = watched  # type: ignore[method-assign]
+    prompt = Prompt("How many?", [picture])
+
+    async def write(sampling: Sampling, seeds: range, own: TransformersBackend) -> list[tuple[int, ...]]:
+        async with own.open(prompt) as session:
+            rows = [Row(Candidate(), seed, 12) for seed in seeds]
+            return [span.token_ids for span in (await session.extend(rows, OPEN, sampling=sampling)).value]
+
+    async def together() -> list[list[tuple[int, ...]]]:
+        return list(
+            await asyncio.gather(*(write(s, range(10 * i, 10 * i + 3), built) for i, s in enumerate(samplings)))
+        )
+
+    found = asyncio.run(together())
+    assert max(mixed) == len(samplings), "the rows were never in one batch"
+    alone = [asyncio.run(write(s, range(10 * i, 10 * i + 3), backend(engine="plain"))) for i, s in enumerate(samplings)]
+    assert found == alone
+    assert len({ids for rows in found for ids in rows}) > len(samplings)
