@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -166,3 +168,61 @@ def test_sentences_keep_the_white_space_between_them() -> None:
     assert result.best is not None
     assert result.best.text == "<A> One.  Two.\nThree.5 left </A>"
     assert result.stages["A"] == "One.  Two.\nThree.5 left"
+
+
+class Jittered:
+    """A real little model whose numbers differ in their last bits from call to call, as a batch's do."""
+
+    name = "jittered"
+
+    def __init__(self, noise: random.Random) -> None:
+        self.noise = noise
+        self.inner = sd.ScriptedBackend(self.write)
+
+    @staticmethod
+    def write(prompt: Prompt, prefix: Candidate, stage: Stage, seed: int) -> str:
+        return f" {'abc'[seed % 3]}. {'xy'[seed // 3 % 2]} {stage.end}"  # several twins, and equal scores beside them
+
+    @asynccontextmanager
+    async def open(self, prompt: Prompt) -> AsyncIterator[Any]:
+        async with self.inner.open(prompt) as session:
+            yield JitteredSession(session, self.noise)
+
+
+class JitteredSession:
+    resolution = FLOAT32
+
+    def __init__(self, inner: Any, noise: random.Random) -> None:
+        self.inner, self.noise = inner, noise
+        self.open, self.release = inner.open, inner.release
+
+    async def extend(self, rows: Any, stage: Stage, **options: Any) -> Any:
+        work = await self.inner.extend(rows, stage, **options)
+        return replace(work, value=[self.jittered(span) for span in work.value])
+
+    def jittered(self, span: sd.Span) -> sd.Span:
+        return replace(
+            span,
+            log_probs=tuple(v + self.noise.uniform(-1e-7, 1e-7) for v in span.log_probs),
+            certainties=tuple(v + self.noise.uniform(-1e-7, 1e-7) for v in span.certainties),
+        )
+
+
+@pytest.mark.parametrize("verifier", ["log-prob", "self-certainty"])
+@pytest.mark.parametrize(
+    "name, settings",
+    [
+        ("best-of-n", {"n": 8}), ("self-consistency", {"n": 8}), ("stage-beam", {"candidates": 6}),
+        ("stage-beam", {"candidates": 6, "beams": 3}), ("sentence-beam", {"candidates": 6}),
+    ],
+)  # fmt: skip
+def test_noise_in_the_last_bits_never_changes_a_path(name: str, settings: dict[str, Any], verifier: str) -> None:
+    given_ = settings if name == "self-consistency" else {**settings, "verifier": verifier}
+    found = set()
+    for seed in range(12):
+        result = sd.decode(
+            Prompt("?"), backend=Jittered(random.Random(seed)), schema=SCHEMA,
+            strategy=registry.build("strategies", name, given_), seed=1,
+        )  # fmt: skip
+        found.add(tuple((r.candidate.path, r.paths) for r in result.candidates))
+    assert len(found) == 1
