@@ -100,14 +100,17 @@ def _pairs(tree: Tree, begun: Texts, nodes: Sequence[Node], by: By, options: Opt
 
 
 def _margin(tree: Tree, one: Node, other: Node, by: By) -> float | None:
-    """How much better the first is than the second; None where they cannot be compared."""
+    """How much better the first is than the second, 0 within the scores' resolution; None where they cannot be compared."""
     if one.texts == other.texts:
         return None
     if by == "correctness":
         values = [_share(tree.outcomes.get(node.texts)) for node in (one, other)]
         return None if values[0] is None or values[1] is None else values[0] - values[1]
     together = [scores for scores in tree.rounds if one.path in scores and other.path in scores]
-    return together[-1][one.path] - together[-1][other.path] if together else None
+    if not together:
+        return None
+    better, worse = together[-1][one.path], together[-1][other.path]
+    return 0.0 if better.ties(worse) else (better.value or 0.0) - (worse.value or 0.0)
 
 
 def _pair_row(tree: Tree, begun: Texts, chosen: Node, rejected: Node, margin: float, by: By) -> Row:

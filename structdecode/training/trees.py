@@ -21,7 +21,7 @@ from structdecode.evaluation.store import Run, read_run
 from structdecode.evaluation.types import Question, Record
 from structdecode.images import load_picture
 from structdecode.trace import Trace
-from structdecode.types import Path, Prompt, Sampling, Schema, Stage
+from structdecode.types import Path, Prompt, Sampling, Schema, Score, Stage
 
 Texts = tuple[tuple[str, str], ...]
 """A state: (stage, text) of each closed stage, in order."""
@@ -63,7 +63,7 @@ class Tree:
         images: paths. schema: with the stages that the search had.
         origin: where it is from: ``run`` or ``trace``, and for a run ``cell``, ``key`` and ``id``.
         nodes: in the order in which they were made. ranking: the strategy's, best first.
-        rounds: for each call of a verifier, value by path.
+        rounds: for each call of a verifier, score by path.
         right: whether a finished candidate's answer is right, by path; None without a reference.
         references: text by stage, where the data has it.
     """
@@ -74,7 +74,7 @@ class Tree:
     origin: Mapping[str, Any]
     nodes: tuple[Node, ...]
     ranking: tuple[Path, ...]
-    rounds: tuple[Mapping[Path, float], ...]
+    rounds: tuple[Mapping[Path, Score], ...]
     right: Mapping[Path, bool] | None
     references: Mapping[str, str] = field(default_factory=dict)
 
@@ -249,9 +249,13 @@ def _nodes(events: Sequence[Mapping[str, Any]]) -> tuple[Node, ...]:
     return tuple(nodes)
 
 
-def _rounds(events: Sequence[Mapping[str, Any]]) -> tuple[dict[Path, float], ...]:
+def _rounds(events: Sequence[Mapping[str, Any]]) -> tuple[dict[Path, Score], ...]:
     return tuple(
-        {tuple(path): value for path, value in zip(event["paths"], event["values"], strict=True) if value is not None}
+        {
+            tuple(path): Score(value, resolution=event.get("resolution"))
+            for path, value in zip(event["paths"], event["values"], strict=True)
+            if value is not None
+        }
         for event in events
         if event["kind"] == "score"
     )

@@ -283,3 +283,16 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
         write({"a": 1})
         write({"a": float("nan")})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_difference_that_is_noise_makes_no_pair(tmp_path: Path) -> None:
+    result = decode(Prompt("How many?"), backend=ScriptedBackend(writes), strategy="stage-beam")
+    scored = next(e for e in result.trace.events if e["kind"] == "score" and len(e["paths"][0]) == 2)
+    made = {tuple(e["path"]): e for e in result.trace.events if e["kind"] == "candidate"}
+    scored["resolution"] = 1e-5
+    for at, (path, value) in enumerate(zip(scored["paths"], (0.5, 0.5 + 1e-7, 0.5 - 1e-7, 0.9), strict=True)):
+        scored["values"][at] = value
+        made[tuple(path)] |= {"text": f"text {at}", "finish_reason": "stop"}
+    result.trace.save(tmp_path / "trace.json")
+    found = rows(tmp_path / "trace.json", "dpo", tmp_path / "out.jsonl", Options(keep=9))
+    assert {row["chosen"][0]["content"] for row in found} == {"<REASONING> text 3 </REASONING>"} and len(found) == 3

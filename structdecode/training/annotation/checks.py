@@ -120,7 +120,7 @@ class Filter:
             raise api.failure
         if score.value is None:
             return Problem("unscored", f"{self.name} gives it no score: {shown(score.reason, 200)}")
-        if score.value < self.least:
+        if not score.reaches(self.least):
             reason = f": {shown(score.reason, 200)}" if score.reason else ""
             return Problem("low-score", f"{self.name} gives it {score.value:.4g}, less than {self.least:g}{reason}")
         return None
