@@ -31,6 +31,7 @@ class PlainSession:
         self.codec = backend.codec
         self.prefix: Prefix | None = None
         self.branches: dict[tuple[int, ...], Branch] = {}
+        self.epoch = 0
 
     # ------------------------------------------------------------------ the protocol
     async def extend(
@@ -86,14 +87,17 @@ class PlainSession:
 
     # ------------------------------------------------------------------ prefill and branching
     def _prefill(self, admit: Admit) -> Usage:
-        """The prompt and its pictures, the first time; afterwards nothing."""
+        """The prompt and its pictures, the first time and after a change of the model; otherwise nothing."""
+        if self.epoch != self.backend.epoch:
+            self.close()
+            self.epoch = self.backend.epoch
         if self.prefix is not None:
             return Usage()
         inputs = self.codec.inputs(self.prompt)
         length = inputs["input_ids"].shape[1]
         admit(length)
         seen = self.images.misses
-        with self.images.over(self.backend.tower if self.prompt.images else None):
+        with self.images.over(self.backend.running_tower if self.prompt.images else None, self.backend.epoch):
             output, rope_delta = self.backend.forward(**inputs, use_cache=True, logits_to_keep=1)
         encoded = len(self.prompt.images) if self.prompt.images and self.images.misses > seen else 0
         cache = output.past_key_values

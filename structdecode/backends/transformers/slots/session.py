@@ -42,6 +42,7 @@ class SlotSession:
         self.inputs: dict[str, Tensor] | None = None
         self.root: Place | None = None
         self.branches: dict[tuple[int, ...], Place] = {}
+        self.epoch = 0
 
     # ------------------------------------------------------------------ the protocol
     async def extend(
@@ -122,7 +123,13 @@ class SlotSession:
 
     # ------------------------------------------------------------------ the prompt
     def _prefill(self, admit: Admit) -> Steps[Usage]:
-        """The prompt, the first time: as much as can be had from the prefix cache, the rest computed."""
+        """The prompt, the first time: as much as can be had from the prefix cache, the rest computed.
+
+        Once more after a change of the model, with all branches forgotten.
+        """
+        if self.epoch != self.backend.epoch and self.inputs is not None:
+            self.root, self.inputs, self.epoch = None, self.codec.placed(self.inputs), self.backend.epoch
+            self.branches.clear()
         if self.root is not None:
             return Usage()
         assert self.inputs is not None
