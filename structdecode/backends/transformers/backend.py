@@ -190,7 +190,6 @@ class TransformersBackend:
         if self.engine == "slots" and not slots_can_run(twin):
             raise ModelError(f"model {self.name!r} attends otherwise now than engine='slots' can: make a new backend")
         self.prefixes.clear()
-        self.scheduler.forward.forget()
         self.scheduler.forward.configs = text_configs(twin)
         self.running_tower = vision_tower(twin)
         self._positioned: Any = next((m for m in twin.modules() if "rope_deltas" in vars(m)), None)

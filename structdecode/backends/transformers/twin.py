@@ -40,19 +40,20 @@ class Borrowed:
         self.epoch = 0
         self._structure = self._values = b""
 
-    def refresh(self) -> None:
-        """Makes the twin what the model is now; a new epoch begins where that is something else than before.
+    def refresh(self) -> bool:
+        """Makes the twin what the model is now; whether that is something else than before: a new epoch begins.
 
         Raises:
             ModelError: the model's modules cannot be copied.
         """
         if self.twin is not None and not self.restructured() and not self.overwritten():
-            return
+            return False
         self._structure = _retried(lambda: structure(self.model))
         self.twin = twin(self.model)
         self._values = values(self.twin)
         self._prepare(self.twin)
         self.epoch += 1
+        return True
 
     def restructured(self) -> bool:
         """Whether the model is built, configured or switched otherwise than its twin, which goes on as it was."""

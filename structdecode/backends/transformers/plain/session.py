@@ -121,8 +121,10 @@ class PlainSession:
             ids = writing.wanted
             known = self.branches.get(ids)
             if known is None or known.logits is None:
-                forced += len(writing.prefix_ids) if ids not in missing else 0
+                first = ids not in missing
                 known = missing.setdefault(ids, self._longest_known(writing.row.prefix, ids))
+                lost = known.length == 0  # all of the candidate, after a change of the model
+                forced += (len(ids) if lost else len(writing.prefix_ids)) if first else 0
             cached += self.prefix.length + known.length
         admit(forced)
         if () in missing:

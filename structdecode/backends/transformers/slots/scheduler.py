@@ -96,7 +96,8 @@ class Scheduler:
             try:
                 with torch.inference_mode(), prompt_interpreter():
                     self._look_due = False
-                    self._borrowed.refresh()
+                    if self._borrowed.refresh():
+                        self._empty()
                     while self._take_in():
                         self._iterate()
                         if self._jobs:

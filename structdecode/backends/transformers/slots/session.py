@@ -225,8 +225,10 @@ class SlotSession:
             ids = writing.wanted
             place = self.branches.get(ids)
             if place is None or place.logits is None:
-                forced += len(writing.prefix_ids) if ids not in missing else 0
+                first = ids not in missing
                 place = missing.setdefault(ids, self._longest_known(writing.row.prefix, ids))
+                lost = place.length == self.root.length  # all of the candidate, after a change of the model
+                forced += (len(ids) if lost else len(writing.prefix_ids)) if first else 0
             cached += place.length
         admit(forced)
         feeds = [
