@@ -1,11 +1,11 @@
-"""The local backend: owns a model, runs its work in one thread, leaves nothing behind on the model."""
+"""The local backend: runs a model's work in one thread, and leaves the model alone."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -13,7 +13,7 @@ import torch
 
 from structdecode.backends.transformers.encoding import Codec
 from structdecode.backends.transformers.loading import check_processor, load_model
-from structdecode.backends.transformers.packing import PackedLinears
+from structdecode.backends.transformers.packing import pack_linears
 from structdecode.backends.transformers.plain.session import PlainSession
 from structdecode.backends.transformers.slots.attention import slots_can_run, text_configs
 from structdecode.backends.transformers.slots.forward import Forward
@@ -22,8 +22,9 @@ from structdecode.backends.transformers.slots.recording import CudaGraphs
 from structdecode.backends.transformers.slots.scheduler import Scheduler
 from structdecode.backends.transformers.slots.session import SlotSession
 from structdecode.backends.transformers.threads import release_team
+from structdecode.backends.transformers.twin import Borrowed, changed_midway
 from structdecode.backends.transformers.vision import ImageMemory, vision_tower
-from structdecode.errors import ConfigError, UnknownNameError
+from structdecode.errors import ConfigError, ModelError, UnknownNameError
 from structdecode.protocols import Session
 from structdecode.types import Prompt
 
@@ -37,8 +38,12 @@ LOOK_EVERY = 8
 class TransformersBackend:
     """Any image-text-to-text model of transformers.
 
-    A model that is handed over is only borrowed: training mode, position state and forward functions are after
-    each call what they were before.
+    A model that is handed over is only borrowed: what runs is a twin (`twin.py`), modules of its own around the same
+    weights, so other threads and other backends may use the model at the same time. Whenever work begins or a search
+    opens the model is looked at (`freshness.py`); if its weights, adapters, attention or configuration are not what
+    they were, nothing that was computed before is used any more, and searches that are open compute their prompts
+    anew (which is billed). Update weights between searches: requests under whose hands they are overwritten fail
+    with `ModelError`.
 
     Args:
         model: an image-text-to-text model, on its device.
@@ -83,11 +88,12 @@ class TransformersBackend:
             raise ConfigError(f"max_rows must be 1 or more (not {max_rows}), prefix_cache_bytes 0 or more")
         self.engine: Engine = engine if slots_can_run(model) else "plain"
         self.prefixes = PrefixCache(prefix_cache_bytes)
+        self.packed_layers = 0
         self._pack_weights = pack_weights
-        self._packed: PackedLinears | None = None
+        self._borrowed = Borrowed(model, self._prepare)
         on_cuda = torch.device(model.device).type == "cuda"
         forward = Forward(
-            lambda **inputs: self.forward(**inputs)[0].logits, text_configs(model), text_config.num_hidden_layers,
+            lambda **inputs: self.forward(**inputs)[0].logits, text_config.num_hidden_layers,
             self.cross_layers, self.codec.max_length, CudaGraphs() if on_cuda and record_steps else None,
         )  # fmt: skip
         look_every = LOOK_EVERY if on_cuda else 1
@@ -130,6 +136,7 @@ class TransformersBackend:
     @asynccontextmanager
     async def open_sharing(self, prompt: Prompt, images: ImageMemory) -> AsyncIterator[Session]:
         """A session whose pictures are looked up in (and added to) an image memory."""
+        self.scheduler.check_soon()
         session = (SlotSession if self.engine == "slots" else PlainSession)(self, prompt, images)
         try:
             yield session
@@ -137,44 +144,53 @@ class TransformersBackend:
             session.close()
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Runs model work in the worker thread, one piece at a time."""
+        """Runs model work in the worker thread, one piece at a time.
+
+        Raises:
+            ModelError: the weights were overwritten meanwhile.
+        """
 
         def guarded() -> T:
             try:
-                with torch.inference_mode(), self._borrowed():
-                    return work()
+                with torch.inference_mode():
+                    self._borrowed.refresh()
+                    done = work()
+                    if self._borrowed.overwritten():
+                        raise changed_midway()
+                    return done
             finally:
                 release_team()
 
         release_team()
         return await asyncio.get_running_loop().run_in_executor(self._worker, guarded)
 
+    @property
+    def running(self) -> Any:
+        """The model that runs: the twin."""
+        return self._borrowed.twin
+
+    @property
+    def epoch(self) -> int:
+        """What is computed now is good as long as this stays the same."""
+        return self._borrowed.epoch
+
     def forward(self, **inputs: Any) -> tuple[Any, int]:
         """The model's output, and how far its next position is from the number of tokens (mRoPE; else 0)."""
-        owner = getattr(self.model, "model", self.model)
-        if hasattr(owner, "rope_deltas"):
-            owner.rope_deltas = None  # another prompt's: a prompt without pictures would take it for its own
-        return self.model(**inputs, return_dict=True), self.rope_delta()
+        if self._positioned is not None:
+            self._positioned.rope_deltas = None  # another prompt's: one without pictures would take it for its own
+        return self.running(**inputs, return_dict=True), self.rope_delta()
 
     def rope_delta(self) -> int:
         """What the last forward left: how far the next position is from the number of tokens."""
-        delta = getattr(getattr(self.model, "model", self.model), "rope_deltas", None)
+        delta = getattr(self._positioned, "rope_deltas", None)
         return int(delta.flatten()[0]) if isinstance(delta, torch.Tensor) else 0
 
-    @contextmanager
-    def _borrowed(self) -> Iterator[None]:
-        owner = getattr(self.model, "model", self.model)
-        training = self.model.training
-        has_deltas, deltas = hasattr(owner, "rope_deltas"), getattr(owner, "rope_deltas", None)
-        if training:
-            self.model.eval()
-        if self._packed is None:
-            self._packed = PackedLinears(self.model if self._pack_weights else torch.nn.Module())
-        try:
-            with self._packed.installed():
-                yield
-        finally:
-            if has_deltas:
-                owner.rope_deltas = deltas
-            if training:
-                self.model.train()
+    def _prepare(self, twin: torch.nn.Module) -> None:
+        """Sets up a new twin, and lets go of all that was computed with the one before."""
+        if self.engine == "slots" and not slots_can_run(twin):
+            raise ModelError(f"model {self.name!r} attends otherwise now than engine='slots' can: make a new backend")
+        self.prefixes.clear()
+        self.scheduler.forward.configs = text_configs(twin)
+        self.running_tower = vision_tower(twin)
+        self._positioned: Any = next((m for m in twin.modules() if "rope_deltas" in vars(m)), None)
+        self.packed_layers = pack_linears(twin) if self._pack_weights else 0

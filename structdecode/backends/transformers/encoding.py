@@ -20,8 +20,7 @@ class Codec:
     """A processor's text side, as the sessions need it."""
 
     def __init__(self, processor: Any, model: Any) -> None:
-        self.processor, self.tokenizer = processor, processor.tokenizer
-        self.device, self.dtype = model.device, model.dtype
+        self.processor, self.tokenizer, self._model = processor, processor.tokenizer, model
         self.end_of_text = frozenset(_as_list(model.generation_config.eos_token_id)) | frozenset(
             _as_list(self.tokenizer.eos_token_id)
         )
@@ -53,11 +52,12 @@ class Codec:
         length = batch["input_ids"].shape[1]
         if length >= self.max_length:
             raise PromptError(f"the prompt has {length} tokens, the model's context {self.max_length}: shorten it")
-        return {
-            key: value.to(self.device, self.dtype) if value.is_floating_point() else value.to(self.device)
-            for key, value in batch.items()
-            if isinstance(value, Tensor)
-        }
+        return self.placed({key: value for key, value in batch.items() if isinstance(value, Tensor)})
+
+    def placed(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The inputs where the model is now, and of its type."""
+        device, dtype = self._model.device, self._model.dtype
+        return {k: v.to(device, dtype) if v.is_floating_point() else v.to(device) for k, v in inputs.items()}
 
     def _messages(self, prompt: Prompt) -> list[dict[str, Any]]:
         messages: list[dict[str, Any]] = [

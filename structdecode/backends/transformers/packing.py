@@ -8,8 +8,7 @@ torch.compile uses it after freezing) 1 to 32 rows took 0.32 to 0.45 of the time
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -22,43 +21,21 @@ ROWS = 8
 """The number of rows that the layout is chosen for."""
 
 
-class PackedLinears:
-    """The packed weights of a model's linear layers; made when first used, and again where a weight has changed."""
+def pack_linears(twin: nn.Module) -> int:
+    """Lets a twin's linear layers multiply by packed copies of their weights; how many do.
 
-    def __init__(self, model: nn.Module) -> None:
-        self._layers = [m for m in model.modules() if type(m) is nn.Linear and _packable(m)]
-        self._packed: dict[int, tuple[tuple[int, int], Tensor]] = {}
-        if not self._layers:
-            return
-        needed, free = sum(m.weight.nbytes for m in self._layers), free_memory(torch.device("cpu"))
-        if free is not None and needed > free // 2:
-            log.info("weights stay as they are: %d MB for packed ones, %d MB free", needed >> 20, free >> 20)
-            self._layers = []
-
-    def __len__(self) -> int:
-        return len(self._layers)
-
-    @contextmanager
-    def installed(self) -> Iterator[None]:
-        """While this is open the layers multiply by their packed weights in inference mode; then as before."""
-        swapped = [layer for layer in self._layers if "forward" not in layer.__dict__]  # else somebody else's hook
-        for layer in swapped:
-            setattr(layer, "forward", _forward(layer, self._of(layer)))  # noqa: B010
-        try:
-            yield
-        finally:
-            for layer in swapped:
-                del layer.forward
-
-    def _of(self, layer: nn.Linear) -> Tensor:
-        weight = layer.weight
-        state = (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
-        known = self._packed.get(id(layer))
-        if known is None or known[0] != state:
-            with torch.inference_mode():
-                known = state, torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
-            self._packed[id(layer)] = known
-        return known[1]
+    Layers with a forward of their own (somebody's hook) stay as they are, and so do all where memory is short.
+    """
+    layers = [m for m in twin.modules() if type(m) is nn.Linear and "forward" not in vars(m) and _packable(m)]
+    needed, free = sum(m.weight.nbytes for m in layers), free_memory(torch.device("cpu"))
+    if layers and free is not None and needed > free // 2:
+        log.info("weights stay as they are: %d MB for packed ones, %d MB free", needed >> 20, free >> 20)
+        return 0
+    for layer in layers:
+        with torch.inference_mode():
+            packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), ROWS)
+        setattr(layer, "forward", _forward(layer, packed))  # noqa: B010
+    return len(layers)
 
 
 def _packable(layer: nn.Linear) -> bool:
@@ -71,7 +48,7 @@ def _forward(layer: nn.Linear, packed: Tensor) -> Callable[[Tensor], Tensor]:
 
     def forward(input: Tensor) -> Tensor:
         if not torch.is_inference_mode_enabled() or input.dtype != torch.float32:
-            return nn.functional.linear(input, layer.weight, layer.bias)  # another thread's, or autocast
+            return nn.functional.linear(input, layer.weight, layer.bias)  # autocast
         return multiply(input, packed, layer.bias, "none", [], "")  # type: ignore[no-any-return]
 
     return forward

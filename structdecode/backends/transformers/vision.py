@@ -15,9 +15,10 @@ _TOWERS = ("vision_model", "vision_tower", "visual", "vision_encoder", "image_to
 """What transformers' image-text models call the module that sees the pixels."""
 
 
-def vision_tower(model: nn.Module) -> nn.Module | None:
+def vision_tower(model: Any) -> nn.Module | None:
     """The module that encodes pictures, None where it goes by no known name."""
-    for owner in (model, getattr(model, "model", None)):
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # of adapters' wrappers
+    for owner in (base, getattr(base, "model", None)):
         for name in _TOWERS:
             tower = getattr(owner, name, None)
             if isinstance(tower, nn.Module):
@@ -31,10 +32,17 @@ class ImageMemory:
     def __init__(self) -> None:
         self.outputs: dict[bytes, Any] = {}
         self.misses = 0
+        self._epoch = 0
 
     @contextmanager
-    def over(self, tower: nn.Module | None) -> Iterator[None]:
-        """While this is open the tower computes only what it has not computed before; then it is as it was."""
+    def over(self, tower: nn.Module | None, epoch: int) -> Iterator[None]:
+        """While this is open the tower computes only what it has not computed before; then it is as it was.
+
+        What was computed in an earlier epoch (with other weights) is forgotten.
+        """
+        if epoch != self._epoch:
+            self.outputs.clear()
+            self._epoch = epoch
         if tower is None:
             self.misses += 1
             yield

@@ -32,6 +32,7 @@ class PlainSession:
         self.codec = backend.codec
         self.prefix: Prefix | None = None
         self.branches: dict[tuple[int, ...], Branch] = {}
+        self.epoch = 0
 
     # ------------------------------------------------------------------ the protocol
     async def extend(
@@ -91,14 +92,17 @@ class PlainSession:
 
     # ------------------------------------------------------------------ prefill and branching
     def _prefill(self, admit: Admit) -> Usage:
-        """The prompt and its pictures, the first time; afterwards nothing."""
+        """The prompt and its pictures, the first time and after a change of the model; otherwise nothing."""
+        if self.epoch != self.backend.epoch:
+            self.close()
+            self.epoch = self.backend.epoch
         if self.prefix is not None:
             return Usage()
         inputs = self.codec.inputs(self.prompt)
         length = inputs["input_ids"].shape[1]
         admit(length)
         seen = self.images.misses
-        with self.images.over(self.backend.tower if self.prompt.images else None):
+        with self.images.over(self.backend.running_tower if self.prompt.images else None, self.backend.epoch):
             output, rope_delta = self.backend.forward(**inputs, use_cache=True, logits_to_keep=1)
         encoded = len(self.prompt.images) if self.prompt.images and self.images.misses > seen else 0
         cache = output.past_key_values
@@ -122,8 +126,10 @@ class PlainSession:
             ids = writing.wanted
             known = self.branches.get(ids)
             if known is None or known.logits is None:
-                forced += len(writing.prefix_ids) if ids not in missing else 0
+                first = ids not in missing
                 known = missing.setdefault(ids, self._longest_known(writing.row.prefix, ids))
+                lost = known.length == 0  # all of the candidate, after a change of the model
+                forced += (len(ids) if lost else len(writing.prefix_ids)) if first else 0
             cached += self.prefix.length + known.length
         admit(forced)
         if () in missing:

@@ -154,22 +154,24 @@ class Forward:
 
     Args:
         run: the model's forward; returns its logits [n, kept tokens, V].
-        configs: of the text model, where the attention function is named.
         layers: how many layers the text model has; ``cross``: which of them are cross-attention.
         recorder: replays a step while the rows stay the same; None runs the model each time.
+
+    Attributes:
+        configs: of the text model that runs, where the attention function is named.
     """
 
     def __init__(
         self,
         run: Callable[..., Tensor],
-        configs: Sequence[Any],
         layers: int,
         cross: frozenset[int],
         max_length: int,
         recorder: Recorder | None = None,
     ) -> None:
-        self.run, self.configs, self.layers, self.cross, self.max_length = run, configs, layers, cross, max_length
+        self.run, self.layers, self.cross, self.max_length = run, layers, cross, max_length
         self.recorder = recorder
+        self.configs: Sequence[Any] = ()
         self._position = {layer: at for at, layer in enumerate(i for i in range(layers) if i not in cross)}
         self.forget()
 

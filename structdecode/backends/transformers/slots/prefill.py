@@ -62,7 +62,7 @@ def prefill(
             return Prefilled(cache, logits, call.result.delta, encoded())
 
     def at_once() -> tuple[Any, int]:
-        with images.over(backend.tower if pictures else None):
+        with images.over(backend.running_tower if pictures else None, backend.epoch):
             return backend.forward(**inputs, use_cache=True, logits_to_keep=1)
 
     call = Call(at_once)
@@ -74,7 +74,7 @@ def prefill(
 def _in_chunks(
     backend: TransformersBackend, ids: Tensor, found: _Embedded
 ) -> Generator[list[Call], None, tuple[DynamicCache, Tensor]]:
-    decoder, cache, length = backend.model.get_decoder(), DynamicCache(), ids.shape[1]
+    decoder, cache, length = backend.running.get_decoder(), DynamicCache(), ids.shape[1]
     for begin in range(0, length - 1, CHUNK):
         part = slice(begin, min(begin + CHUNK, length - 1))
         positions = None if found.positions is None else found.positions[..., part]
@@ -102,9 +102,9 @@ def _embedded(backend: TransformersBackend, inputs: dict[str, Tensor], images: I
         caught.update(kwargs, positional=args)
         raise _Captured
 
-    hook = backend.model.get_decoder().register_forward_pre_hook(catch, with_kwargs=True)
+    hook = backend.running.get_decoder().register_forward_pre_hook(catch, with_kwargs=True)
     try:
-        with images.over(backend.tower):
+        with images.over(backend.running_tower, backend.epoch):
             backend.forward(**inputs, use_cache=True, logits_to_keep=1)
     except _Captured:
         pass

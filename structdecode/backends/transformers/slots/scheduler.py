@@ -13,7 +13,6 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -26,6 +25,7 @@ from structdecode.backends.transformers.slots.forward import Forward, O, Slots
 from structdecode.backends.transformers.slots.kv import Pool
 from structdecode.backends.transformers.slots.requests import CHUNK, Call, Feed, Request, Steps, Write
 from structdecode.backends.transformers.threads import prompt_interpreter, release_team
+from structdecode.backends.transformers.twin import Borrowed, changed_midway
 from structdecode.backends.transformers.writing import take
 from structdecode.types import Sampling
 
@@ -45,7 +45,7 @@ class Scheduler:
     """Takes requests from any event loop; see the module.
 
     Args:
-        guard: what is open while the model works, and closed before the last answers go out.
+        borrowed: the model, looked at for changes when work begins and ends, and when a search opens meanwhile.
         relieve: frees memory that is only kept for later; says whether there was any.
         max_rows: the most rows in one batch.
         look_every: steps after which the tokens are fetched from the device and looked at for stops.
@@ -54,13 +54,14 @@ class Scheduler:
     def __init__(
         self,
         forward: Forward,
-        guard: Callable[[], AbstractContextManager[None]],
+        borrowed: Borrowed,
         relieve: Callable[[], bool],
         max_rows: int,
         look_every: int = 1,
     ) -> None:
         self.forward, self.max_rows, self.look_every = forward, max_rows, look_every
-        self._guard, self._relieve = guard, relieve
+        self._borrowed, self._relieve = borrowed, relieve
+        self._look_due = False
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="structdecode-model")
         self._lock = threading.Lock()
         self._inbox: deque[_Job] = deque()
@@ -90,15 +91,20 @@ class Scheduler:
 
     # ------------------------------------------------------------------ the loop
     def _work(self) -> None:
-        """Works until nothing is open. The last answers go out when the model has been given back."""
+        """Works until nothing is open; then once more looks whether the weights are still those it worked with."""
         while True:
             try:
-                with torch.inference_mode(), prompt_interpreter(), self._guard():
+                with torch.inference_mode(), prompt_interpreter():
+                    self._look_due = False
+                    if self._borrowed.refresh():
+                        self._empty()
                     while self._take_in():
                         self._iterate()
                         if self._jobs:
                             self._deliver()
-            except Exception as error:  # the guard's own: nobody may be left waiting
+                    if self._answers and self._borrowed.overwritten():
+                        self._answers = [(job, None, error or changed_midway()) for job, _, error in self._answers]
+            except Exception as error:  # a model that cannot be borrowed: nobody may be left waiting
                 self._take_in()
                 self._fail(error)
             release_team()
@@ -108,11 +114,29 @@ class Scheduler:
                     self._running = False
                     return
 
+    def check_soon(self) -> None:
+        """Has the model looked at before the next request is taken in: a search opens."""
+        self._look_due = True
+
     def _take_in(self) -> bool:
+        if self._look_due and self._inbox and self._changed():
+            return bool(self._jobs)  # what came in waits for the model as it is now
         with self._lock:
             self._jobs += self._inbox
             self._inbox.clear()
         return bool(self._jobs)
+
+    def _changed(self) -> bool:
+        """Whether the model is another than that of the open requests; they fail where its weights were overwritten.
+
+        Where it was switched or configured otherwise they go on with the twin, which was not.
+        """
+        overwritten = self._borrowed.overwritten()
+        if overwritten and self._jobs:
+            self._fail(changed_midway())
+        changed = overwritten or self._borrowed.restructured()
+        self._look_due = changed
+        return changed
 
     def _iterate(self) -> None:
         for job in list(self._jobs):

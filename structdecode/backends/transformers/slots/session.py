@@ -43,6 +43,7 @@ class SlotSession:
         self.inputs: dict[str, Tensor] | None = None
         self.root: Place | None = None
         self.branches: dict[tuple[int, ...], Place] = {}
+        self.epoch = 0
 
     # ------------------------------------------------------------------ the protocol
     async def extend(
@@ -127,7 +128,13 @@ class SlotSession:
 
     # ------------------------------------------------------------------ the prompt
     def _prefill(self, admit: Admit) -> Steps[Usage]:
-        """The prompt, the first time: as much as can be had from the prefix cache, the rest computed."""
+        """The prompt, the first time: as much as can be had from the prefix cache, the rest computed.
+
+        Once more after a change of the model, with all branches forgotten.
+        """
+        if self.epoch != self.backend.epoch and self.inputs is not None:
+            self.root, self.inputs, self.epoch = None, self.codec.placed(self.inputs), self.backend.epoch
+            self.branches.clear()
         if self.root is not None:
             return Usage()
         assert self.inputs is not None
@@ -223,8 +230,10 @@ class SlotSession:
             ids = writing.wanted
             place = self.branches.get(ids)
             if place is None or place.logits is None:
-                forced += len(writing.prefix_ids) if ids not in missing else 0
+                first = ids not in missing
                 place = missing.setdefault(ids, self._longest_known(writing.row.prefix, ids))
+                lost = place.length == self.root.length  # all of the candidate, after a change of the model
+                forced += (len(ids) if lost else len(writing.prefix_ids)) if first else 0
             cached += place.length
         admit(forced)
         feeds = [
