@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from structdecode.errors import BudgetSpent, ConfigError
 from structdecode.protocols import Row, Session, Verifier
 from structdecode.trace import Trace
 from structdecode.types import Candidate, Path, Prompt, Ranked, Sampling, Schema, Score, Span, Stage, rank, twins
+
+T = TypeVar("T")
 
 
 class MeteredDecoder:
@@ -40,6 +42,7 @@ class MeteredDecoder:
         self._made: list[Candidate] = []
         self._held: list[Candidate] = []  # not released yet
         self._scores: dict[Path, Score] = {}
+        self._calls = OpenCalls()
 
     @property
     def remaining(self) -> Budget:
@@ -65,21 +68,19 @@ class MeteredDecoder:
             return []
         sampling = sampling or stage.sampling
         choices = [self._next_choice(parent) for parent in parents]
-        limits = self._meter.reserve(len(parents), sampling.max_tokens)
-        rows = [
-            Row(parent, seeds.derive(*self._seed, (*parent.path, choice), stage.name), limit)
-            for parent, choice, limit in zip(parents, choices, limits, strict=True)
-            if limit > 0
-        ]
-        used = Usage()
-        try:
-            work = await self._session.extend(
-                rows, stage, sampling=sampling, force_begin=self._schema.force_begin,
-                separator=self._schema.separator, stops=stops, deadline=self._meter.deadline, admit=self._meter.admit,
+        with self._meter.call("generator", len(parents), sampling.max_tokens) as call:
+            limits = call.limits
+            rows = [
+                Row(parent, seeds.derive(*self._seed, (*parent.path, choice), stage.name), limit)
+                for parent, choice, limit in zip(parents, choices, limits, strict=True)
+                if limit > 0
+            ]
+            work = await self._calls.run(
+                self._session.extend(
+                    rows, stage, sampling=sampling, force_begin=self._schema.force_begin,
+                    separator=self._schema.separator, stops=stops, deadline=self._meter.deadline, account=call,
+                )
             )  # fmt: skip
-            used = work.usage
-        finally:
-            self._meter.settle(sum(limits), used, "generator")
         kept = [(parent, choice) for parent, choice, limit in zip(parents, choices, limits, strict=True) if limit > 0]
         children = [parent.extended(span, choice) for (parent, choice), span in zip(kept, work.value, strict=True)]
         self._note_cut(children, rows, len(parents), sampling)
@@ -116,7 +117,7 @@ class MeteredDecoder:
         found = await self._ask(verifier, name, [candidates[group[0]] for group in groups])
         self._meter.charge(Usage(verifier_calls_saved=len(candidates) - len(groups)), "verifier")
         of = {index: score for group, score in zip(groups, found, strict=True) for index in group}
-        scores = [of[index] for index in range(len(candidates))]
+        scores = [self._with_fallback(of[index], candidate.path) for index, candidate in enumerate(candidates)]
         for candidate, score in zip(candidates, scores, strict=True):
             self._scores[candidate.path] = score
         self._trace.add_scores(name, [c.path for c in candidates], scores, asked=len(groups))
@@ -132,9 +133,10 @@ class MeteredDecoder:
         if not asked:
             return late
         self._meter.charge(Usage(verifier_calls=len(asked)), "verifier")
-        model = MeteredModel(self._session, self._meter, self._seed)
         try:
-            scores = await asyncio.wait_for(verifier.score(self.prompt, asked, model), self._timeout)
+            with self._meter.working("verifier"):
+                async with MeteredModel(self._session, self._meter, self._seed) as model:
+                    scores = await asyncio.wait_for(verifier.score(self.prompt, asked, model), self._timeout)
         except BudgetSpent as spent:
             return [Score.unscored(f"budget spent: {spent.limit}")] * len(candidates)
         except TimeoutError:
@@ -157,12 +159,32 @@ class MeteredDecoder:
         self._trace.add("failure", verifier=name, error=error)
         return [Score.unscored(f"{name} failed: {error}")] * len(candidates)
 
+    async def stop(self) -> None:
+        """Ends what is still under way; all of it is billed then."""
+        await self._calls.stop()
+
     def salvage(self) -> list[Ranked]:
-        """What there is when the budget ends a strategy: finished answers first, then those that got furthest."""
+        """What there is when the budget ends a strategy: finished answers first, then those that got furthest.
+
+        Best first, by the score of each or of the nearest of its ancestors that has one.
+        """
         finished = [c for c in self._made if c.finished(self._schema)]
         furthest = max((len(c.stages) for c in self._made), default=0)
         chosen = finished or [c for c in self._made if len(c.stages) == furthest]
-        return rank(chosen, [self._scores.get(c.path, Score.unscored("budget spent")) for c in chosen])
+        scores = [
+            self._scores.get(c.path) or self._with_fallback(Score.unscored("budget spent"), c.path) for c in chosen
+        ]
+        return rank(chosen, [score if score.scored else score.fallback or score for score in scores])
+
+    def _with_fallback(self, score: Score, path: Path) -> Score:
+        """An unscored candidate's with the score of its nearest ancestor that has one."""
+        if score.scored:
+            return score
+        above = (self._scores.get(path[:length]) for length in range(len(path) - 1, 0, -1))
+        nearest = next((found for found in above if found is not None and found.scored), None)
+        if nearest is None:
+            return score
+        return replace(score, fallback=replace(nearest, reason=f"{score.reason}; the score of what it goes on from"))
 
 
 def verifier_name(verifier: object) -> str:
@@ -170,50 +192,69 @@ def verifier_name(verifier: object) -> str:
     return registry.name_of("verifiers", type(verifier)) or type(verifier).__name__
 
 
+class OpenCalls:
+    """Calls of the model that are under way, so that none goes on when who asked for it is gone."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def run(self, call: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.ensure_future(call)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await task
+
+    async def stop(self) -> None:
+        """Cancels them and waits until they have ended."""
+        open_ = list(self._tasks)
+        for task in open_:
+            task.cancel()
+        await asyncio.gather(*open_, return_exceptions=True)
+
+
 class MeteredModel:
-    """`Model` over a session: a verifier's questions, charged to the verifier."""
+    """`Model` over a session: a verifier's questions, charged to the verifier. As a context it leaves none open."""
 
     def __init__(self, session: Session, meter: Meter, seed: tuple[int, str]) -> None:
         self._session, self._meter, self._seed = session, meter, seed
+        self._calls = OpenCalls()
+
+    async def __aenter__(self) -> MeteredModel:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._calls.stop()
 
     @property
     def resolution(self) -> float:
         return self._session.resolution
 
     async def complete(self, prompt: Prompt, *, n: int = 1, sampling: Sampling, stop: Sequence[str] = ()) -> list[Span]:
-        limits = self._meter.reserve(n, sampling.max_tokens)
         digests = [picture.digest for picture in prompt.images]
-        rows = [
-            Row(Candidate(), seeds.derive(*self._seed, "verifier", prompt.question, digests, i), limit)
-            for i, limit in enumerate(limits)
-            if limit > 0
-        ]
-        used = Usage()
-        try:
-            async with self._session.open(prompt) as session:
-                work = await session.extend(
-                    rows,
-                    Stage("REPLY"),
-                    sampling=sampling,
-                    stops=stop,
-                    deadline=self._meter.deadline,
-                    admit=self._meter.admit,
-                )
-            used = work.usage
-        finally:
-            self._meter.settle(sum(limits), used, "verifier")
-        return work.value
+        with self._meter.call("verifier", n, sampling.max_tokens) as call:
+            rows = [
+                Row(Candidate(), seeds.derive(*self._seed, "verifier", prompt.question, digests, i), limit)
+                for i, limit in enumerate(call.limits)
+                if limit > 0
+            ]
+
+            async def ask() -> list[Span]:
+                async with self._session.open(prompt) as session:
+                    work = await session.extend(
+                        rows, Stage("REPLY"), sampling=sampling, stops=stop, deadline=self._meter.deadline, account=call
+                    )
+                return work.value
+
+            return await self._calls.run(ask())
 
     async def log_probs(self, prompt: Prompt, continuations: Sequence[str]) -> list[list[float]]:
-        self._meter.hold_call()
-        used = Usage()
-        try:
-            async with self._session.open(prompt) as session:
-                work = await session.log_probs(continuations, admit=self._meter.admit)
-            used = work.usage
-        finally:
-            self._meter.settle(0, used, "verifier")
-        return work.value
+        with self._meter.call("verifier") as call:
+
+            async def ask() -> list[list[float]]:
+                async with self._session.open(prompt) as session:
+                    return (await session.log_probs(continuations, account=call)).value
+
+            return await self._calls.run(ask())
 
     def charge(self, usage: Usage) -> None:
         self._meter.spend(usage, "verifier")

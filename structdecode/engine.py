@@ -91,6 +91,8 @@ async def adecode(
             ranked = list(await search(schema, decoder))
         except BudgetSpent:
             ranked = decoder.salvage()
+        finally:
+            await decoder.stop()
     return _result(ranked, schema, meter, trace, seed)
 
 
@@ -107,7 +109,7 @@ async def decode_many(
     concurrency: int = 32,
     **options: Any,
 ) -> AsyncIterator[tuple[int, Result]]:
-    """Decodes many prompts at once; yields ``(index, result)`` as they finish.
+    """Decodes many prompts at once; yields ``(index, result)`` as they finish. Whoever stops listening stops the rest.
 
     A result does not depend on the others: the sample id (default: the index) is part of every seed.
     """
@@ -127,6 +129,7 @@ async def decode_many(
     finally:
         for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -154,14 +157,14 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
 
 def _result(ranked: list[Ranked], schema: Schema, meter: Meter, trace: Trace, seed: int) -> Result:
     best = ranked[0].candidate if ranked and ranked[0].candidate.spans else None
-    usage = meter.usage
+    usage, parts = meter.usage, {str(part): used for part, used in meter.parts.items()}
     result = Result(
         answer=best.answer(schema) if best else "", best=best, candidates=tuple(ranked), usage=usage,
-        usage_by_part={str(k): v for k, v in meter.parts.items()}, trace=trace, stopped_by=meter.stopped_by, seed=seed,
+        usage_by_part=parts, trace=trace, stopped_by=meter.stopped_by, seed=seed,
     )  # fmt: skip
     trace.add(
         "result", ranking=[list(r.candidate.path) for r in ranked], answer=result.answer,
-        usage=usage.as_dict(), usage_by_part={k: v.as_dict() for k, v in meter.parts.items()},
+        usage=usage.as_dict(), usage_by_part={part: used.as_dict() for part, used in parts.items()},
         stopped_by=result.stopped_by,
     )  # fmt: skip
     return result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar, runtime_checkable
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Work(Generic[T]):
-    """What a backend made, and what it cost."""
+    """What a backend made, and what it cost in all: the sum of what it charged to the call's `Account`."""
 
     value: T
     usage: Usage
@@ -32,12 +32,27 @@ class Row:
     max_tokens: int
 
 
-Admit = Callable[[int], None]
-"""Asked with a number of prompt tokens before they are computed; raises `BudgetSpent` where they may not be."""
+class Account(Protocol):
+    """Whom a call's work is charged to, as it arises and from any thread: a call that is given up is paid for, too."""
+
+    def admit(self, tokens: int) -> None:
+        """Charges prompt tokens right before they are computed; raises `BudgetSpent` where they may not be."""
+
+    def charge(self, used: Usage) -> None:
+        """Charges all else: generated tokens when a row ends, however it ends; the call, pictures, cached tokens."""
 
 
-def admit_all(tokens: int) -> None:
-    """No limit."""
+class Unmetered:
+    """An `Account` without limits that keeps nothing."""
+
+    def admit(self, tokens: int) -> None:
+        pass
+
+    def charge(self, used: Usage) -> None:
+        pass
+
+
+UNMETERED = Unmetered()
 
 
 class Model(Protocol):
@@ -151,16 +166,18 @@ class Session(Protocol):
         separator: str = "",
         stops: Sequence[str] = (),
         deadline: float | None = None,
-        admit: Admit = admit_all,
+        account: Account = UNMETERED,
     ) -> Work[list[Span]]:
         """One span a row, in order. Each row's result depends on its prefix and seed alone.
 
         A row stops at the stage's end tag, at one of ``stops``, at end-of-text, at its ``max_tokens``, or when
         `time.monotonic` passes ``deadline``; the last two finish with ``length`` and are closed by force.
-        ``admit`` is asked before prompt tokens are computed, and raises where there is no budget for them.
+
+        Cancelled, the rows leave their batch at the next step, and the call ends when they have: all that they drew is
+        charged to ``account`` by then.
         """
 
-    async def log_probs(self, continuations: Sequence[str], *, admit: Admit = admit_all) -> Work[list[list[float]]]:
+    async def log_probs(self, continuations: Sequence[str], *, account: Account = UNMETERED) -> Work[list[list[float]]]:
         """Log-probability of each token of each text as the continuation of the bare prompt."""
 
     def open(self, prompt: Prompt) -> AbstractAsyncContextManager[Session]:

@@ -262,25 +262,30 @@ class Score:
         resolution: the largest difference to another value that is noise: times the larger of 1 and the two values'
             sizes. None: the verifier does not say, and the decoder puts in what its backend's precision asks for
             (`Decoder.resolution`). 0 for values that are exact, such as counts and rules about a text.
+        fallback: where there is no value, the score of the nearest ancestor that has one: the decoder puts it in, and
+            candidates without a value are ranked by it among themselves.
     """
 
     value: float | None
     reason: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
     resolution: float | None = None
+    fallback: Score | None = None
 
     @classmethod
-    def unscored(cls, reason: str) -> Score:
-        return cls(None, reason)
+    def unscored(cls, reason: str, fallback: Score | None = None) -> Score:
+        return cls(None, reason, fallback=fallback)
 
     @property
     def scored(self) -> bool:
         return self.value is not None
 
     def ties(self, other: Score) -> bool:
-        """Whether the two differ by no more than noise; two absent values tie."""
+        """Whether the two differ by no more than noise; of absent values their fallbacks."""
         if self.value is None or other.value is None:
-            return self.value is other.value
+            mine, theirs = self.fallback, other.fallback
+            both = self.value is other.value
+            return both and (mine.ties(theirs) if mine is not None and theirs is not None else mine is theirs)
         scale = max(1.0, abs(self.value), abs(other.value))
         return abs(self.value - other.value) <= max(self.resolution or 0.0, other.resolution or 0.0) * scale
 
@@ -341,10 +346,16 @@ def rank(candidates: Sequence[Candidate], scores: Sequence[Score], then: Sequenc
     return [Ranked(candidates[g[0]], scores[g[0]], tuple(candidates[i].path for i in g)) for g in best_first]
 
 
+def _height(score: Score) -> float:
+    if score.value is not None:
+        return score.value
+    return -math.inf if score.fallback is None else _height(score.fallback)
+
+
 def _tied(groups: Sequence[list[int]], scores: Sequence[Score]) -> Iterator[list[list[int]]]:
     """Those that tie with the best, then those that tie with the best of the rest, and so on; each in given order."""
     left = list(groups)
     while left:
-        best = max((scores[g[0]] for g in left), key=lambda score: -math.inf if score.value is None else score.value)
+        best = max((scores[g[0]] for g in left), key=_height)
         yield [g for g in left if scores[g[0]].ties(best)]
         left = [g for g in left if not scores[g[0]].ties(best)]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -89,19 +90,28 @@ def test_ranking(rows: list[tuple[bool, float | None]]) -> None:
 @given(st.integers(0, 60), st.lists(st.tuples(st.integers(1, 9), st.integers(1, 30), st.floats(0, 1)), max_size=8))
 def test_reservations_never_add_up_to_more_than_the_budget(tokens: int, calls: list[tuple[int, int, float]]) -> None:
     meter, open_ = Meter(Budget(tokens=tokens)), []
-    for rows, wanted, share in calls:
-        try:
-            limits = meter.reserve(rows, wanted)
-        except BudgetSpent:
-            assert meter.stopped_by == "tokens"
-            break
-        assert max(limits) - min(limits) <= 1 and max(limits) <= wanted
-        open_.append(sum(limits))
-        assert meter.usage.generated_tokens + sum(open_) <= tokens
-        if share < 0.7:
-            reserved = open_.pop()
-            meter.settle(reserved, Usage(generated_tokens=int(reserved * share)), "generator")
+    with ExitStack() as still_open:
+        for rows, wanted, share in calls:
+            entered = ExitStack()
+            try:
+                call = entered.enter_context(meter.call("generator", rows, wanted))
+            except BudgetSpent:
+                assert meter.stopped_by == "tokens"
+                break
+            reserved = sum(call.limits)
+            assert max(call.limits) - min(call.limits) <= 1 and max(call.limits) <= wanted
+            assert meter.usage.generated_tokens + sum(open_) + reserved <= tokens
+            call.charge(Usage(generated_tokens=int(reserved * share)))
+            assert meter.remaining.tokens == tokens - meter.usage.generated_tokens - sum(open_) - reserved + int(
+                reserved * share
+            )
+            if share < 0.7:
+                entered.close()
+            else:
+                open_.append(reserved - int(reserved * share))
+                still_open.push(entered)
     assert meter.usage.generated_tokens <= tokens
+    assert meter.remaining.tokens == tokens - meter.usage.generated_tokens, "what was not used is free again"
 
 
 def test_budget_texts() -> None:

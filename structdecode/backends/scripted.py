@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
-from structdecode.budget import Usage
-from structdecode.protocols import Admit, Row, Session, Work, admit_all
+from structdecode.budget import Tally, Usage
+from structdecode.protocols import UNMETERED, Account, Row, Session, Work
 from structdecode.tags import close_span, forced_prefix
 from structdecode.types import Candidate, Prompt, Sampling, Span, Stage
 
@@ -51,16 +51,18 @@ class _ScriptedSession:
         separator: str = "",
         stops: Sequence[str] = (),
         deadline: float | None = None,
-        admit: Admit = admit_all,
+        account: Account = UNMETERED,
     ) -> Work[list[Span]]:
-        usage = self._prefill(admit)
+        bill = Tally(account)
+        self._prefill(bill)
+        bill.charge(Usage(model_calls=1))
         spans = []
         for row in rows:
             late = deadline is not None and time.monotonic() > deadline
             written = "" if late else self.script(self.prompt, row.prefix, stage, row.seed)
             spans.append(self._span(row, stage, written, force_begin, separator, stops))
-        tokens = sum(len(span.token_ids) for span in spans)
-        return Work(spans, usage + Usage(generated_tokens=tokens, model_calls=1))
+            bill.charge(Usage(generated_tokens=len(spans[-1].token_ids)))
+        return Work(spans, bill.usage)
 
     def _span(
         self, row: Row, stage: Stage, written: str, force_begin: bool, separator: str, stops: Sequence[str]
@@ -81,9 +83,11 @@ class _ScriptedSession:
             encode=lambda text: tuple(map(ord, text)),
         )  # fmt: skip
 
-    async def log_probs(self, continuations: Sequence[str], *, admit: Admit = admit_all) -> Work[list[list[float]]]:
-        usage = self._prefill(admit)
-        return Work([[-1.0] * len(text) for text in continuations], usage + Usage(model_calls=1))
+    async def log_probs(self, continuations: Sequence[str], *, account: Account = UNMETERED) -> Work[list[list[float]]]:
+        bill = Tally(account)
+        self._prefill(bill)
+        bill.charge(Usage(model_calls=1))
+        return Work([[-1.0] * len(text) for text in continuations], bill.usage)
 
     def open(self, prompt: Prompt) -> AbstractAsyncContextManager[Session]:
         return _open(self.script, prompt, self.seen)
@@ -91,11 +95,12 @@ class _ScriptedSession:
     def release(self, candidates: Sequence[Candidate]) -> None:
         pass
 
-    def _prefill(self, admit: Admit) -> Usage:
+    def _prefill(self, bill: Tally) -> None:
         if self.prefilled:
-            return Usage(cached_tokens=len(self.prompt.question))
-        admit(len(self.prompt.question))
+            bill.charge(Usage(cached_tokens=len(self.prompt.question)))
+            return
+        bill.admit(len(self.prompt.question))
         self.prefilled = True
         new = {picture.digest for picture in self.prompt.images} - self.seen
         self.seen |= new
-        return Usage(prefilled_tokens=len(self.prompt.question), images_encoded=len(new))
+        bill.charge(Usage(images_encoded=len(new)))

@@ -35,8 +35,10 @@ class Judging:
         ``judge:failed``.
         """
         meter = Meter(Budget())
-        async with isolated(self.backend).open(Prompt(question.text)) as session:
-            model = MeteredModel(session, meter, (seed, question.id))
+        async with (
+            isolated(self.backend).open(Prompt(question.text)) as session,
+            MeteredModel(session, meter, (seed, question.id)) as model,
+        ):
             found = await asyncio.gather(*(self._match(text, question, model) for text in texts))
         return dict(zip(texts, found, strict=True)), meter.parts["verifier"]
 

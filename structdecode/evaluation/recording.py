@@ -96,8 +96,13 @@ def _compact(event: Mapping[str, Any]) -> dict[str, Any]:
         kept["reasons"] = [reason[:_REASON_LENGTH] for reason in event["reasons"]]
         del kept["details"]
     elif event["kind"] == "result":
-        kept["usage"] = {name: count for name, count in event["usage"].items() if name != "seconds"}
+        kept["usage"] = _without_time(event["usage"])
+        kept["usage_by_part"] = {part: _without_time(used) for part, used in event["usage_by_part"].items()}
     return kept
+
+
+def _without_time(usage: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: count for name, count in usage.items() if name != "seconds"}
 
 
 def finite(value: float | None) -> float | None:

@@ -101,8 +101,11 @@ class VerifierReward:
         if self.backend is None:
             scores = await self.verifier.score(prompt, candidates, _NoModel(meter))
         else:
-            async with self.backend.open(group[0].schema.ask(prompt)) as session:
-                scores = await self.verifier.score(prompt, candidates, MeteredModel(session, meter, (self.seed, step)))
+            async with (
+                self.backend.open(group[0].schema.ask(prompt)) as session,
+                MeteredModel(session, meter, (self.seed, step)) as model,
+            ):
+                scores = await self.verifier.score(prompt, candidates, model)
         if not isinstance(scores, Sequence) or len(scores) != len(candidates):
             return scores  # the caller says what is wrong with it
         of = {index: score for indices, score in zip(groups, scores, strict=True) for index in indices}

@@ -21,7 +21,7 @@ from structdecode.backends.transformers.slots.prefixes import PrefixCache
 from structdecode.backends.transformers.slots.recording import CudaGraphs
 from structdecode.backends.transformers.slots.scheduler import Scheduler
 from structdecode.backends.transformers.slots.session import SlotSession
-from structdecode.backends.transformers.threads import release_team
+from structdecode.backends.transformers.threads import release_team, until_stopped
 from structdecode.backends.transformers.twin import Borrowed, changed_midway
 from structdecode.backends.transformers.vision import ImageMemory, vision_tower
 from structdecode.errors import ConfigError, ModelError, UnknownNameError
@@ -143,8 +143,10 @@ class TransformersBackend:
         finally:
             session.close()
 
-    async def run(self, work: Callable[[], T]) -> T:
+    async def run(self, work: Callable[[], T], give_up: Callable[[], object] = lambda: None) -> T:
         """Runs model work in the worker thread, one piece at a time.
+
+        Cancelled, it calls ``give_up`` (or does not begin) and ends when the work has ended.
 
         Raises:
             ModelError: the weights were overwritten meanwhile.
@@ -162,7 +164,8 @@ class TransformersBackend:
                 release_team()
 
         release_team()
-        return await asyncio.get_running_loop().run_in_executor(self._worker, guarded)
+        begun = self._worker.submit(guarded)
+        return await until_stopped(asyncio.wrap_future(begun), lambda: begun.cancel() or give_up())
 
     @property
     def running(self) -> Any:

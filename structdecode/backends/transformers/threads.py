@@ -13,12 +13,17 @@ thread (an event loop, one that prepares a picture) has it by then, that one kee
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ctypes
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _SOFT = 1
 """``omp_pause_soft``: give the threads back, keep the settings (OpenMP 5.0, section 3.2.45)."""
@@ -55,3 +60,17 @@ def _pause() -> Callable[[int], object]:
     functions = [getattr(ctypes.CDLL(path), "omp_pause_resource_all", None) for path in sorted(loaded)]
     known = [function for function in functions if function is not None]
     return lambda kind: [function(kind) for function in known]
+
+
+async def until_stopped(answer: asyncio.Future[T], stop: Callable[[], object]) -> T:
+    """Waits for what another thread works on; cancelled, has it stopped and ends when it has."""
+    try:
+        return await asyncio.shield(answer)
+    except asyncio.CancelledError:
+        stop()
+        while not answer.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([answer])
+        if not answer.cancelled():
+            answer.exception()  # nobody is left to hear of it
+        raise

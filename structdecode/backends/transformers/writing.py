@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ _WINDOW_SLACK = 8
 
 @dataclass(frozen=True)
 class Order:
-    """What all rows of one `extend` have in common."""
+    """What all rows of one `extend` have in common. ``given_up`` is set when nobody waits for them any more."""
 
     stage: Stage
     sampling: Sampling
@@ -27,6 +28,7 @@ class Order:
     separator: str = ""
     stops: Sequence[str] = ()
     deadline: float | None = None
+    given_up: threading.Event = field(default_factory=threading.Event)
 
     def forced(self, prefix: Candidate) -> str:
         """The text that is put before what the model writes behind a candidate."""
@@ -36,7 +38,7 @@ class Order:
 
     @property
     def late(self) -> bool:
-        return self.deadline is not None and time.monotonic() >= self.deadline
+        return self.given_up.is_set() or (self.deadline is not None and time.monotonic() >= self.deadline)
 
 
 @dataclass

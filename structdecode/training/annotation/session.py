@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from structdecode.budget import Usage
 from structdecode.errors import ConfigError
-from structdecode.protocols import Admit, Row, Session, Work, admit_all
+from structdecode.protocols import UNMETERED, Account, Row, Session, Work
 from structdecode.training.annotation.client import Asker
 from structdecode.training.annotation.requests import Message, Request
 from structdecode.types import Candidate, Prompt, Sampling, Span, Stage
@@ -55,7 +55,7 @@ class _ApiSession:
         separator: str = "",
         stops: Sequence[str] = (),
         deadline: float | None = None,
-        admit: Admit = admit_all,
+        account: Account = UNMETERED,
     ) -> Work[list[Span]]:
         spans, sent, written = [], 0, 0
         for row in rows:
@@ -63,6 +63,7 @@ class _ApiSession:
                 self.backend.model, _messages(self.prompt), row.max_tokens, "check", sampling.temperature,
                 row.seed & 0x7FFFFFFF, self.backend.extra,  # 31 bits: servers differ in how many they take
             )  # fmt: skip
+            account.charge(Usage(model_calls=1))
             try:
                 reply = await self.backend.client.ask(request)
             except Exception as error:
@@ -71,10 +72,11 @@ class _ApiSession:
             ends = [reply.text.index(stop) for stop in stops if stop and stop in reply.text]
             text = reply.text[: min(ends)] if ends else reply.text
             spans.append(Span(stage.name, text.strip(), raw=reply.text, seed=row.seed))
+            account.charge(Usage(generated_tokens=reply.completion_tokens, prefilled_tokens=reply.prompt_tokens))
             sent, written = sent + reply.prompt_tokens, written + reply.completion_tokens
         return Work(spans, Usage(generated_tokens=written, prefilled_tokens=sent, model_calls=len(rows)))
 
-    async def log_probs(self, continuations: Sequence[str], *, admit: Admit = admit_all) -> Work[list[list[float]]]:
+    async def log_probs(self, continuations: Sequence[str], *, account: Account = UNMETERED) -> Work[list[list[float]]]:
         self._no_log_probs()
 
     def _no_log_probs(self) -> NoReturn:

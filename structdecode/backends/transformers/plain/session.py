@@ -15,8 +15,8 @@ from structdecode.backends.transformers.plain.kv import Branch, Prefix, batch_ca
 from structdecode.backends.transformers.sampling import draw, text_log_probs, token_statistics, uniforms
 from structdecode.backends.transformers.vision import ImageMemory
 from structdecode.backends.transformers.writing import Order, Writing, kept_as, known_beginnings, take
-from structdecode.budget import Usage
-from structdecode.protocols import Admit, Row, Session, Work, admit_all
+from structdecode.budget import Tally, Usage
+from structdecode.protocols import UNMETERED, Account, Row, Session, Work
 from structdecode.resolution import resolution
 from structdecode.types import Candidate, Prompt, Sampling, Span, Stage
 
@@ -45,32 +45,39 @@ class PlainSession:
         separator: str = "",
         stops: Sequence[str] = (),
         deadline: float | None = None,
-        admit: Admit = admit_all,
+        account: Account = UNMETERED,
     ) -> Work[list[Span]]:
+        order, bill = Order(stage, sampling, force_begin, separator, stops, deadline), Tally(account)
+
         def work() -> Work[list[Span]]:
-            order = Order(stage, sampling, force_begin, separator, stops, deadline)
             writings = [Writing(row, order, self.codec) for row in rows]
-            usage = self._prefill(admit)
-            starts, used = self._start(writings, admit)
-            usage += used + self._write(writings, starts, order)
-            return Work([writing.span() for writing in writings], usage + Usage(model_calls=1))
+            self._prefill(bill)
+            starts = self._start(writings, bill)
+            bill.charge(Usage(model_calls=1))
+            try:
+                self._write(writings, starts, order)
+            finally:
+                bill.charge(Usage(generated_tokens=sum(writing.sampled for writing in writings)))
+            return Work([writing.span() for writing in writings], bill.usage)
 
-        return await self.backend.run(work)
+        return await self.backend.run(work, order.given_up.set)
 
-    async def log_probs(self, continuations: Sequence[str], *, admit: Admit = admit_all) -> Work[list[list[float]]]:
+    async def log_probs(self, continuations: Sequence[str], *, account: Account = UNMETERED) -> Work[list[list[float]]]:
+        bill = Tally(account)
+
         def work() -> Work[list[list[float]]]:
-            usage = self._prefill(admit)
+            self._prefill(bill)
             assert self.prefix is not None
             encoded = [self.codec.encode(text) for text in continuations]
             fed = {i: ids[:-1] for i, ids in enumerate(encoded) if len(ids) > 1}
             rest: dict[int, Tensor] = {}
             if fed:
-                admit(sum(map(len, fed.values())))
+                bill.admit(sum(map(len, fed.values())))
                 logits, _, _ = self._feed([self.prefix.root()] * len(fed), list(fed.values()))  # [B, L, V], left-padded
                 rest = {i: row[-len(fed[i]) :] for i, row in zip(fed, logits, strict=True)}
-                usage += Usage(prefilled_tokens=sum(map(len, fed.values())))
+            bill.charge(Usage(model_calls=1))
             values = [text_log_probs(ids, self.prefix.logits, rest.get(i)) for i, ids in enumerate(encoded)]
-            return Work(values, usage + Usage(model_calls=1))
+            return Work(values, bill.usage)
 
         return await self.backend.run(work)
 
@@ -91,20 +98,21 @@ class PlainSession:
         self.branches.clear()
 
     # ------------------------------------------------------------------ prefill and branching
-    def _prefill(self, admit: Admit) -> Usage:
+    def _prefill(self, bill: Tally) -> None:
         """The prompt and its pictures, the first time and after a change of the model; otherwise nothing."""
         if self.epoch != self.backend.epoch:
             self.close()
             self.epoch = self.backend.epoch
         if self.prefix is not None:
-            return Usage()
+            return
         inputs = self.codec.inputs(self.prompt)
         length = inputs["input_ids"].shape[1]
-        admit(length)
+        bill.admit(length)
         seen = self.images.misses
         with self.images.over(self.backend.running_tower if self.prompt.images else None, self.backend.epoch):
             output, rope_delta = self.backend.forward(**inputs, use_cache=True, logits_to_keep=1)
-        encoded = len(self.prompt.images) if self.prompt.images and self.images.misses > seen else 0
+        if self.prompt.images and self.images.misses > seen:
+            bill.charge(Usage(images_encoded=len(self.prompt.images)))
         cache = output.past_key_values
         cross_mask = inputs.get("cross_attention_mask")
         self.prefix = Prefix(
@@ -115,9 +123,8 @@ class PlainSession:
             logits=output.logits[0, -1],
             cross_mask=None if cross_mask is None else cross_mask[:, -1:],
         )
-        return Usage(prefilled_tokens=length, images_encoded=encoded)
 
-    def _start(self, writings: Sequence[Writing], admit: Admit) -> tuple[list[Branch], Usage]:
+    def _start(self, writings: Sequence[Writing], bill: Tally) -> list[Branch]:
         """The branch each row starts from, with its logits. What several rows share is computed once."""
         assert self.prefix is not None
         missing: dict[tuple[int, ...], Branch] = {}
@@ -131,7 +138,8 @@ class PlainSession:
                 lost = known.length == 0  # all of the candidate, after a change of the model
                 forced += (len(ids) if lost else len(writing.prefix_ids)) if first else 0
             cached += self.prefix.length + known.length
-        admit(forced)
+        bill.charge(Usage(cached_tokens=cached))
+        bill.admit(forced)
         if () in missing:
             self.branches[()] = missing.pop(())
         if missing:
@@ -140,9 +148,7 @@ class PlainSession:
             for row, (ids, branch) in enumerate(missing.items()):
                 keep = self._own_places(branch.length, len(fed[row]), widths)
                 self.branches[ids] = Branch(harvest(cache, self.prefix, row, keep), len(ids), logits[row, -1])
-        return [self.branches[writing.wanted] for writing in writings], Usage(
-            prefilled_tokens=forced, cached_tokens=cached
-        )
+        return [self.branches[writing.wanted] for writing in writings]
 
     def _longest_known(self, candidate: Candidate, ids: tuple[int, ...]) -> Branch:
         """The candidate's own branch, else an ancestor's, else the bare prompt: as much as need not be computed."""
@@ -182,7 +188,7 @@ class PlainSession:
         return {} if mask is None else {"cross_attention_mask": mask.expand(rows, tokens, -1, -1)}
 
     # ------------------------------------------------------------------ writing
-    def _write(self, writings: Sequence[Writing], starts: Sequence[Branch], order: Order) -> Usage:
+    def _write(self, writings: Sequence[Writing], starts: Sequence[Branch], order: Order) -> None:
         """Decodes all rows in step until every one is done. Branches of what was written are kept."""
         assert self.prefix is not None
         cache, mask = batch_cache(self.prefix, starts)
@@ -215,7 +221,6 @@ class PlainSession:
             keep = torch.arange(begin, begin + start.length + fed, device=mask.device)
             ids = (*writing.wanted, *writing.ids)
             self.branches.setdefault(ids, Branch(harvest(cache, self.prefix, row, keep), start.length + fed))
-        return Usage(generated_tokens=sum(writing.sampled for writing in writings))
 
 
 def _layer(cache: object, index: int, like: Tensor) -> tuple[Tensor, Tensor]:

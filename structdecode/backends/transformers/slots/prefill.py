@@ -17,6 +17,8 @@ from transformers import DynamicCache
 
 from structdecode.backends.transformers.slots.requests import CHUNK, Call
 from structdecode.backends.transformers.vision import ImageMemory
+from structdecode.budget import Usage
+from structdecode.protocols import Account
 
 if TYPE_CHECKING:
     from structdecode.backends.transformers.backend import TransformersBackend
@@ -26,12 +28,11 @@ _PLAIN = {"input_ids", "inputs_embeds", "attention_mask", "position_ids", "past_
 
 @dataclass(frozen=True)
 class Prefilled:
-    """A prompt's cache, the logits [V] behind it, its mRoPE delta, and how many pictures were encoded for it."""
+    """A prompt's cache, the logits [V] behind it, and its mRoPE delta."""
 
     cache: DynamicCache
     logits: Tensor
     delta: int
-    encoded: int
 
 
 @dataclass(frozen=True)
@@ -46,20 +47,25 @@ class _Captured(BaseException):
 
 
 def prefill(
-    backend: TransformersBackend, inputs: dict[str, Tensor], images: ImageMemory, pictures: int
+    backend: TransformersBackend, inputs: dict[str, Tensor], images: ImageMemory, pictures: int, account: Account
 ) -> Generator[list[Call], None, Prefilled]:
-    """Yields the pieces of work; returns what came of them. ``pictures``: how many the prompt has."""
+    """Yields the pieces of work; returns what came of them. ``pictures``: how many the prompt has.
+
+    Pictures that were encoded are charged to the account.
+    """
     misses = images.misses
 
-    def encoded() -> int:
-        return pictures if pictures and images.misses > misses else 0
+    def charge() -> None:
+        if pictures and images.misses > misses:
+            account.charge(Usage(images_encoded=pictures))
 
     if pictures and not backend.cross_layers and inputs["input_ids"].shape[1] > CHUNK:
         call = Call(lambda: _embedded(backend, inputs, images))
         yield [call]
         if call.result is not None:
+            charge()
             cache, logits = yield from _in_chunks(backend, inputs["input_ids"], call.result)
-            return Prefilled(cache, logits, call.result.delta, encoded())
+            return Prefilled(cache, logits, call.result.delta)
 
     def at_once() -> tuple[Any, int]:
         with images.over(backend.running_tower if pictures else None, backend.epoch):
@@ -67,8 +73,9 @@ def prefill(
 
     call = Call(at_once)
     yield [call]
+    charge()
     output, delta = call.result
-    return Prefilled(output.past_key_values, output.logits[0, -1], delta, encoded())
+    return Prefilled(output.past_key_values, output.logits[0, -1], delta)
 
 
 def _in_chunks(

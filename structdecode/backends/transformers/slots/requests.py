@@ -12,6 +12,8 @@ from torch import Tensor
 
 from structdecode.backends.transformers.slots.forward import Occupant, Place
 from structdecode.backends.transformers.writing import Writing
+from structdecode.budget import Usage
+from structdecode.protocols import UNMETERED, Account
 
 T = TypeVar("T")
 
@@ -78,8 +80,10 @@ class Write(Occupant):
     """A row to decode."""
 
     writing: Writing = None  # type: ignore[assignment]
+    account: Account = UNMETERED
     result: Place | None = None
     logits: Tensor | None = None  # [V]
+    charged: int = 0
 
     def __post_init__(self) -> None:
         self.generator = np.random.default_rng(self.writing.row.seed)
@@ -88,6 +92,12 @@ class Write(Occupant):
     def restart(self) -> None:
         self.writing.restart()
         self.__post_init__()
+
+    def charge(self) -> None:
+        """For all that was drawn, once: when the row leaves its batch, for whatever reason."""
+        drawn, self.charged = self.writing.sampled - self.charged, self.writing.sampled
+        if drawn:
+            self.account.charge(Usage(generated_tokens=drawn))
 
     @property
     def coming(self) -> int:

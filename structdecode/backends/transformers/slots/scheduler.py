@@ -24,7 +24,7 @@ from structdecode.backends.transformers.sampling import draw, token_statistics, 
 from structdecode.backends.transformers.slots.forward import Forward, O, Slots
 from structdecode.backends.transformers.slots.kv import Pool
 from structdecode.backends.transformers.slots.requests import CHUNK, Call, Feed, Request, Steps, Write
-from structdecode.backends.transformers.threads import prompt_interpreter, release_team
+from structdecode.backends.transformers.threads import prompt_interpreter, release_team, until_stopped
 from structdecode.backends.transformers.twin import Borrowed, changed_midway
 from structdecode.backends.transformers.writing import take
 from structdecode.types import Sampling
@@ -39,6 +39,11 @@ class _Job:
     answer: asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop
     wanted: Request = ()
+    given_up: bool = False
+
+    def give_up(self) -> None:
+        """Nobody waits for the answer any more."""
+        self.given_up = True
 
 
 class Scheduler:
@@ -74,7 +79,7 @@ class Scheduler:
         self._empty()
 
     async def run(self, steps: Steps[T]) -> T:
-        """The generator's return value.
+        """The generator's return value. Cancelled, its rows end with the next step, and so does this.
 
         Raises:
             whatever the generator raises, and what the model raises on its work.
@@ -87,7 +92,7 @@ class Scheduler:
         if start:
             release_team()
             self._worker.submit(self._work)
-        return await job.answer  # type: ignore[no-any-return]
+        return await until_stopped(job.answer, job.give_up)
 
     # ------------------------------------------------------------------ the loop
     def _work(self) -> None:
@@ -140,10 +145,10 @@ class Scheduler:
 
     def _iterate(self) -> None:
         for job in list(self._jobs):
-            if job.answer.cancelled():
-                self._drop(job)
             if all(item.done for item in job.wanted):
                 self._advance(job)
+            if job.given_up:
+                self._drop(job)
         try:
             self._call()
             self._feed_chunk()
@@ -155,8 +160,6 @@ class Scheduler:
 
     def _advance(self, job: _Job) -> None:
         try:
-            if job.answer.cancelled():
-                return self._end(job, None, None)
             job.wanted = job.steps.send(None)
         except StopIteration as stop:
             return self._end(job, stop.value, None)
@@ -172,7 +175,7 @@ class Scheduler:
 
     @staticmethod
     def _drop(job: _Job) -> None:
-        """Nobody waits for it any more: its rows end with the next step."""
+        """Its rows end with the next step; a prompt under way is finished, as others may wait for it."""
         for item in job.wanted:
             if isinstance(item, Write):
                 item.writing.done = True
@@ -215,6 +218,8 @@ class Scheduler:
 
     def _fail(self, error: Exception) -> None:
         log.warning("a batch failed: %s: %s", type(error).__name__, error)
+        for row in self._writing.rows if self._writing is not None else ():
+            row.charge()
         for job in list(self._jobs):
             self._end(job, None, error)
         self._calls.clear()
@@ -349,6 +354,7 @@ class Scheduler:
         for index in reversed(range(len(slots.rows))):
             row = slots.rows[index]
             if row.writing.done:
+                row.charge()
                 row.result = slots.grown(index, None, keep=max(0, len(row.writing.ids) - 1))
                 slots.remove(index)
 

@@ -21,8 +21,8 @@ from structdecode.backends.transformers.slots.requests import Feed, Steps, Write
 from structdecode.backends.transformers.threads import release_team
 from structdecode.backends.transformers.vision import ImageMemory
 from structdecode.backends.transformers.writing import Order, Writing, kept_as, known_beginnings
-from structdecode.budget import Usage
-from structdecode.protocols import Admit, Row, Session, Work, admit_all
+from structdecode.budget import Tally, Usage
+from structdecode.protocols import UNMETERED, Account, Row, Session, Work
 from structdecode.resolution import resolution
 from structdecode.types import Candidate, Prompt, Sampling, Span, Stage
 
@@ -56,15 +56,19 @@ class SlotSession:
         separator: str = "",
         stops: Sequence[str] = (),
         deadline: float | None = None,
-        admit: Admit = admit_all,
+        account: Account = UNMETERED,
     ) -> Work[list[Span]]:
         order = Order(stage, sampling, force_begin, separator, stops, deadline)
         await self._read()
-        return await self.backend.scheduler.run(self._extend([Writing(row, order, self.codec) for row in rows], admit))
+        return await self.backend.scheduler.run(
+            self._extend([Writing(row, order, self.codec) for row in rows], Tally(account))
+        )
 
-    async def log_probs(self, continuations: Sequence[str], *, admit: Admit = admit_all) -> Work[list[list[float]]]:
+    async def log_probs(self, continuations: Sequence[str], *, account: Account = UNMETERED) -> Work[list[list[float]]]:
         await self._read()
-        return await self.backend.scheduler.run(self._log_probs([self.codec.encode(t) for t in continuations], admit))
+        return await self.backend.scheduler.run(
+            self._log_probs([self.codec.encode(t) for t in continuations], Tally(account))
+        )
 
     def open(self, prompt: Prompt) -> AbstractAsyncContextManager[Session]:
         return self.backend.open_sharing(prompt, self.images)
@@ -94,22 +98,22 @@ class SlotSession:
             release_team()
 
     # ------------------------------------------------------------------ what the scheduler drives
-    def _extend(self, writings: list[Writing], admit: Admit) -> Steps[Work[list[Span]]]:
-        usage = yield from self._prefill(admit)
-        starts, used = yield from self._starts(writings, admit)
+    def _extend(self, writings: list[Writing], bill: Tally) -> Steps[Work[list[Span]]]:
+        yield from self._prefill(bill)
+        starts = yield from self._starts(writings, bill)
+        bill.charge(Usage(model_calls=1))
         rows = [
-            Write(place, lone=copy, writing=writing)
+            Write(place, lone=copy, writing=writing, account=bill)
             for writing, place, copy in zip(writings, starts, _copied(starts), strict=True)
         ]
         yield rows
         for row in rows:
             assert row.result is not None
             self.branches.setdefault((*row.writing.wanted, *row.writing.ids), row.result)
-        usage += used + Usage(generated_tokens=sum(w.sampled for w in writings), model_calls=1)
-        return Work([writing.span() for writing in writings], usage)
+        return Work([writing.span() for writing in writings], bill.usage)
 
-    def _log_probs(self, encoded: list[tuple[int, ...]], admit: Admit) -> Steps[Work[list[list[float]]]]:
-        usage = yield from self._prefill(admit)
+    def _log_probs(self, encoded: list[tuple[int, ...]], bill: Tally) -> Steps[Work[list[list[float]]]]:
+        yield from self._prefill(bill)
         assert self.root is not None and self.root.logits is not None
         texts = {i: ids[:-1] for i, ids in enumerate(encoded) if len(ids) > 1}
         copied = _copied([self.root] * len(texts))
@@ -118,16 +122,15 @@ class SlotSession:
             for (i, ids), copy in zip(texts.items(), copied, strict=True)
         }
         if feeds:
-            fed = sum(len(feed.tokens) for feed in feeds.values())
-            admit(fed)
+            bill.admit(sum(len(feed.tokens) for feed in feeds.values()))
             yield list(feeds.values())
-            usage += Usage(prefilled_tokens=fed)
+        bill.charge(Usage(model_calls=1))
         rest = {i: torch.cat(feed.logits) for i, feed in feeds.items()}
         values = [text_log_probs(ids, self.root.logits, rest.get(i)) for i, ids in enumerate(encoded)]
-        return Work(values, usage + Usage(model_calls=1))
+        return Work(values, bill.usage)
 
     # ------------------------------------------------------------------ the prompt
-    def _prefill(self, admit: Admit) -> Steps[Usage]:
+    def _prefill(self, bill: Tally) -> Steps[None]:
         """The prompt, the first time: as much as can be had from the prefix cache, the rest computed.
 
         Once more after a change of the model, with all branches forgotten.
@@ -136,7 +139,7 @@ class SlotSession:
             self.root, self.inputs, self.epoch = None, self.codec.placed(self.inputs), self.backend.epoch
             self.branches.clear()
         if self.root is not None:
-            return Usage()
+            return
         assert self.inputs is not None
         ids = tuple(self.inputs["input_ids"][0].tolist())
         known, have = self.prefixes.longest(ids, self.image_key)
@@ -144,32 +147,30 @@ class SlotSession:
             yield ()
             known, have = self.prefixes.longest(ids, self.image_key)
         if self.root is not None:
-            return Usage()
+            return
         if known is not None and known.ids != ids:
             have = min(have, len(ids) - 1)  # the last token's logits are wanted
         if known is None and self.image_key:
             known = self.prefixes.same_pictures(self.image_key)
-        admit(len(ids) - have)
+        bill.admit(len(ids) - have)
         if known is not None and have == len(ids):
             self.root = self._place(known)
-            return self._reused(have)
-        usage = Usage(prefilled_tokens=len(ids) - have)
+            self._reuse(have, bill)
+            return
         with self.prefixes.coming(ids, self.image_key):
             if known is None:
-                done = yield from prefill(self.backend, self.inputs, self.images, len(self.prompt.images))
+                done = yield from prefill(self.backend, self.inputs, self.images, len(self.prompt.images), bill)
                 found = self._from_model(ids, done)
-                usage += Usage(images_encoded=done.encoded)
             else:
                 found = yield from self._resume(ids, known, have)
-                usage += self._reused(have)
+                self._reuse(have, bill)
         self.prefixes.add(found)
         self.root = self._place(found)
-        return usage
 
-    def _reused(self, tokens: int) -> Usage:
+    def _reuse(self, tokens: int, bill: Tally) -> None:
         self.prefixes.hits += 1
         self.prefixes.hit_tokens += tokens
-        return Usage(cached_tokens=tokens)
+        bill.charge(Usage(cached_tokens=tokens))
 
     def _from_model(self, ids: tuple[int, ...], done: Prefilled) -> Known:
         pairs = {i: (layer.keys, layer.values) for i, layer in enumerate(done.cache.layers)}
@@ -219,7 +220,7 @@ class SlotSession:
         return Place(known.segment, None, known.offset, view, known.logits)
 
     # ------------------------------------------------------------------ branches
-    def _starts(self, writings: Sequence[Writing], admit: Admit) -> Steps[tuple[list[Place], Usage]]:
+    def _starts(self, writings: Sequence[Writing], bill: Tally) -> Steps[list[Place]]:
         """Where each row starts from, with its logits. What several rows share is computed once, and shared."""
         assert self.root is not None
         rows_from = Counter(writing.wanted for writing in writings)
@@ -235,7 +236,8 @@ class SlotSession:
                 lost = place.length == self.root.length  # all of the candidate, after a change of the model
                 forced += (len(ids) if lost else len(writing.prefix_ids)) if first else 0
             cached += place.length
-        admit(forced)
+        bill.charge(Usage(cached_tokens=cached))
+        bill.admit(forced)
         feeds = [
             Feed(place, lone=copy, tokens=ids[place.length - self.root.length :])
             for (ids, place), copy in zip(missing.items(), _copied(list(missing.values())), strict=True)
@@ -247,8 +249,7 @@ class SlotSession:
         for ids, rows in rows_from.items():
             if rows > 1:
                 self.branches[ids] = self.branches[ids].as_segment()
-        usage = Usage(prefilled_tokens=forced, cached_tokens=cached)
-        return [self.branches[writing.wanted] for writing in writings], usage
+        return [self.branches[writing.wanted] for writing in writings]
 
     def _longest_known(self, candidate: Candidate, ids: tuple[int, ...]) -> Place:
         """The candidate's own place, else an ancestor's, else the bare prompt: as much as need not be computed."""

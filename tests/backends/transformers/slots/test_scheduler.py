@@ -151,13 +151,13 @@ def test_rows_that_were_in_when_memory_ran_out_are_not_lost(prompt: Prompt, monk
 
 def test_what_fails_before_the_model_runs_reaches_who_asked(prompt: Prompt) -> None:
     built = backend()
-    built._packed = object()  # type: ignore[assignment]
+    built.scheduler._borrowed = object()  # type: ignore[assignment]
 
     async def run() -> None:
         async with built.open(prompt) as session:
             await asyncio.wait_for(session.extend([Row(Candidate(), 0, 3)], OPEN, sampling=Sampling()), 60)
 
-    with pytest.raises(AttributeError, match="installed"):
+    with pytest.raises(AttributeError, match="refresh"):
         asyncio.run(run())
 
 
