@@ -70,7 +70,7 @@ def measure(backend: Any, rounds: int) -> dict[str, Any]:
     changed = timed(change_and_write, device, rounds)
     look = median(looks["values"]) + median(looks["structure"])
     return {
-        "model": backend.name, "parameters": sum(p.numel() for p in model.parameters()), "dtype": str(model.dtype),
+        "model": Path(backend.name).parent.name if "/" in backend.name else backend.name, "parameters": sum(p.numel() for p in model.parameters()), "dtype": str(model.dtype),
         "values_ms": median(looks["values"]), "structure_ms": median(looks["structure"]), "step_ms": step,
         "look_in_steps": look / step, "call_of_one_token_ms": median(short), "same_after_a_change_ms": median(changed),
         "samples_ms": {**looks, "one": short, "many": long, "changed": changed},

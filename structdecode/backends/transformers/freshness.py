@@ -62,7 +62,8 @@ def structure(model: nn.Module) -> bytes:
     configs: dict[int, Any] = {}
     modules = [
         (name, id(module), type(module).__qualname__,
-         [(key, _plain(value, configs)) for key, value in list(vars(module).items()) if key not in _OF_A_CALL and value is not None])
+         [(key, _plain(value, configs)) for key, value in list(vars(module).items())
+          if key not in _OF_A_CALL and not (isinstance(value, dict) and not value)])
         for name, module in list(model.named_modules())
     ]  # fmt: skip
     return hashlib.blake2b(repr((tensors, modules)).encode(), digest_size=16).digest()
