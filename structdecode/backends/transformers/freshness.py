@@ -24,21 +24,30 @@ from transformers import PretrainedConfig
 WIDTH = 4093
 """Columns of the matrix that a tensor's words are laid out in: prime, so that equal rows of weights do not line up."""
 
+SMALL = 1 << 17
+"""Words up to which tensors are summed together: then the calls cost more than the sums."""
+
 _OF_A_CALL = frozenset({"training", "rope_deltas"})
 """Attributes that say nothing about how the model decodes."""
+
+_PLAIN = (bool, int, float, str, bytes, torch.dtype, torch.device, Enum)
 
 _WORDS = ((8, torch.int64), (4, torch.int32), (2, torch.int16))
 
 
 def values(model: nn.Module) -> bytes:
     """A digest of the values of all parameters and buffers; those on the meta device have none."""
-    by_device: dict[torch.device, list[Tensor]] = {}
+    alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for _, tensor in _tensors(model):
         if tensor.device.type != "meta" and tensor.numel():
-            by_device.setdefault(tensor.device, []).extend(_sums(tensor))
+            words = _words(tensor)
+            alike.setdefault((words.device, words.dtype), []).append(words)
     digest = hashlib.blake2b(digest_size=16)
-    for device, sums in by_device.items():
-        digest.update(str(device).encode())
+    for (device, kind), tensors in alike.items():
+        digest.update(f"{device} {kind}".encode())
+        small = [words for words in tensors if len(words) < SMALL]
+        large = [words for words in tensors if len(words) >= SMALL]
+        sums = [part for words in [*large, *([torch.cat(small)] if small else [])] for part in _sums(words)]
         digest.update(torch.cat(sums).cpu().numpy().tobytes())
     return digest.digest()
 
@@ -50,8 +59,11 @@ def structure(model: nn.Module) -> bytes:
          tensor.stride(), str(tensor.dtype), str(tensor.device))
         for name, tensor in _tensors(model)
     ]  # fmt: skip
+    configs: dict[int, Any] = {}
     modules = [
-        (name, id(module), type(module).__qualname__, _plain({k: v for k, v in vars(module).items() if k not in _OF_A_CALL}))
+        (name, id(module), type(module).__qualname__,
+         [(key, _plain(value, configs)) for key, value in list(vars(module).items())
+          if key not in _OF_A_CALL and not (isinstance(value, dict) and not value)])
         for name, module in list(model.named_modules())
     ]  # fmt: skip
     return hashlib.blake2b(repr((tensors, modules)).encode(), digest_size=16).digest()
@@ -72,32 +84,45 @@ def _parts(tensor: Tensor) -> Iterator[Tensor]:
         yield from _parts(getattr(tensor, name))
 
 
-def _sums(tensor: Tensor) -> list[Tensor]:
-    """Of the tensor's bytes as integers in rows of `WIDTH`: sums of columns and of rows, and what is left over."""
-    words = tensor.detach().contiguous().flatten().view(torch.uint8)
-    for size, kind in _WORDS:
-        if words.numel() % size == 0 and words.data_ptr() % size == 0 and words.storage_offset() % size == 0:
-            words = words.view(kind)
-            break
+def _words(tensor: Tensor) -> Tensor:
+    """The tensor's bytes as integers, as wide ones as they fill. [W]"""
+    flat = tensor.detach().contiguous().flatten()
+    size = flat.element_size()
+    for width, kind in _WORDS:
+        if not any(at % width for at in (flat.numel() * size, flat.data_ptr(), flat.storage_offset() * size)):
+            return flat.view(kind)
+    return flat.view(torch.uint8)
+
+
+def _sums(words: Tensor) -> list[Tensor]:
+    """Of words in rows of `WIDTH`: the sums of columns and of rows, and what is left over."""
     rows = len(words) // WIDTH
     matrix, rest = words[: rows * WIDTH].view(rows, WIDTH), words[rows * WIDTH :]
     return [matrix.sum(0), matrix.sum(1), rest.long()] if rows else [rest.long()]
 
 
-def _plain(value: Any, depth: int = 6) -> Any:
-    """A value as far as it is plain data, the same for the same; other objects are known by what they are."""
-    if value is None or isinstance(value, bool | int | float | str | bytes | torch.dtype | torch.device | Enum):
+def _plain(value: Any, configs: dict[int, Any], depth: int = 6) -> Any:
+    """A value as far as it is plain data, the same for the same; other objects are known by what they are.
+
+    ``configs`` has the configurations that were met before: most modules refer to one of a few.
+    """
+    if value is None or isinstance(value, _PLAIN):
         return value
+    if isinstance(value, dict):
+        return depth and [
+            (_plain(k, configs, depth - 1), _plain(v, configs, depth - 1)) for k, v in list(value.items())
+        ]
     if isinstance(value, nn.Module | FunctionType):
         return id(value)
     if isinstance(value, MethodType):
         return id(value.__func__), id(value.__self__)
-    if depth and isinstance(value, list | tuple):
-        return [_plain(each, depth - 1) for each in value]
-    if depth and isinstance(value, set | frozenset):
-        return sorted(repr(_plain(each, depth - 1)) for each in value)
-    if depth and isinstance(value, dict):
-        return [(_plain(key), _plain(each, depth - 1)) for key, each in list(value.items())]
-    if depth and isinstance(value, PretrainedConfig):
-        return _plain(vars(value), depth - 1)
+    if isinstance(value, list | tuple):
+        return depth and [_plain(each, configs, depth - 1) for each in list(value)]
+    if isinstance(value, set | frozenset):
+        return depth and sorted(repr(_plain(each, configs, depth - 1)) for each in list(value))
+    if isinstance(value, PretrainedConfig):
+        if id(value) not in configs:
+            configs[id(value)] = len(configs)
+            return len(configs) - 1, _plain(vars(value), configs, depth)
+        return configs[id(value)]
     return type(value).__qualname__

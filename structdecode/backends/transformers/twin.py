@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from types import CellType, FunctionType, MethodType
 from typing import Any, TypeVar
 
@@ -89,16 +91,18 @@ def twin(model: nn.Module) -> nn.Module:
 def _copied(model: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {id(shared): shared for shared in _shared(model)}
     twin = copy.deepcopy(model, memo)
+    theirs = {id(module): memo[id(module)] for module in model.modules()}
     for module in twin.modules():
         for name, value in list(vars(module).items()):
-            if isinstance(value, FunctionType):  # a forward that was put in place of the module's own
-                vars(module)[name] = _rebound(value, memo)
+            if _wraps(value):  # a forward in place of the module's own
+                vars(module)[name] = _rebound(value, theirs)
     return twin.eval()
 
 
 def _shared(model: nn.Module) -> Iterator[Any]:
-    """What both have: every tensor, and where offloaded weights come from."""
+    """What is not copied: every tensor, callables (`_rebound` makes those), and where offloaded weights come from."""
     for module in model.modules():
+        yield from (value for value in list(vars(module).values()) if _wraps(value))
         yield from _tensors_in(list(vars(module).values()))
         weights = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
         if weights is not None:
@@ -115,23 +119,35 @@ def _tensors_in(value: Any, depth: int = 4) -> Iterator[Tensor]:
             yield from _tensors_in(each, depth - 1)
 
 
-def _rebound(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
-    """The same function over the twin's modules, where it holds on to modules (or methods) of the model."""
-    cells = function.__closure__
-    if not cells:
-        return function
-    held = [cell.cell_contents for cell in cells]
-    theirs = [
-        MethodType(each.__func__, memo.get(id(each.__self__), each.__self__)) if isinstance(each, MethodType)
-        else memo.get(id(each), each) if isinstance(each, nn.Module) else each
-        for each in held
-    ]  # fmt: skip
-    rebound = FunctionType(
-        function.__code__, function.__globals__, function.__name__, function.__defaults__,
-        tuple(CellType(each) for each in theirs),
-    )  # fmt: skip
-    rebound.__kwdefaults__ = function.__kwdefaults__
-    return rebound
+def _rebound(value: Any, memo: dict[int, Any]) -> Any:
+    """The same callable over the twin's modules, wherever it holds on to the model's: wrappers are often closures."""
+    if id(value) in memo:
+        return memo[id(value)]
+    if isinstance(value, MethodType):
+        return MethodType(_rebound(value.__func__, memo), _rebound(value.__self__, memo))
+    if isinstance(value, partial):
+        keywords = {name: _rebound(each, memo) for name, each in value.keywords.items()}
+        return partial(_rebound(value.func, memo), *(_rebound(each, memo) for each in value.args), **keywords)
+    if isinstance(value, FunctionType) and value.__closure__:
+        cells = tuple(CellType() for _ in value.__closure__)
+        rebound = FunctionType(value.__code__, value.__globals__, value.__name__, value.__defaults__, cells)
+        rebound.__kwdefaults__, rebound.__dict__ = value.__kwdefaults__, dict(vars(value))
+        memo[id(value)] = rebound
+        for cell, theirs in zip(cells, value.__closure__, strict=True):
+            with suppress(ValueError):  # an empty cell
+                cell.cell_contents = _rebound(theirs.cell_contents, memo)
+        return rebound
+    if callable(value) and not isinstance(value, type | nn.Module | FunctionType) and hasattr(value, "__dict__"):
+        held = {name: _rebound(each, memo) for name, each in vars(value).items()}
+        if any(held[name] is not each for name, each in vars(value).items()):
+            rebound = object.__new__(type(value))  # not by copy: accelerate's wrapper refuses
+            vars(rebound).update(held)
+            return rebound
+    return value
+
+
+def _wraps(value: Any) -> bool:
+    return isinstance(value, FunctionType | MethodType | partial)
 
 
 def _retried(look: Callable[[], T]) -> T:

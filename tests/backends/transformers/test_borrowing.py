@@ -194,6 +194,7 @@ class Doubled(nn.Linear):
 
 def patched(kind: str, layer: Doubled) -> None:
     """Puts a forward of somebody's in place of the layer's own, in the ways that libraries do it."""
+    operations = pytest.importorskip("accelerate.utils.operations")
     old = layer.forward
 
     def closure(x: Tensor) -> Tensor:
@@ -203,14 +204,15 @@ def patched(kind: str, layer: Doubled) -> None:
         return Doubled.forward(self, x) + 1
 
     forwards = {
-        "closure": closure,
-        "method": types.MethodType(function, layer),
-        "partial": functools.partial(function, layer),
-    }
+        "closure": closure, "method": types.MethodType(function, layer), "partial": functools.partial(function, layer),
+        "accelerate": operations.convert_outputs_to_fp32(old),
+        "accelerate-method": types.MethodType(operations.convert_outputs_to_fp32(old.__func__), layer),  # type: ignore[attr-defined]
+        "autocast": torch.autocast("cpu", torch.bfloat16)(closure),
+    }  # fmt: skip
     layer.forward = forwards[kind]  # type: ignore[method-assign, assignment]
 
 
-@pytest.mark.parametrize("kind", ["closure", "method", "partial"])
+@pytest.mark.parametrize("kind", ["closure", "method", "partial", "accelerate", "accelerate-method", "autocast"])
 def test_a_forward_in_place_of_the_modules_own_runs_on_the_twin(kind: str) -> None:
     layer, x = Doubled(3, 3), torch.randn(2, 3)
     layer.factor = 2.0

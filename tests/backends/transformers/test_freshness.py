@@ -242,7 +242,7 @@ def test_a_search_that_opens_among_others_has_the_adapter_of_now(prompt: Prompt)
         async with backend.open(prompt) as session:
             return tuple(await asyncio.gather(write(session), second()))  # type: ignore[return-value]
 
-    first, then = asyncio.run(both())
+    first, then = asyncio.run(asyncio.wait_for(both(), 60))
     assert first == before
     assert then == texts(TransformersBackend(model, processor), prompt) != before
 
