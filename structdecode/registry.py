@@ -64,13 +64,13 @@ def load(group: Group, name: str) -> Any:
         ) from error
 
 
-def name_of(group: Group, kind: type) -> str | None:
-    """The name that a class was registered or installed under, without loading anything."""
-    place = f"{kind.__module__}:{kind.__qualname__}"
-    installed = (name for name, point in _installed(group).items() if point.value == place)
-    return next((n for (g, n), item in _registered.items() if g == group and item is kind), None) or next(
-        installed, None
-    )
+def name_of(group: Group, item: Any) -> str | None:
+    """The name that a class, function or object was registered or installed under, without loading anything."""
+    for (known, name), registered in _registered.items():
+        if known == group and registered is item:
+            return name
+    place = f"{getattr(item, '__module__', None)}:{getattr(item, '__qualname__', None)}"
+    return next((name for name, point in _installed(group).items() if point.value == place), None)
 
 
 def load_all(group: Group) -> dict[str, Any]:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import itertools
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from structdecode import registry
 from structdecode.assembly import find_schema, make_strategy
 from structdecode.budget import Budget
 from structdecode.errors import ConfigError, UnknownNameError
-from structdecode.protocols import Strategy
+from structdecode.evaluation.code import Code, code_of
+from structdecode.evaluation.plain import digest_of, plain
+from structdecode.protocols import Strategy, StrategyTraits, traits_of
 from structdecode.types import Schema
 
 COUNT = "n"
-"""The swept number of candidates, whatever a strategy calls it."""
-
-_COUNT_FIELDS = ("n", "candidates")
+"""The swept number of candidates, whatever a strategy calls it: the width that it declares."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +62,52 @@ class Cell:
     seed: int
     made: Strategy = field(repr=False)
 
-    @property
+    @cached_property
+    def code(self) -> Code:
+        """Which code strategy, verifier, all that they hold, and the engine are."""
+        return code_of(self.made, self.schema)
+
+    @cached_property
     def digest(self) -> str:
-        """Of everything that decides a result, defaults included; the name is not part of it."""
-        return digest_of([plain(self.made), plain(self.schema), plain(self.budget), self.seed])
+        """Of everything that decides a result, defaults and code included; the name is not part of it."""
+        return self.digest_with(self.code)
+
+    def digest_with(self, code: Mapping[str, Any]) -> str:
+        """The digest that it has, or had, with other code."""
+        return digest_of([plain(self.made), plain(self.schema), plain(self.budget), self.seed, code])
+
+    @property
+    def traits(self) -> StrategyTraits:
+        return traits_of(type(self.made))
+
+    @property
+    def width(self) -> int:
+        """N: candidates (of a whole answer, or of each stage); 1 where there is no choice."""
+        return int(getattr(self.made, self.traits.width)) if self.traits.width else 1
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "name": self.name, "family": self.family, "strategy": self.strategy, "verifier": self.verifier,
             "settings": dict(self.settings), "sweep": dict(self.sweep), "resolved": plain(self.made),
             "schema": plain(self.schema), "budget": plain(self.budget), "seed": self.seed, "digest": self.digest,
+            "code": self.code, "width": self.width, "independent": self.traits.independent,
+            "baseline": self.traits.baseline,
         }  # fmt: skip
+
+
+def declared(cell: Mapping[str, Any]) -> tuple[int, bool, bool]:
+    """Width, independence and being a baseline of a cell as ``study.json`` has it.
+
+    Earlier versions did not write them: then the strategy of that name is asked, where it is there.
+    """
+    if "width" in cell:
+        return cell["width"], cell["independent"], cell["baseline"]
+    try:
+        traits = traits_of(registry.load("strategies", cell["strategy"]))
+    except ConfigError:
+        return 1, False, False
+    width = (cell.get("resolved") or {}).get(traits.width)
+    return width if isinstance(width, int) else 1, traits.independent, traits.baseline
 
 
 def expand(plans: Iterable[Plan], seeds: Sequence[int]) -> list[Cell]:
@@ -105,7 +138,7 @@ def expand(plans: Iterable[Plan], seeds: Sequence[int]) -> list[Cell]:
 def _expand_plan(plan: Plan) -> list[Cell]:
     kind = registry.load("strategies", plan.strategy)
     known = registry.field_types(kind)
-    sweep = _own_names(plan, known)
+    sweep = _own_names(plan, known, traits_of(kind))
     found = []
     for verifier in plan.verifiers or (None,):
         name, own = _verifier(verifier, plan, known)
@@ -133,19 +166,24 @@ def _cell(
     )  # fmt: skip
 
 
-def _own_names(plan: Plan, known: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
+def _own_names(plan: Plan, known: Mapping[str, Any], traits: StrategyTraits) -> dict[str, Sequence[Any]]:
     """The sweep under the strategy's own field names."""
     found: dict[str, Sequence[Any]] = {}
     for key, values in plan.sweep.items():
-        own = key
-        if key == COUNT:
-            own = next((name for name in _COUNT_FIELDS if name in known), COUNT)
+        own = own_name(key, traits)
+        if own in found:
+            raise ConfigError(f"sweep of {plan.strategy!r}: {COUNT} and {own} are the same setting: give one of them")
         if own not in known and not own.startswith("verifier."):
             raise UnknownNameError(f"sweep of {plan.strategy!r}", key, known)
         if not isinstance(values, Sequence) or isinstance(values, str) or not values:
             raise ConfigError(f"sweep of {plan.strategy!r}: {key} must be a list of values, not {values!r}")
         found[own] = values
     return found
+
+
+def own_name(key: str, traits: StrategyTraits) -> str:
+    """A strategy's own name of a swept setting."""
+    return traits.width or COUNT if key == COUNT else key
 
 
 def _verifier(
@@ -192,26 +230,3 @@ def _check_unique(cells: Sequence[Cell]) -> None:
             raise ConfigError(f"cells {digests[cell.digest]!r} and {cell.name!r} are the same: leave one out")
         names.add(cell.name)
         digests[cell.digest] = cell.name
-
-
-# ------------------------------------------------------------------ digests of plain values
-
-
-def plain(value: Any) -> Any:
-    """JSON-ready and complete: a dataclass with its class and all fields, a function by its name."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"class": type(value).__qualname__, **fields}
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    return getattr(value, "__qualname__", type(value).__qualname__)
-
-
-def digest_of(value: Any) -> str:
-    """128 bits of the canonical JSON of a plain value."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
