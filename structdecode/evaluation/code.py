@@ -49,6 +49,11 @@ _FACES = {
 }  # fmt: skip
 """Modules of our own that decide no result: what they decide is in a cell's settings."""
 
+_GENERATED = {
+    f"__{n}__" for n in ["init", "repr", "eq", "lt", "le", "gt", "ge", "hash", "setattr", "delattr", "replace"]
+}
+"""What a dataclass gets without a line of source."""
+
 _SCALARS = (str, int, float, bool, bytes, type(None))
 
 
@@ -172,7 +177,7 @@ class _Walk:
             members = {name: unwrapped(getattr(m, "__func__", m)) for name, m in vars(kind).items()}
             self._children({name: m for name, m in members.items() if m and m.__module__ == kind.__module__}, place)
             kept = {n: v for n, v in vars(kind).items() if members[n] is None and not n.startswith("__")}
-            entry["state"] = digest_of(plain({n: v for n, v in kept.items() if isinstance(v, _SCALARS | tuple)}))
+            entry["state"] = digest_of(plain({n: v for n, v in kept.items() if isinstance(v, (*_SCALARS, tuple))}))
         for base in kind.__bases__:
             if base.__module__.partition(".")[0] != kind.__module__.partition(".")[0] or _file_of(base) is None:
                 self._class(base, f"{place}.{base.__qualname__}")
@@ -233,10 +238,16 @@ def _entry(item: Any, place: str) -> Entry:
 
 def _file_of(item: Any) -> Path | None:
     """The file that defines a function or class; None where there is none."""
-    code = getattr(item, "__code__", None)
-    module = getattr(sys.modules.get(item.__module__ or ""), "__file__", None)
-    places = (code.co_filename,) if code is not None else (module,) if module else ()
-    return next((Path(place) for place in places if Path(place).suffix == ".py" and Path(place).is_file()), None)
+    if isinstance(item, type):
+        methods = [unwrapped(getattr(m, "__func__", m)) for n, m in vars(item).items() if n not in _GENERATED]
+        written = [method for method in methods if method is not None and method.__module__ == item.__module__]
+        if written:
+            return next(filter(None, map(_file_of, written)), None)
+        place = getattr(sys.modules.get(item.__module__), "__file__", None) or ""
+    else:
+        place = item.__code__.co_filename
+    path = Path(place)
+    return path if path.suffix == ".py" and path.is_file() else None
 
 
 def _own_source(item: Any) -> Any:

@@ -34,7 +34,7 @@ def _plain(value: Any, around: tuple[int, ...]) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item, inner) for item in value]
     if isinstance(value, set | frozenset):
-        return sorted((_plain(item, inner) for item in value), key=_canonical)
+        return {"set": sorted((_plain(item, inner) for item in value), key=_canonical)}
     if isinstance(value, functools.partial):
         return {
             "partial": _plain(value.func, inner),

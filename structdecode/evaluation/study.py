@@ -83,7 +83,7 @@ def from_options(
         raise ConfigError(f"none of {', '.join(strategies)} takes a verifier: leave --verifier out")
     plans = tuple(
         Plan(
-            name, verifiers=tuple(verifiers) if "verifier" in known else (), budget=budget, schema=schema,
+            name, verifiers=tuple(map(registry.from_text, verifiers)) if "verifier" in known else (), budget=budget, schema=schema,
             defaults=dict(_setting(item) for item in settings),
             sweep={key: values for key, values in swept.items() if _sweepable(key, kinds[name])},
         )
@@ -190,7 +190,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _sweepable(key: str, kind: type) -> bool:
-    return own_name(key, traits_of(kind)) in registry.field_types(kind)
+    return own_name(key, traits_of(kind)).partition(".")[0] in registry.field_types(kind)
 
 
 def _setting(text: str) -> tuple[str, str]:
