@@ -59,10 +59,14 @@ _SCALARS = (str, int, float, bool, bytes, type(None))
 
 def code_of(strategy: object, schema: object) -> Code:
     """The code that decides a cell's results."""
+    return {**code_of_object(strategy, "strategy"), **code_of_object(schema, "schema"), "engine": _engine()}
+
+
+def code_of_object(value: object, place: str) -> Code:
+    """The code of an object and of all that it holds."""
     walk = _Walk()
-    walk.visit(strategy, "strategy")
-    walk.visit(schema, "schema")
-    return {**walk.found, "engine": _engine()}
+    walk.visit(value, place)
+    return walk.found
 
 
 def changes(earlier: Mapping[str, Entry], now: Mapping[str, Entry]) -> list[str]:

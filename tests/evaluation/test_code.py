@@ -18,8 +18,10 @@ from typing import Any
 import pytest
 
 from structdecode import registry
+from structdecode.backends.scripted import ScriptedBackend
 from structdecode.evaluation import code
 from structdecode.evaluation.cells import Plan, expand
+from structdecode.evaluation.identity import model_identity
 from structdecode.evaluation.matching import match
 from structdecode.evaluation.plain import digest_of, plain
 from structdecode.evaluation.store import read_run, read_study
@@ -226,6 +228,33 @@ def test_changes_are_named() -> None:
     assert code.changes({}, {"verifier": one["verifier"]}) == ["verifier 'mine' (m:f): is new"]
     moved = {**one, "verifier": {**one["verifier"], "what": "other:f"}}
     assert code.changes(one, moved) == ["verifier 'mine' (other:f): was m:f"]
+
+
+def test_a_models_identity_is_all_that_its_answers_come_from(tmp_path: Path) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Loaded:
+        name: str
+
+    def identity() -> str:
+        return str(model_identity(Loaded(str(tmp_path)), "m")["digest"])
+
+    seen = {identity()}
+    for file in ("config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja", "modeling.py"):
+        (tmp_path / file).write_text("one")
+        seen.add(identity())
+        (tmp_path / file).write_text("two")
+        seen.add(identity())
+    assert len(seen) == 11
+    (tmp_path / "README.md").write_text("words")
+    assert identity() in seen
+
+
+def test_scripted_backends_of_one_name_are_two_models() -> None:
+    one, again, other = (
+        ScriptedBackend(notebook(f"score = lambda *a: '{text}'")) for text in ("yes", "yes", "no")
+    )  # fmt: skip
+    digests = [model_identity(backend, "scripted")["digest"] for backend in (one, again, other)]
+    assert digests[0] == digests[1] != digests[2]
 
 
 # ------------------------------------------------------------------ as a user runs it
