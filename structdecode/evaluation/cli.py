@@ -20,11 +20,13 @@ def compare(
     ] = None,
     strategy: Annotated[list[str] | None, typer.Option(help="May be given several times.")] = None,
     verifier: Annotated[
-        list[str] | None, typer.Option(help="For the strategies that take one; several times for several.")
+        list[str] | None,
+        typer.Option(help="For the strategies that take one; several times for several; as in `generate`."),
     ] = None,
     budget: Annotated[str, typer.Option(help="Limits a question: tokens=2000,seconds=30.")] = "",
     sweep: Annotated[
-        list[str] | None, typer.Option(help="n=1,2,4,8: numbers of candidates; or another setting's values.")
+        list[str] | None,
+        typer.Option(help="n=1,2,4,8: numbers of candidates; or another setting's values; verifier.key=..."),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value where a strategy has it; verifier.key=value.")
