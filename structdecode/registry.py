@@ -74,8 +74,18 @@ def name_of(group: Group, item: Any) -> str | None:
     for (known, name), registered in _registered.items():
         if known == group and registered is item:
             return name
-    place = f"{getattr(item, '__module__', None)}:{getattr(item, '__qualname__', None)}"
-    return next((name for name, point in _installed(group).items() if point.value == place), None)
+    return next((name for name, point in _installed(group).items() if point.value == _place_of(item)), None)
+
+
+def name_at(group: Group, place: str) -> str | None:
+    """The name of what stands at "module:qualname"."""
+    known = [(name, _place_of(item)) for (g, name), item in _registered.items() if g == group]
+    known += [(name, point.value) for name, point in _installed(group).items()]
+    return next((name for name, there in known if there == place), None)
+
+
+def _place_of(item: Any) -> str:
+    return f"{getattr(item, '__module__', None)}:{getattr(item, '__qualname__', None)}"
 
 
 def label_of(verifier: object, name: str | None = None) -> str:

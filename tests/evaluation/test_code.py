@@ -24,6 +24,8 @@ from structdecode.evaluation.cells import Plan, expand
 from structdecode.evaluation.identity import model_identity
 from structdecode.evaluation.matching import match
 from structdecode.evaluation.plain import digest_of, plain
+from structdecode.evaluation.source import entry_of, is_engine
+from structdecode.evaluation.source import reached as reached_from
 from structdecode.evaluation.store import read_run, read_study
 from structdecode.schemas import load_schema
 from structdecode.strategies.best_of_n import BestOfN
@@ -204,30 +206,43 @@ def test_a_schema_of_ones_own_class_is_code() -> None:
 def test_our_own_plug_ins_count_with_what_they_import_and_the_engine_apart() -> None:
     judge = expand([Plan("stage-beam", verifiers=("self-judge",))], [0])[0]
     module = type(judge.made.verifier).__module__  # type: ignore[attr-defined]
-    reached = code._reached(module, Path(sys.modules[module].__file__ or ""))
+    reached = reached_from(module, Path(sys.modules[module].__file__ or ""))
     assert {"structdecode.verifiers.prompts", "structdecode.verifiers.tournaments"} <= set(reached), "prompts decide"
     assert not any(name.startswith("structdecode.backends") for name in reached)
     for decides in ("structdecode.decoder", "structdecode.backends.transformers.backend", match.__module__):
-        assert code._is_engine(decides), decides
+        assert is_engine(decides), decides
     for shown in ("structdecode.cli", "structdecode.view", "structdecode.evaluation.report.page"):
-        assert not code._is_engine(shown), shown
+        assert not is_engine(shown), shown
 
 
 def test_an_installed_distribution_counts_by_its_version() -> None:
-    found = code._entry(pytest.raises, "verifier")
+    found = entry_of(pytest.raises)
     assert found["version"] == f"pytest {pytest.__version__}" and "source" not in found
+    held = [pytest.raises(ValueError), pytest.approx(1.0)]
+    assert code.code_of_object(held, "verifier.held") == {
+        "package pytest": {"what": "pytest", "version": f"pytest {pytest.__version__}"}
+    }
+
+
+def test_another_name_for_the_same_code_is_the_same_code() -> None:
+    one = code.code_of(BestOfN(), None)
+    registry.register("strategies", "alias-of-best")(BestOfN)
+    try:
+        assert code.code_of(BestOfN(), None) == one
+    finally:
+        del registry._registered["strategies", "alias-of-best"]
 
 
 def test_changes_are_named() -> None:
-    one = {"verifier": {"what": "m:f", "plugin": "mine", "source": "1"}, "engine": {"what": "e", "version": "e 1"}}
-    other = {"verifier": {"what": "m:f", "plugin": "mine", "source": "2"}, "engine": {"what": "e", "version": "e 2"}}
+    one = {"verifier": {"what": "m:f", "source": "1"}, "engine": {"what": "e", "version": "e 1"}}
+    other = {"verifier": {"what": "m:f", "source": "2"}, "engine": {"what": "e", "version": "e 2"}}
     assert code.changes(one, one) == []
     assert code.changes(one, other) == [
-        "verifier 'mine' (m:f): its source is another", "engine (e): version e 1 is now e 2",
+        "verifier (m:f): its source is another", "engine (e): version e 1 is now e 2",
     ]  # fmt: skip
-    assert code.changes({}, {"verifier": one["verifier"]}) == ["verifier 'mine' (m:f): is new"]
+    assert code.changes({}, {"verifier": one["verifier"]}) == ["verifier (m:f): is new"]
     moved = {**one, "verifier": {**one["verifier"], "what": "other:f"}}
-    assert code.changes(one, moved) == ["verifier 'mine' (other:f): was m:f"]
+    assert code.changes(one, moved) == ["verifier (other:f): was m:f"]
 
 
 def test_a_models_identity_is_all_that_its_answers_come_from(tmp_path: Path) -> None:
