@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from structdecode.errors import ConfigError
-from structdecode.protocols import Decoder, Verifier
+from structdecode.protocols import Decoder, StrategyTraits, Verifier
 from structdecode.strategies.sampling import SamplingOverrides
 from structdecode.strategies.staged import walk
 from structdecode.types import Ranked, Schema, rank
@@ -19,6 +19,7 @@ class BestOfN(SamplingOverrides):
     """``n`` independent answers, ranked by the verifier once they are complete (Cobbe et al. 2021, arXiv 2110.14168)."""
 
     default_schema: ClassVar[str] = "llava-o1"
+    traits: ClassVar[StrategyTraits] = StrategyTraits("n", independent=True)
     n: int = 8
     verifier: Verifier = field(default_factory=LogProb)
 

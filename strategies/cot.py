@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from structdecode.protocols import StrategyTraits
 from structdecode.strategies.staged import Staged
 
 
@@ -13,3 +14,4 @@ class ChainOfThought(Staged):
     """One chain of thought without stages, greedy unless told otherwise (Kojima et al. 2022, arXiv 2205.11916)."""
 
     default_schema: ClassVar[str] = "cot"
+    traits: ClassVar[StrategyTraits] = StrategyTraits()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from structdecode.protocols import StrategyTraits
 from structdecode.strategies.staged import Staged
 
 
@@ -13,3 +14,4 @@ class Direct(Staged):
     """One direct answer, greedy unless told otherwise: the baseline without reasoning."""
 
     default_schema: ClassVar[str] = "direct"
+    traits: ClassVar[StrategyTraits] = StrategyTraits()

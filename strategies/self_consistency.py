@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from structdecode.answers import final_answer
 from structdecode.errors import ConfigError
-from structdecode.protocols import Decoder
+from structdecode.protocols import Decoder, StrategyTraits
 from structdecode.strategies.sampling import SamplingOverrides
 from structdecode.strategies.staged import walk
 from structdecode.types import Candidate, Ranked, Schema, Score, rank
@@ -24,6 +24,7 @@ class SelfConsistency(SamplingOverrides):
     """
 
     default_schema: ClassVar[str] = "llava-o1"
+    traits: ClassVar[StrategyTraits] = StrategyTraits("n", independent=True)
     n: int = 8
 
     def __post_init__(self) -> None:

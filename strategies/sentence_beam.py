@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from structdecode.errors import ConfigError
-from structdecode.protocols import Decoder, Verifier
+from structdecode.protocols import Decoder, StrategyTraits, Verifier
 from structdecode.strategies.sampling import SamplingOverrides
 from structdecode.strategies.stage_beam import check_beams
 from structdecode.types import Candidate, Ranked, Schema, Stage, rank
@@ -23,6 +23,7 @@ class SentenceBeam(SamplingOverrides):
     """
 
     default_schema: ClassVar[str] = "llava-o1"
+    traits: ClassVar[StrategyTraits] = StrategyTraits("candidates")
     candidates: int = 4
     beams: int = 1
     max_sentences: int = 32

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from structdecode.errors import ConfigError
-from structdecode.protocols import Decoder, Verifier
+from structdecode.protocols import Decoder, StrategyTraits, Verifier
 from structdecode.strategies.sampling import SamplingOverrides
 from structdecode.types import Ranked, Schema, rank
 from structdecode.verifiers.log_prob import LogProb
@@ -21,6 +21,7 @@ class StageBeam(SamplingOverrides):
     """
 
     default_schema: ClassVar[str] = "llava-o1"
+    traits: ClassVar[StrategyTraits] = StrategyTraits("candidates")
     candidates: int = 4
     beams: int = 1
     verifier: Verifier = field(default_factory=LogProb)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from structdecode.protocols import Decoder
+from structdecode.protocols import Decoder, StrategyTraits
 from structdecode.strategies.sampling import SamplingOverrides
 from structdecode.types import Candidate, Ranked, Schema, Score
 
@@ -25,6 +25,7 @@ class Staged(SamplingOverrides):
     """One staged answer, greedy unless told otherwise (``temperature=none``: as the stages say)."""
 
     default_schema: ClassVar[str] = "llava-o1"
+    traits: ClassVar[StrategyTraits] = StrategyTraits(baseline=True)
     temperature: float | None = 0.0
 
     async def __call__(self, schema: Schema, decoder: Decoder) -> Sequence[Ranked]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from structdecode import registry
@@ -13,9 +14,13 @@ from structdecode.types import Schema
 
 
 def make_strategy(
-    strategy: str | None, verifier: str | None, settings: list[str], preset: str | None
+    strategy: str | None, verifier: str | None, settings: Sequence[str], preset: str | None
 ) -> tuple[Any, str | None, str]:
-    """The strategy with its verifier in it, the verifier's name, and the strategy's.
+    """`assemble` from texts, as a command line has them.
+
+    Args:
+        verifier: a name, or a mapping as YAML writes it on one line: ``{ensemble: {members: {a: log-prob}}}``.
+        settings: ``key=value`` each; ``verifier.key=value`` of the verifier, ``verifier.members.a=value`` inside it.
 
     Raises:
         ConfigError: a name, key or value is unknown or wrong.
@@ -32,6 +37,20 @@ def make_strategy(
         if not equals or not key:
             raise ConfigError(f"--set takes key=value, not {item!r}")
         given[key] = value
+    return assemble(strategy, verifier, given)
+
+
+def assemble(
+    strategy: str | None, verifier: str | Mapping[str, Any] | None, given: Mapping[str, Any]
+) -> tuple[Any, str | None, str]:
+    """The strategy with its verifier in it, the name that the verifier goes by, and the strategy's.
+
+    Args:
+        verifier: as `registry.verifier_from` reads it. given: settings of the strategy; ``verifier.key`` of the verifier.
+
+    Raises:
+        ConfigError: a name, key or value is unknown or wrong.
+    """
     name = strategy or "stage-beam"
     own = {k: v for k, v in given.items() if not k.startswith("verifier.")}
     for_verifier = {k.removeprefix("verifier."): v for k, v in given.items() if k.startswith("verifier.")}
@@ -43,11 +62,10 @@ def make_strategy(
         raise ConfigError(f"strategy {name!r} takes no verifier; these do: {', '.join(with_one)}")
     if for_verifier and verifier is None:
         raise ConfigError("--set verifier.… needs --verifier")
-    built = {"verifier": registry.build("verifiers", verifier, for_verifier)} if verifier else {}
+    built = {"verifier": registry.verifier_from(verifier, for_verifier)} if verifier else {}
     made = registry.build("strategies", name, {**own, **built})
-    used = verifier
-    if used is None and "verifier" in fields:
-        used = registry.name_of("verifiers", type(made.verifier))
+    named = registry.name_of_spec(verifier) if verifier else None
+    used = registry.label_of(made.verifier, named) if "verifier" in fields else None
     return made, used, name
 
 

@@ -38,9 +38,12 @@ def generate(
     ] = None,
     schema: Annotated[str | None, typer.Option(help="A schema's name, or a .yaml or .json file.")] = None,
     strategy: Annotated[str | None, typer.Option(help="See `structdecode list strategies`.")] = None,
-    verifier: Annotated[str | None, typer.Option(help="See `structdecode list verifiers`.")] = None,
+    verifier: Annotated[
+        str | None, typer.Option(help="See `structdecode list verifiers`; or as YAML: {ensemble: {members: {...}}}.")
+    ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value of the strategy; verifier.key=value.")
+        list[str] | None,
+        typer.Option("--set", help="key=value of the strategy; verifier.key=value; verifier.a.b=value."),
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Named settings: llava-o1-paper.")] = None,
     budget: Annotated[
@@ -70,6 +73,8 @@ def generate(
     `structdecode generate --image photo.jpg --question "How many red squares are there?"`
 
     `structdecode generate --image photo.jpg --question "..." --strategy stage-beam --verifier p-true --set candidates=8`
+
+    `structdecode generate --image photo.jpg --question "..." --verifier '{ensemble: {members: {a: log-prob, b: p-true}}}' --set verifier.weights.a=2`
 
     `structdecode generate --image photo.jpg --question "..." --model Xkev/Llama-3.2V-11B-cot --preset llava-o1-paper`
 

@@ -188,8 +188,8 @@ class MeteredDecoder:
 
 
 def verifier_name(verifier: object) -> str:
-    """The name a verifier goes by: its registered one, else its class's."""
-    return registry.name_of("verifiers", type(verifier)) or type(verifier).__name__
+    """The name that a verifier goes by: its registered one, a function's own, else its class's."""
+    return registry.label_of(verifier)
 
 
 class OpenCalls:

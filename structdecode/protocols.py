@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from structdecode.budget import Budget, Usage
+from structdecode.errors import ConfigError
 from structdecode.types import Candidate, Prompt, Ranked, Sampling, Schema, Score, Span, Stage
 
 T = TypeVar("T")
@@ -142,9 +143,47 @@ class Decoder(Protocol):
 
 @runtime_checkable
 class Strategy(Protocol):
-    """Grows and chooses candidates. Returns them best first."""
+    """Grows and chooses candidates. Returns them best first. May declare ``traits: ClassVar[StrategyTraits]``."""
 
     async def __call__(self, schema: Schema, decoder: Decoder) -> Sequence[Ranked]: ...
+
+
+@dataclass(frozen=True)
+class StrategyTraits:
+    """What sweeps and reports want to know of a strategy; a strategy class has it as ``traits``.
+
+    Attributes:
+        width: the setting that holds the number of candidates (of a whole answer, or of each stage): it is swept as
+            ``n``, and reports call its value N. None: there is no choice, the width is 1.
+        independent: the candidates are that many independent samples of a whole answer, so that pass@k can be
+            estimated from them for every k up to N.
+        baseline: one path through the schema, sampled or greedy (``temperature``), that searches are held against.
+    """
+
+    width: str | None = None
+    independent: bool = False
+    baseline: bool = False
+
+
+_USUAL_WIDTHS = ("n", "candidates")
+
+
+def traits_of(kind: type) -> StrategyTraits:
+    """What a strategy class declares; where it declares nothing, a setting ``n`` or ``candidates`` is its width.
+
+    Raises:
+        ConfigError: ``traits`` is something else, or names a width that is no setting of the class.
+    """
+    settings = {f.name for f in fields(kind)} if is_dataclass(kind) else set()
+    traits = getattr(kind, "traits", None)
+    if traits is None:
+        return StrategyTraits(next((name for name in _USUAL_WIDTHS if name in settings), None))
+    if not isinstance(traits, StrategyTraits):
+        raise ConfigError(f"{kind.__qualname__}.traits must be StrategyTraits, not {traits!r}")
+    if traits.width is not None and traits.width not in settings:
+        known = ", ".join(sorted(settings)) or "none"
+        raise ConfigError(f"{kind.__qualname__}.traits: width {traits.width!r} is none of its settings ({known})")
+    return traits
 
 
 class Session(Protocol):

@@ -95,6 +95,21 @@ def test_preset_prints_every_setting(picture: Path) -> None:
         assert setting in shown
 
 
+def test_a_verifier_made_of_verifiers(picture: Path) -> None:
+    nested = "{ensemble: {members: {a: log-prob, b: {rule: {pattern: '[0-9]'}}}}}"
+    asked = ("generate", "--image", picture, "--question", QUESTION, "--set", "candidates=2", "--json")
+    by_text = json.loads(run(*asked, "--verifier", nested, "--set", "verifier.weights.a=2").stdout)
+    dots = (
+        "verifier.members.a=log-prob",
+        "verifier.members.b=rule",
+        "verifier.members.b.pattern=[0-9]",
+        "verifier.weights={a: 2}",
+    )
+    by_dots = json.loads(run(*asked, "--verifier", "ensemble", *(x for text in dots for x in ("--set", text))).stdout)
+    assert by_text["verifier"] == by_dots["verifier"] == "ensemble(a=log-prob, b=rule)"
+    assert by_text["candidates"] == by_dots["candidates"]
+
+
 def test_budget_spent_before_an_answer(picture: Path) -> None:
     done = run("generate", "--image", picture, "--question", QUESTION, "--budget", "tokens=3", "--json", code=3)
     found = json.loads(done.stdout)
@@ -116,6 +131,9 @@ def test_schema_of_the_users_own(picture: Path, tmp_path: Path) -> None:
         (["--image", "none.png"], "none.png: no such file"),
         (["--strategy", "stage-bean"], "did you mean 'stage-beam'"),
         (["--verifier", "p-tru"], "did you mean 'p-true'"),
+        (["--verifier", "{ensemble: {members: {a: p-tru}}}"], "ensemble: members.a: unknown verifier 'p-tru'"),
+        (["--verifier", "{ensemble: {members"], "is not a mapping or list"),
+        (["--verifier", "ensemble", "--set", "verifier.members.a=log-prob", "--set", "verifier.weights.b=1"], "weights for b"),
         (["--set", "candidate=2"], "did you mean 'candidates'"),
         (["--set", "candidates=0"], "candidates must be at least 1"),
         (["--set", "beams=9"], "beams must be from 1"),

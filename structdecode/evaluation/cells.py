@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import itertools
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from structdecode import registry
-from structdecode.assembly import find_schema, make_strategy
+from structdecode.assembly import assemble, find_schema
 from structdecode.budget import Budget
 from structdecode.errors import ConfigError, UnknownNameError
-from structdecode.protocols import Strategy
+from structdecode.evaluation.code import Code, code_of
+from structdecode.evaluation.plain import digest_of, plain
+from structdecode.protocols import Strategy, StrategyTraits, traits_of
 from structdecode.types import Schema
 
 COUNT = "n"
-"""The swept number of candidates, whatever a strategy calls it."""
-
-_COUNT_FIELDS = ("n", "candidates")
+"""The swept number of candidates, whatever a strategy calls it: the width that it declares."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +26,11 @@ class Plan:
     """Cells before a sweep is expanded: one entry of a study's ``cells``.
 
     Attributes:
-        verifiers: names, or a mapping with ``name`` and the verifier's settings; empty: the strategy's own default.
+        verifiers: as `registry.verifier_from` reads them: names, ``{name: settings}``, or a mapping with ``name`` and
+            settings, verifiers inside it likewise; empty: the strategy's own default.
         settings: of the strategy; ``verifier.key`` of every verifier.
         defaults: settings that are taken where the strategy (or verifier) has them, under ``settings``.
-        sweep: values by setting; ``n`` is the number of candidates. budget: as `Budget.parse` reads it.
+        sweep: values by setting; ``n`` is the number of candidates, whatever the strategy calls it. budget: as `Budget.parse` reads it.
     """
 
     strategy: str
@@ -64,17 +63,52 @@ class Cell:
     seed: int
     made: Strategy = field(repr=False)
 
-    @property
+    @cached_property
+    def code(self) -> Code:
+        """Which code strategy, verifier, all that they hold, and the engine are."""
+        return code_of(self.made, self.schema)
+
+    @cached_property
     def digest(self) -> str:
-        """Of everything that decides a result, defaults included; the name is not part of it."""
-        return digest_of([plain(self.made), plain(self.schema), plain(self.budget), self.seed])
+        """Of everything that decides a result, defaults and code included; the name is not part of it."""
+        return self.digest_with(self.code)
+
+    def digest_with(self, code: Mapping[str, Any]) -> str:
+        """The digest that it has, or had, with other code."""
+        return digest_of([plain(self.made), plain(self.schema), plain(self.budget), self.seed, code])
+
+    @property
+    def traits(self) -> StrategyTraits:
+        return traits_of(type(self.made))
+
+    @property
+    def width(self) -> int:
+        """N: candidates (of a whole answer, or of each stage); 1 where there is no choice."""
+        return int(getattr(self.made, self.traits.width)) if self.traits.width else 1
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "name": self.name, "family": self.family, "strategy": self.strategy, "verifier": self.verifier,
             "settings": dict(self.settings), "sweep": dict(self.sweep), "resolved": plain(self.made),
             "schema": plain(self.schema), "budget": plain(self.budget), "seed": self.seed, "digest": self.digest,
+            "code": self.code, "width": self.width, "independent": self.traits.independent,
+            "baseline": self.traits.baseline,
         }  # fmt: skip
+
+
+def declared(cell: Mapping[str, Any]) -> tuple[int, bool, bool]:
+    """Width, independence and being a baseline of a cell as ``study.json`` has it.
+
+    Earlier versions did not write them: then the strategy of that name is asked, where it is there.
+    """
+    if "width" in cell:
+        return cell["width"], cell["independent"], cell["baseline"]
+    try:
+        traits = traits_of(registry.load("strategies", cell["strategy"]))
+    except ConfigError:
+        return 1, False, False
+    width = (cell.get("resolved") or {}).get(traits.width)
+    return width if isinstance(width, int) else 1, traits.independent, traits.baseline
 
 
 def expand(plans: Iterable[Plan], seeds: Sequence[int]) -> list[Cell]:
@@ -105,47 +139,74 @@ def expand(plans: Iterable[Plan], seeds: Sequence[int]) -> list[Cell]:
 def _expand_plan(plan: Plan) -> list[Cell]:
     kind = registry.load("strategies", plan.strategy)
     known = registry.field_types(kind)
-    sweep = _own_names(plan, known)
+    sweep = _own_names(plan, known, traits_of(kind))
     found = []
     for verifier in plan.verifiers or (None,):
         name, own = _verifier(verifier, plan, known)
-        base = plan.name or plan.strategy
-        family = f"{base}/{name}" if name and (plan.name is None or len(plan.verifiers) > 1) else base
-        for values in itertools.product(*sweep.values()):
-            swept = dict(zip(sweep, values, strict=True))
-            spelled = dict(zip(plan.sweep, values, strict=True))
-            label = "/".join([family, *(f"{key}={value}" for key, value in spelled.items())])
+        swept_here = {key: values for key, values in sweep.items() if _has(name, key)}
+        spelling = dict(zip(sweep, plan.sweep, strict=True))
+        for values in itertools.product(*swept_here.values()):
+            swept = dict(zip(swept_here, values, strict=True))
             settings = {**_taken(plan.defaults, known), **own, **plan.settings, **swept}
-            found.append(_cell(plan, label, family, name, settings, spelled))
+            spelled = {spelling[key]: value for key, value in swept.items()}
+            found.append(_cell(plan, name, settings, spelled))
     return found
 
 
-def _cell(
-    plan: Plan, label: str, family: str, verifier: str | None, settings: dict[str, Any], spelled: dict[str, Any]
-) -> Cell:
+def _has(verifier: str | None, key: str) -> bool:
+    """Whether a swept setting is for the strategy, or for this verifier."""
+    if verifier is None or not key.startswith("verifier."):
+        return True
+    return key.split(".")[1] in _fields(verifier)
+
+
+def _fields(verifier: str) -> Mapping[str, Any]:
+    kind = registry.load("verifiers", verifier)
+    return registry.field_types(kind) if isinstance(kind, type) else {}
+
+
+def _cell(plan: Plan, verifier: str | None, settings: dict[str, Any], spelled: dict[str, Any]) -> Cell:
+    base = plan.name or "/".join(filter(None, (plan.strategy, verifier)))
+    swept = [f"{key}={value}" for key, value in spelled.items()]
     try:
-        made, used, _ = make_strategy(plan.strategy, verifier, [f"{k}={v}" for k, v in settings.items()], None)
+        made, used, _ = assemble(plan.strategy, verifier, {key: _text(value) for key, value in settings.items()})
     except ConfigError as error:
-        raise ConfigError(f"cell {label!r}: {error}") from None
+        raise ConfigError(f"cell {'/'.join([base, *swept])!r}: {error}") from None
+    family = plan.name or plan.strategy
+    if verifier and (plan.name is None or len(plan.verifiers) > 1):
+        family = f"{family}/{used}"
+    label = "/".join([family, *swept])
     schema = find_schema(plan.schema or str(getattr(made, "default_schema", "llava-o1")))
     return Cell(
         label, family, plan.strategy, used, settings, spelled, schema, Budget.parse(plan.budget), 0, made,
     )  # fmt: skip
 
 
-def _own_names(plan: Plan, known: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
+def _own_names(plan: Plan, known: Mapping[str, Any], traits: StrategyTraits) -> dict[str, Sequence[Any]]:
     """The sweep under the strategy's own field names."""
     found: dict[str, Sequence[Any]] = {}
     for key, values in plan.sweep.items():
-        own = key
-        if key == COUNT:
-            own = next((name for name in _COUNT_FIELDS if name in known), COUNT)
-        if own not in known and not own.startswith("verifier."):
+        own = own_name(key, traits)
+        if (
+            key.startswith("verifier.")
+            and plan.verifiers
+            and not any(_has(name, key) for name in map(_name, plan.verifiers))
+        ):
+            known_there = {f"verifier.{f}" for name in map(_name, plan.verifiers) for f in _fields(name)}
+            raise UnknownNameError(f"sweep of {plan.strategy!r}", key, known_there)
+        if own in found:
+            raise ConfigError(f"sweep of {plan.strategy!r}: {COUNT} and {own} are the same setting: give one of them")
+        if own.partition(".")[0] not in known:
             raise UnknownNameError(f"sweep of {plan.strategy!r}", key, known)
         if not isinstance(values, Sequence) or isinstance(values, str) or not values:
             raise ConfigError(f"sweep of {plan.strategy!r}: {key} must be a list of values, not {values!r}")
         found[own] = values
     return found
+
+
+def own_name(key: str, traits: StrategyTraits) -> str:
+    """A strategy's own name of a swept setting."""
+    return traits.width or COUNT if key == COUNT else key
 
 
 def _verifier(
@@ -154,32 +215,40 @@ def _verifier(
     """A verifier's name, and the settings that are for it alone, as ``verifier.key``."""
     if given is None:
         return None, {}
-    own = {} if isinstance(given, str) else dict(given)
-    name = given if isinstance(given, str) else own.pop("name", None)
-    if not isinstance(name, str):
-        raise ConfigError(f"strategy {plan.strategy!r}: a verifier is a name or a mapping with 'name', not {given!r}")
-    fields = registry.field_types(kind) if isinstance(kind := registry.load("verifiers", name), type) else {}
+    name = _name(given)
+    own = {} if isinstance(given, str) else registry.name_and_settings(given)[1]
     defaults = {key.removeprefix("verifier."): v for key, v in plan.defaults.items() if key.startswith("verifier.")}
     if "verifier" not in known:
-        defaults = {}  # make_strategy says which strategies take one
-    return name, {f"verifier.{key}": value for key, value in {**_taken(defaults, fields), **own}.items()}
+        defaults = {}  # `assemble` says which strategies take one
+    return name, {f"verifier.{key}": value for key, value in {**_taken(defaults, _fields(name)), **own}.items()}
+
+
+def _name(given: str | Mapping[str, Any]) -> str:
+    """A verifier's name, from one of the forms that a plan takes."""
+    return given if isinstance(given, str) else registry.name_and_settings(given)[0]
 
 
 def _taken(defaults: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in defaults.items() if key in known}
+    return {
+        key: value
+        for key, value in defaults.items()
+        if key.partition(".")[0] in known and not key.startswith("verifier.")
+    }
+
+
+def _text(value: Any) -> Any:
+    """A setting as the command line would have it, so that both are read alike; mappings and lists as they are."""
+    return value if isinstance(value, Mapping | list | tuple) else str(value)
 
 
 def _check_defaults(plans: Sequence[Plan]) -> None:
     """A default that no strategy and no verifier of the study knows is a typo."""
-    of_strategies = {
-        name for plan in plans for name in registry.field_types(registry.load("strategies", plan.strategy))
-    }
-    names = {v if isinstance(v, str) else v.get("name") for plan in plans for v in plan.verifiers}
-    kinds = [registry.load("verifiers", name) for name in names if isinstance(name, str)]
-    of_verifiers = {f"verifier.{f}" for kind in kinds if isinstance(kind, type) for f in registry.field_types(kind)}
+    known = {name for plan in plans for name in registry.field_types(registry.load("strategies", plan.strategy))}
+    of_verifiers = {f"verifier.{name}" for plan in plans for v in plan.verifiers for name in _fields(_name(v))}
     for key in {key for plan in plans for key in plan.defaults}:
-        if key not in of_strategies | of_verifiers:
-            raise UnknownNameError("setting", key, of_strategies | of_verifiers)
+        parts = key.split(".")
+        if (parts[0] not in known) if parts[0] != "verifier" else ".".join(parts[:2]) not in of_verifiers | known:
+            raise UnknownNameError("setting", key, known | of_verifiers)
 
 
 def _check_unique(cells: Sequence[Cell]) -> None:
@@ -192,26 +261,3 @@ def _check_unique(cells: Sequence[Cell]) -> None:
             raise ConfigError(f"cells {digests[cell.digest]!r} and {cell.name!r} are the same: leave one out")
         names.add(cell.name)
         digests[cell.digest] = cell.name
-
-
-# ------------------------------------------------------------------ digests of plain values
-
-
-def plain(value: Any) -> Any:
-    """JSON-ready and complete: a dataclass with its class and all fields, a function by its name."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"class": type(value).__qualname__, **fields}
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    return getattr(value, "__qualname__", type(value).__qualname__)
-
-
-def digest_of(value: Any) -> str:
-    """128 bits of the canonical JSON of a plain value."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -20,11 +20,13 @@ def compare(
     ] = None,
     strategy: Annotated[list[str] | None, typer.Option(help="May be given several times.")] = None,
     verifier: Annotated[
-        list[str] | None, typer.Option(help="For the strategies that take one; several times for several.")
+        list[str] | None,
+        typer.Option(help="For the strategies that take one; several times for several; as in `generate`."),
     ] = None,
     budget: Annotated[str, typer.Option(help="Limits a question: tokens=2000,seconds=30.")] = "",
     sweep: Annotated[
-        list[str] | None, typer.Option(help="n=1,2,4,8: numbers of candidates; or another setting's values.")
+        list[str] | None,
+        typer.Option(help="n=1,2,4,8: numbers of candidates; or another setting's values; verifier.key=..."),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value where a strategy has it; verifier.key=value.")
@@ -49,11 +51,15 @@ def compare(
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Load weights that are not safetensors.")
     ] = False,
+    accept_changed_code: Annotated[
+        bool, typer.Option("--accept-changed-code", help="Go on with a run that other code began; the report says so.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
     """Run strategies and verifiers on the same questions, and report accuracy against cost.
 
-    Killed or interrupted, the same command goes on where it was; nothing is done twice.
+    Killed or interrupted, the same command goes on where it was; nothing is done twice. A run directory that other
+    code began (a verifier that was edited, another version of a plug-in) is refused by name.
 
     Examples:
     `structdecode compare --data pocket:test --limit 100 --strategy direct --strategy staged --out runs/first`
@@ -79,7 +85,7 @@ def compare(
         failed = commands.compare(
             commands.study_of(study, options, source, model=model, judge=judge, seeds=seed or []), out, shard=part,
             concurrency=concurrency, quiet=quiet, command=sys.argv, device=device, dtype=dtype, engine=engine,
-            trust_remote_code=trust_remote_code, allow_pickle=allow_pickle,
+            trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, accept_changed_code=accept_changed_code,
         )  # fmt: skip
     except KeyboardInterrupt:
         print(f"structdecode: interrupted; the same command goes on with {out}", file=sys.stderr)
@@ -91,14 +97,17 @@ def compare(
 def merge(
     runs: Annotated[list[Path], typer.Argument(help="Run directories of `compare --shard`.")],
     out: Annotated[Path, typer.Option(help="The run directory to make.")],
+    accept_changed_code: Annotated[
+        bool, typer.Option("--accept-changed-code", help="Merge runs of different code; the report says so.")
+    ] = False,
 ) -> None:
-    """Make one run of its shards, and its report; overlaps, gaps and different studies are named, with exit code 1.
+    """Make one run of its shards, and its report; overlaps, gaps, different studies and different code are named, with exit code 1.
 
     Example: `structdecode merge runs/shard-1 runs/shard-2 --out runs/study`
     """
     from structdecode.evaluation import commands, shards
 
-    found = shards.problems(runs)
+    found = shards.problems(runs, accept_changed_code=accept_changed_code)
     for problem in found:
         print(f"structdecode: {problem}", file=sys.stderr)
     if found:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from structdecode.errors import ConfigError
-from structdecode.evaluation.cells import Cell
+from structdecode.evaluation.code import CodeByCell, code_changes, codes_of, with_accepted
 from structdecode.evaluation.identity import RECORD_VERSION, data_digest, machine, model_identity, versions
 from structdecode.evaluation.progress import LiveCells, clock
 from structdecode.evaluation.shards import Process, Shard, difference
@@ -30,6 +30,7 @@ from structdecode.paths import write_whole
 
 if TYPE_CHECKING:
     from structdecode.evaluation.recording import Matcher
+    from structdecode.evaluation.runner import Job
     from structdecode.protocols import Backend
 
 
@@ -92,12 +93,14 @@ def compare(
     concurrency: int = 32,
     quiet: bool = False,
     report: bool = True,
+    accept_changed_code: bool = False,
     command: Sequence[str] = (),
     **loading: Any,
 ) -> int:
     """Loads data and model, runs what is left of a study, and writes the report when all is there.
 
     Args:
+        accept_changed_code: go on with a run that other code began; ``study.json`` and the report then say so.
         loading: for `structdecode.assembly.load_backend`: ``device``, ``dtype`` and so on.
 
     Returns:
@@ -123,7 +126,7 @@ def compare(
     return run_study(
         study, loaded.questions, loaded.rejected, backend, match, out, shard=part, concurrency=concurrency,
         quiet=quiet or process.rank > 0, report=report, command=command, data_name=loaded.name,
-        file_digest=loaded.digest, judge=judge,
+        file_digest=loaded.digest, judge=judge, accept_changed_code=accept_changed_code,
     )  # fmt: skip
 
 
@@ -139,6 +142,7 @@ def run_study(
     concurrency: int = 32,
     quiet: bool = False,
     report: bool = True,
+    accept_changed_code: bool = False,
     command: Sequence[str] = (),
     data_name: str = "",
     file_digest: str = "",
@@ -167,10 +171,10 @@ def run_study(
         config["judge"] = identity = model_identity(judge, study.judge or SELF)
         judging = Judging(judge, identity["digest"])
     runner = Runner(out, backend, match, concurrency, part.label, judging)
-    _open_directory(out, config, kept, all_rejected, command)
+    accepted = _open_directory(out, config, kept, all_rejected, command, accept_changed_code)
     mine = [question for question in kept if part.has(question)]
     models = [model["digest"], *([judging.digest] if judging else [])]
-    jobs = plan_jobs(study.cells, mine, models)
+    jobs = plan_jobs(study.cells, mine, models, accepted)
     with LiveCells([cell.name for cell in study.cells], len(mine), quiet=quiet) as progress:
         added = runner.run(jobs, progress)
     if not quiet:
@@ -181,7 +185,7 @@ def run_study(
         _tell(f"failed: {place}: {error}")
     if runner.failures:
         _tell(f"{len(runner.failures)} failed; the same command tries them again")
-    if report and _complete(out, study.cells, kept, models):
+    if report and _complete(out, plan_jobs(study.cells, kept, models, accepted)):
         write_report(out)
     return len(runner.failures)
 
@@ -193,12 +197,10 @@ def write_report(directory: Path) -> None:
     write(directory)
 
 
-def _complete(out: Path, cells: Sequence[Cell], questions: Sequence[Question], models: Sequence[str]) -> bool:
+def _complete(out: Path, jobs: Sequence[Job]) -> bool:
     """Whether every question of every cell is there, whoever did it. The process that sees it writes the report."""
-    from structdecode.evaluation.runner import plan_jobs
-
     done = read_records(out)
-    return all(job.key in done for job in plan_jobs(cells, questions, models))
+    return all(job.done(done) is not None for job in jobs)
 
 
 def _check_directory(out: Path) -> None:
@@ -217,8 +219,9 @@ def _open_directory(
     questions: Sequence[Question],
     rejected: tuple[Rejected, ...],
     command: Sequence[str],
-) -> None:
-    """Makes a run directory, or checks that the one there is of the same study."""
+    accept_changed_code: bool,
+) -> list[CodeByCell]:
+    """Makes a run directory, or checks that the one there is of the same study; returns the code it has results of."""
     _check_directory(out)
     out.mkdir(parents=True, exist_ok=True)
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -229,11 +232,32 @@ def _open_directory(
         write_whole(out / "rejected.jsonl", rejected_lines(rejected))
         write_new(out / "study.json", json.dumps(study, indent=1, ensure_ascii=False) + "\n")
     there = read_study(out)
+    if there["config"]["record_version"] < RECORD_VERSION:
+        raise ConfigError(
+            f"{out}: was begun by an earlier version, which did not keep what code made its results: give another --out"
+        )
     differs = difference(there, study)
     if differs is not None:
         raise ConfigError(f"{out}: holds a run of another study ({differs}): give the same options or another --out")
+    there = _with_code(out, there, codes_of(study)[0], accept_changed_code)
     with (out / "sessions.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({**session, "pid": os.getpid()}, ensure_ascii=False) + "\n")
+    return codes_of(there)
+
+
+def _with_code(out: Path, study: dict[str, Any], code: CodeByCell, accept: bool) -> dict[str, Any]:
+    """``study.json`` as it is where this code has made it, with a word of other code where that is accepted."""
+    changed = code_changes(codes_of(study), code)
+    if not changed:
+        return study
+    if not accept:
+        raise ConfigError(
+            f"{out}: was begun with other code: {'; '.join(changed)}: give another --out, or --accept-changed-code to "
+            "keep the results that are there"
+        )
+    study = with_accepted(study, code)
+    write_whole(out / "study.json", json.dumps(study, indent=1, ensure_ascii=False) + "\n")
+    return study
 
 
 def _question_line(question: Question) -> dict[str, Any]:

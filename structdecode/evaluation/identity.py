@@ -7,17 +7,19 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
+from dataclasses import is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from structdecode.evaluation.cells import digest_of
+from structdecode.evaluation.code import code_of_object
+from structdecode.evaluation.plain import digest_of
 from structdecode.evaluation.types import Question
 from structdecode.images import ImageSource, Picture
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 """Part of every key: goes up when a record of the same configuration would come out otherwise."""
 
 _WHOLE_UP_TO = 256 << 20
@@ -25,7 +27,7 @@ _WHOLE_UP_TO = 256 << 20
 
 
 def model_identity(backend: Any, name: str) -> dict[str, Any]:
-    """``name``, ``digest`` (of configuration and weights), ``dtype``, ``device`` (its type) and ``engine``."""
+    """``name``, ``digest`` (of weights and all else that a checkpoint's answers come from), ``dtype``, ``device`` (its type) and ``engine``."""
     model = getattr(backend, "model", None)
     parameter = next(iter(model.parameters()), None) if model is not None and hasattr(model, "parameters") else None
     return {
@@ -37,15 +39,20 @@ def model_identity(backend: Any, name: str) -> dict[str, Any]:
     }
 
 
+_MODEL_FILES = ("*.json", "*.safetensors", "*.bin", "*.jinja", "*.model", "*.txt", "*.py", "chat_templates/*.jinja")
+"""What a checkpoint's answers come from: weights, configuration, tokenizer, chat template, code of its own."""
+
+
 def _weights_digest(backend: Any, name: str) -> str:
-    """Of a directory's files; of a hub model its commit; else of the backend's name."""
+    """Of a directory's files; of a hub model its commit; else of the backend's name and what a scripted one says."""
     place = Path(getattr(backend, "name", name))
     if place.is_dir():
-        files = [place / "config.json", *sorted(place.glob("*.safetensors")), *sorted(place.glob("*.bin"))]
-        return digest_of([[file.name, _file_digest(file)] for file in files if file.exists()])
-    config = getattr(getattr(backend, "model", None), "config", None)
-    commit = getattr(config, "_commit_hash", None)
-    return digest_of([str(getattr(backend, "name", name)), commit])
+        files = sorted({file for pattern in _MODEL_FILES for file in place.glob(pattern)})
+        return digest_of([[str(file.relative_to(place)), _file_digest(file)] for file in files])
+    model = getattr(backend, "model", None)
+    commit = getattr(getattr(model, "config", None), "_commit_hash", None)
+    script = code_of_object(backend, "backend") if model is None and is_dataclass(backend) else {}
+    return digest_of([str(getattr(backend, "name", name)), commit, script])
 
 
 def _file_digest(path: Path) -> str:

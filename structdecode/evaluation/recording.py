@@ -10,9 +10,10 @@ from typing import Any
 
 from structdecode.budget import Usage
 from structdecode.engine import Result
-from structdecode.evaluation.cells import Cell, digest_of
+from structdecode.evaluation.cells import Cell
 from structdecode.evaluation.costs import PARTS, ModelCost
 from structdecode.evaluation.identity import RECORD_VERSION
+from structdecode.evaluation.plain import digest_of
 from structdecode.evaluation.types import Match, Pooled, Question, Record, Round
 from structdecode.types import Path, Prompt, Schema, join_spans
 
@@ -24,10 +25,15 @@ WHOLE_ANSWER = "ANSWER"
 _REASON_LENGTH = 300
 
 
-def record_key(cell: Cell, question_digest: str, models: Sequence[str]) -> str:
-    """Digest of everything that decides the result; ``models``: digests of the model, and of the judge if any."""
+def record_key(cell: Cell, question_digest: str, models: Sequence[str], code: Mapping[str, Any] | None = None) -> str:
+    """Digest of everything that decides the result.
+
+    Args:
+        models: digests of the model, and of the judge if any. code: other code than the cell has now.
+    """
     model, *judge = models
-    return digest_of([RECORD_VERSION, cell.digest, model, question_digest, *judge])
+    cell_digest = cell.digest if code is None else cell.digest_with(code)
+    return digest_of([RECORD_VERSION, cell_digest, model, question_digest, *judge])
 
 
 def make_record(

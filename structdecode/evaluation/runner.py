@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from PIL import Image
 from structdecode.engine import Result, adecode
 from structdecode.errors import ConfigError, ImageError, PromptError, StructdecodeError
 from structdecode.evaluation.cells import Cell
+from structdecode.evaluation.code import CodeByCell
 from structdecode.evaluation.costs import model_cost
 from structdecode.evaluation.identity import question_digest
 from structdecode.evaluation.isolation import isolated
@@ -39,22 +40,37 @@ _HOPELESS = 20
 
 @dataclass(frozen=True)
 class Job:
-    """One question for one cell."""
+    """One question for one cell.
+
+    Attributes:
+        accepted: keys that it had with earlier code whose results were accepted.
+    """
 
     key: str
     cell: Cell
     question: Question
+    accepted: tuple[str, ...] = ()
+
+    def done(self, keys: Container[str]) -> str | None:
+        """The key under which it is among these."""
+        return next((key for key in (self.key, *self.accepted) if key in keys), None)
 
 
-def plan_jobs(cells: Sequence[Cell], questions: Sequence[Question], models: Sequence[str]) -> list[Job]:
+def plan_jobs(
+    cells: Sequence[Cell], questions: Sequence[Question], models: Sequence[str], accepted: Sequence[CodeByCell] = ()
+) -> list[Job]:
     """All work, a question's cells side by side: so all cells get on alike, whenever the run is looked at.
 
-    ``models``: as in `record_key`.
+    Args:
+        models: as in `record_key`. accepted: other code whose results count, by cell.
     """
     found = []
     for question in questions:
         digest = question_digest(question)
-        found += [Job(record_key(cell, digest, models), cell, question) for cell in cells]
+        for cell in cells:
+            earlier = [codes[cell.name] for codes in accepted if codes[cell.name] != cell.code]
+            keys = tuple(record_key(cell, digest, models, code) for code in earlier)
+            found.append(Job(record_key(cell, digest, models), cell, question, keys))
     return found
 
 
@@ -95,10 +111,10 @@ class Runner:
         self._traces = Appender(self.directory / f"traces{self.label}.jsonl")
         try:
             done = read_records(self.directory)
-            wanted = {job.key for job in jobs}
-            for key in wanted & done.keys():
-                progress.add(done[key], now=False)
-            left = [job for job in jobs if job.key not in done]
+            for job in jobs:
+                if (key := job.done(done)) is not None:
+                    progress.add(done[key], now=False)
+            left = [job for job in jobs if job.done(done) is None]
             asyncio.run(self._run(iter(left), progress))
             return self._succeeded
         finally:

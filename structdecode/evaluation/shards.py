@@ -10,12 +10,13 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from structdecode.errors import ConfigError
+from structdecode.evaluation.code import code_changes, codes_of, with_accepted
 from structdecode.evaluation.store import as_lines, lines, read_run, read_study
 from structdecode.evaluation.types import Question, Record
 
@@ -101,12 +102,17 @@ class Process:
 
 
 def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
-    """The first thing that decides results and differs between two ``study.json``, in words; None where nothing does."""
+    """The first thing that decides results and differs between two ``study.json``, in words; None where nothing does.
+
+    Code is looked at by `evaluation.code.code_changes`.
+    """
     ours, theirs = one["config"], other["config"]
+    if ours["record_version"] != theirs["record_version"]:
+        return f"records of version {ours['record_version']} and {theirs['record_version']}, made by different versions"
     judges = [config.get("judge") or {} for config in (ours, theirs)]
     if judges[0].get("digest") != judges[1].get("digest"):
         return "judge: " + " and ".join(str(judge.get("name", "none")) for judge in judges)
-    for name in ("record_version", "model", "data", "cells"):
+    for name in ("model", "data", "cells"):
         if name == "model":
             for key in ("digest", "dtype", "device"):
                 if ours["model"][key] != theirs["model"][key]:
@@ -116,10 +122,8 @@ def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
             if ours["data"]["digest"] != theirs["data"]["digest"]:
                 counts = f"{ours['data']['questions']} and {theirs['data']['questions']} questions"
                 return f"data ({ours['data']['source']}, {theirs['data']['source']}; {counts})"
-        elif name == "cells":
+        else:
             return _cells_difference(ours["cells"], theirs["cells"])
-        elif ours[name] != theirs[name]:
-            return f"{name}: {ours[name]} and {theirs[name]}"
     return None
 
 
@@ -133,31 +137,34 @@ def _cells_difference(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mappin
         for key in ("resolved", "schema", "budget", "seed"):
             if cell[key] != second[name][key]:
                 return f"{key if key != 'resolved' else 'settings'} of cell {name!r}"
-        if cell["digest"] != second[name]["digest"]:
-            return f"cell {name!r}"
     return None
 
 
 # ------------------------------------------------------------------ merging
 
 
-def problems(directories: Sequence[Path]) -> list[str]:
-    """Why these runs do not make one whole: a line each for configurations that differ, overlaps and gaps."""
+def problems(directories: Sequence[Path], *, accept_changed_code: bool = False) -> list[str]:
+    """Why these runs do not make one whole: a line each for configurations and code that differ, overlaps and gaps."""
     studies = [read_study(directory) for directory in directories]
     found = []
     for directory, study in zip(directories[1:], studies[1:], strict=True):
         differs = difference(studies[0], study)
         if differs is not None:
             found.append(f"{directories[0]} and {directory} are runs of different studies: {differs}")
+        elif not accept_changed_code and (changed := code_changes(codes_of(studies[0])[:1], codes_of(study)[0])):
+            found.append(
+                f"{directories[0]} and {directory} were made by different code: {'; '.join(changed)}: run one of them "
+                "again, or --accept-changed-code"
+            )
     if found:
         return found
     runs = [read_run(directory) for directory in directories]
-    owners: dict[str, list[int]] = {}
-    by_key: dict[str, Record] = {}
+    owners: dict[tuple[str, str], list[int]] = {}
+    by_key: dict[tuple[str, str], Record] = {}  # by cell and question: keys differ where code does
     for at, run in enumerate(runs):
         for record in run.records:
-            owners.setdefault(record.key, []).append(at)
-            by_key[record.key] = record
+            owners.setdefault((record.cell, record.id), []).append(at)
+            by_key[record.cell, record.id] = record
     pairs: dict[tuple[int, ...], list[Record]] = {}
     for key, places in owners.items():
         if len(places) > 1:
@@ -168,8 +175,7 @@ def problems(directories: Sequence[Path]) -> list[str]:
     return found + _gaps(by_key, runs[0].cells, list(runs[0].questions))
 
 
-def _gaps(records: Mapping[str, Record], cells: Sequence[str], ids: Sequence[str]) -> list[str]:
-    have = {(record.cell, record.id) for record in records.values()}
+def _gaps(have: Container[tuple[str, str]], cells: Sequence[str], ids: Sequence[str]) -> list[str]:
     missing = [(cell, question) for cell in cells for question in ids if (cell, question) not in have]
     counts = Counter(cell for cell, _ in missing)
     first = dict(reversed(missing))
@@ -204,7 +210,11 @@ def merge(directories: Sequence[Path], out: Path) -> int:
 
 
 def _write_merged(directories: Sequence[Path], partial: Path) -> int:
-    study = {**read_study(directories[0]), "merged_from": [str(directory) for directory in directories]}
+    studies = [read_study(directory) for directory in directories]
+    study = {**studies[0], "merged_from": [str(directory) for directory in directories]}
+    for other in studies[1:]:
+        for codes in codes_of(other):
+            study = with_accepted(study, codes)
     (partial / "study.json").write_text(json.dumps(study, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     for name in ("questions.jsonl", "rejected.jsonl"):
         shutil.copyfile(directories[0] / name, partial / name)

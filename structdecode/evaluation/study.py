@@ -9,7 +9,8 @@ from typing import Any
 
 from structdecode import registry
 from structdecode.errors import ConfigError, MissingExtraError, UnknownNameError
-from structdecode.evaluation.cells import _COUNT_FIELDS, COUNT, Cell, Plan, expand
+from structdecode.evaluation.cells import COUNT, Cell, Plan, expand, own_name
+from structdecode.protocols import traits_of
 
 _KEYS = ("model", "judge", "data", "schema", "seed", "seeds", "defaults", "budget", "cells")
 _CELL_KEYS = ("strategy", "name", "verifiers", "settings", "sweep", "budget", "schema")
@@ -72,18 +73,19 @@ def from_options(
     """
     if not strategies:
         raise ConfigError("name at least one --strategy, or a study file; see `structdecode list strategies`")
-    taking = {name: registry.field_types(registry.load("strategies", name)) for name in strategies}
+    kinds = {name: registry.load("strategies", name) for name in strategies}
+    taking = {name: registry.field_types(kind) for name, kind in kinds.items()}
     swept = dict(_sweep(item) for item in sweep)
     for key in swept:
-        if not any(_sweepable(key, known) for known in taking.values()):
+        if not any(_sweepable(key, kind) for kind in kinds.values()):
             raise UnknownNameError("sweep", key, {COUNT, *(name for known in taking.values() for name in known)})
     if verifiers and not any("verifier" in known for known in taking.values()):
         raise ConfigError(f"none of {', '.join(strategies)} takes a verifier: leave --verifier out")
     plans = tuple(
         Plan(
-            name, verifiers=tuple(verifiers) if "verifier" in known else (), budget=budget, schema=schema,
+            name, verifiers=tuple(map(registry.from_text, verifiers)) if "verifier" in known else (), budget=budget, schema=schema,
             defaults=dict(_setting(item) for item in settings),
-            sweep={key: values for key, values in swept.items() if _sweepable(key, known)},
+            sweep={key: values for key, values in swept.items() if _sweepable(key, kinds[name])},
         )
         for name in strategies
         for known in [taking[name]]
@@ -187,8 +189,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def _sweepable(key: str, known: Mapping[str, Any]) -> bool:
-    return any(name in known for name in (_COUNT_FIELDS if key == COUNT else (key,)))
+def _sweepable(key: str, kind: type) -> bool:
+    return own_name(key, traits_of(kind)).partition(".")[0] in registry.field_types(kind)
 
 
 def _setting(text: str) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from structdecode.evaluation import statistics
 from structdecode.evaluation.report import figures
-from structdecode.evaluation.report.results import INDEPENDENT, CellResult, Results
+from structdecode.evaluation.report.results import CellResult, Results
 from structdecode.evaluation.report.section import Block, Column, Figure, Section, Table, Words, percent, points
 from structdecode.evaluation.statistics import Estimate
 
@@ -58,7 +58,7 @@ def row(cell: CellResult) -> Mapping[str, object]:
 
 def independent(results: Results) -> CellResult | None:
     """The cell with the most independent whole answers a question."""
-    found = [cell for cell in results.cells.values() if cell.strategy in INDEPENDENT and cell.width > 1]
+    found = [cell for cell in results.cells.values() if cell.independent and cell.width > 1]
     return max(found, key=lambda cell: (cell.width, len(cell.records), cell.name), default=None)
 
 

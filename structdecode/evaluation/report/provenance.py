@@ -14,7 +14,7 @@ from structdecode.evaluation.report.section import Block, Column, Raw, Section, 
 def section(results: Results) -> Section:
     study = results.run.study
     config = _flat({key: value for key, value in study["config"].items() if key != "cells"})
-    first = _flat({key: value for key, value in study.items() if key != "config"})
+    first = _flat({key: value for key, value in study.items() if key not in ("config", "accepted_code")})
     columns = (Column("what", "what", text=True), Column("value", "value", text=True))
     cells = json.dumps(plain(study["config"]["cells"]), indent=1, ensure_ascii=False)
     blocks: list[Block] = [
@@ -32,6 +32,12 @@ def section(results: Results) -> Section:
             "All cells with all their settings are in `study.json`, under `config.cells`.",
         ),
     ]
+    accepted = tuple({"changed": change} for entry in study.get("accepted_code", ()) for change in entry["changed"])
+    if accepted:
+        code = Words(
+            "The code changed while this run was made, and that was accepted: results are of the code before and after."
+        )
+        blocks = [code, Table("accepted_code", (Column("changed", "what changed", text=True),), accepted), *blocks]
     return Section("provenance", "What was run, and how to repeat it", tuple(blocks))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from structdecode.evaluation import costs, statistics
+from structdecode.evaluation.cells import declared
 from structdecode.evaluation.costs import Unit
 from structdecode.evaluation.recording import WHOLE_ANSWER
 from structdecode.evaluation.report.figures import Look, looks
@@ -18,13 +19,15 @@ from structdecode.evaluation.statistics import Estimate
 from structdecode.evaluation.store import Run
 from structdecode.evaluation.types import Record
 
-INDEPENDENT = ("best-of-n", "self-consistency")
-"""Strategies whose pool is N independent samples, so that pass@k can be estimated from it for every k up to N."""
-
 
 @dataclass(frozen=True)
 class CellResult:
-    """One cell with its finished questions. ``made``: the strategy with all its settings, as ``study.json`` has it."""
+    """One cell with its finished questions.
+
+    Attributes:
+        made: the strategy with all its settings, as ``study.json`` has it.
+        width, independent, baseline: what the strategy declares, as in `structdecode.protocols.StrategyTraits`.
+    """
 
     name: str
     family: str
@@ -32,11 +35,9 @@ class CellResult:
     verifier: str | None
     made: Mapping[str, Any]
     records: tuple[Record, ...]
-
-    @property
-    def width(self) -> int:
-        """N: candidates (of a stage, or whole answers); 1 where there is no choice."""
-        return int(self.made.get("n") or self.made.get("candidates") or 1)
+    width: int = 1
+    independent: bool = False
+    baseline: bool = False
 
     @cached_property
     def by_id(self) -> dict[str, Record]:
@@ -101,7 +102,13 @@ class Results:
         known = {cell["name"]: cell for cell in self.run.study["config"]["cells"]}
         return {
             name: CellResult(
-                name, cell["family"], cell["strategy"], cell["verifier"], cell.get("resolved") or {}, records
+                name,
+                cell["family"],
+                cell["strategy"],
+                cell["verifier"],
+                cell.get("resolved") or {},
+                records,
+                *declared(cell),
             )
             for name, records in self.run.by_cell.items()
             if records and (cell := known[name])
@@ -125,18 +132,18 @@ class Results:
 
     @cached_property
     def greedy(self) -> CellResult | None:
-        """The staged answer without sampling."""
-        return next((c for c in self._staged if c.made.get("temperature") == 0), None)
+        """The baseline without sampling."""
+        return next((c for c in self._baselines if c.made.get("temperature") == 0), None)
 
     @cached_property
     def one_sample(self) -> CellResult | None:
-        """The staged answer, sampled once; else the narrowest search over independent samples, if it is one wide."""
-        sampled = next((c for c in self._staged if c.made.get("temperature") != 0), None)
-        return sampled or next((c for c in self.cells.values() if c.strategy in INDEPENDENT and c.width == 1), None)
+        """The baseline, sampled once; else the narrowest search over independent samples, if it is one wide."""
+        sampled = next((c for c in self._baselines if c.made.get("temperature") != 0), None)
+        return sampled or next((c for c in self.cells.values() if c.independent and c.width == 1), None)
 
     @property
-    def _staged(self) -> list[CellResult]:
-        return [cell for cell in self.cells.values() if cell.strategy == "staged"]
+    def _baselines(self) -> list[CellResult]:
+        return [cell for cell in self.cells.values() if cell.baseline]
 
     @cached_property
     def planned(self) -> int:
