@@ -29,7 +29,8 @@ def members(clusters: Sequence[Hashable] | None, n: int) -> NDArray[np.int64]:
 
 def sums(values: ArrayLike, of: NDArray[np.int64]) -> NDArray[np.float64]:
     """Sum of each cluster's values. ``values``: [n]; ``of``: [n], as `members` gives it; returns [clusters]."""
-    return np.bincount(of, weights=np.asarray(values, dtype=float), minlength=int(of.max()) + 1 if len(of) else 0)
+    weights = np.asarray(values, dtype=float)
+    return np.bincount(of, weights=weights, minlength=0).astype(np.float64)
 
 
 def standard_error(values: ArrayLike, of: NDArray[np.int64]) -> float:
