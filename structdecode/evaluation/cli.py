@@ -36,7 +36,10 @@ def compare(
     split: Annotated[str | None, typer.Option(help="Of a data set that has several.")] = None,
     column: Annotated[list[str] | None, typer.Option(help="field=name where the data calls a field otherwise.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many questions.")] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Several times for several; default 0.")] = None,
+    cluster_by: Annotated[
+        str | None, typer.Option(help="Column of questions that belong together; default: the same pictures.")
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Several times for several, pooled; default 0.")] = None,
     judge: Annotated[
         str | None, typer.Option(help="A model that is asked where the rules find an answer wrong; or self.")
     ] = None,
@@ -70,7 +73,7 @@ def compare(
 
     `accelerate launch --num_processes 8 -m structdecode compare study.yaml --out runs/study`
 
-    Exit codes: 0 all done, 1 some questions failed on our side, 2 wrong usage or bad input, 130 interrupted.
+    Exit codes: 0 all done, 1 some questions failed on our side or a verifier never worked, 2 wrong usage or bad input, 130 interrupted.
     """
     from structdecode.evaluation import commands
     from structdecode.evaluation.shards import Shard
@@ -79,7 +82,14 @@ def compare(
         "strategies": strategy or [], "verifiers": verifier or [], "budget": budget, "sweep": sweep or [],
         "settings": set_ or [], "schema": schema,
     }  # fmt: skip
-    source = {"source": data, "images": images, "split": split, "columns": column or [], "limit": limit}
+    source = {
+        "source": data,
+        "images": images,
+        "split": split,
+        "columns": column or [],
+        "limit": limit,
+        "cluster_by": cluster_by,
+    }
     part = Shard.parse(shard) if shard else None
     try:
         failed = commands.compare(
@@ -114,6 +124,8 @@ def merge(
         raise typer.Exit(1)
     print(f"Merged {shards.merge(runs, out)} records into {out}")
     commands.write_report(out)
+    if commands.warn_of_broken(out):
+        raise typer.Exit(1)
 
 
 def report(
@@ -128,6 +140,7 @@ def report(
 
     read_study(run)
     commands.write_report(run)
+    commands.warn_of_broken(run)
     print(f"Wrote {run / 'report.md'} and {run / 'report.html'}")
 
 

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from structdecode.errors import ConfigError
 from structdecode.evaluation.code import CodeByCell, code_changes, codes_of, with_accepted
-from structdecode.evaluation.identity import RECORD_VERSION, data_digest, machine, model_identity, versions
+from structdecode.evaluation.identity import RECORD_VERSION, cluster_of, data_digest, machine, model_identity, versions
 from structdecode.evaluation.progress import LiveCells, clock
 from structdecode.evaluation.shards import Process, Shard, difference
 from structdecode.evaluation.store import (
     FORMAT,
     as_lines,
     read_records,
+    read_run,
     read_study,
     rejected_lines,
     write_new,
@@ -59,7 +60,7 @@ def study_of(
             raise ConfigError(
                 "name the questions with --data (pocket:test is the embedded world), or give a study file"
             )
-        data = DataSource(source["source"], images, source["split"], source["limit"], columns)
+        data = DataSource(source["source"], images, source["split"], source["limit"], columns, source.get("cluster_by"))
         return from_options(data, model=model, judge=judge, seeds=seeds or [0], **options)
     for name, value in {**options, "split": source["split"], "columns": columns}.items():
         if value:
@@ -71,6 +72,7 @@ def study_of(
         data=source["source"],
         images=images,
         limit=source["limit"],
+        cluster_by=source.get("cluster_by"),
         seeds=seeds,
     )
 
@@ -104,7 +106,7 @@ def compare(
         loading: for `structdecode.assembly.load_backend`: ``device``, ``dtype`` and so on.
 
     Returns:
-        How many questions failed on our side (0: all that was to do is done).
+        How many questions failed on our side, and cells whose verifier never worked (0: all is well).
 
     Raises:
         ConfigError: a mistake in the study, or the directory holds a run of another one.
@@ -118,7 +120,7 @@ def compare(
     _check_directory(out)
     source = study.data
     loaded = load(
-        source.source, images=None if source.images is None else Path(source.images), split=source.split, limit=source.limit, columns=source.columns
+        source.source, images=None if source.images is None else Path(source.images), split=source.split, limit=source.limit, columns=source.columns, cluster_by=source.cluster_by
     )  # fmt: skip
     backend = load_backend(study.model, **loading)
     judge = None if study.judge is None else backend if study.judge == SELF else load_backend(study.judge, **loading)
@@ -185,9 +187,10 @@ def run_study(
         _tell(f"failed: {place}: {error}")
     if runner.failures:
         _tell(f"{len(runner.failures)} failed; the same command tries them again")
+    broken = warn_of_broken(out)
     if report and _complete(out, plan_jobs(study.cells, kept, models, accepted)):
         write_report(out)
-    return len(runner.failures)
+    return len(runner.failures) + broken
 
 
 def write_report(directory: Path) -> None:
@@ -195,6 +198,16 @@ def write_report(directory: Path) -> None:
     from structdecode.evaluation.report import write
 
     write(directory)
+
+
+def warn_of_broken(directory: Path) -> int:
+    """Names on stderr each cell whose verifier never worked, with the first error, quiet or not; returns how many."""
+    from structdecode.evaluation.soundness import verifier_failure
+
+    found = [(name, why) for name, records in read_run(directory).by_cell.items() if (why := verifier_failure(records))]
+    for name, why in found:
+        _tell(f"{name}: {why}; its figures are those of an arbitrary choice")
+    return len(found)
 
 
 def _complete(out: Path, jobs: Sequence[Job]) -> bool:
@@ -264,7 +277,7 @@ def _question_line(question: Question) -> dict[str, Any]:
     return {
         "id": question.id, "text": question.text, "answers": list(question.answers), "options": dict(question.options),
         "kind": question.kind, "tolerance": question.tolerance, "category": question.category,
-        "stages": dict(question.stages), "source": question.source,
+        "stages": dict(question.stages), "source": question.source, "cluster": cluster_of(question),
     }  # fmt: skip
 
 

@@ -79,6 +79,14 @@ def question_digest(question: Question) -> str:
     )  # fmt: skip
 
 
+def cluster_of(question: Question) -> str:
+    """Questions with the same one are not independent: the data's own cluster, else the pictures; without, its own."""
+    if question.cluster:
+        return f"cluster {question.cluster}"
+    pictures = sorted(_source_digest(source) for source in question.images)
+    return f"pictures {digest_of(pictures)}" if pictures else f"question {question.id}"
+
+
 def _source_digest(source: ImageSource | Picture) -> str:
     if isinstance(source, Picture):
         return source.digest

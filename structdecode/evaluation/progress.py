@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from structdecode.evaluation.clusters import wilson
+from structdecode.evaluation.statistics import FEW
 from structdecode.evaluation.types import Record
 
 EVERY = 15.0
@@ -24,21 +25,31 @@ class Tally:
     done: int = 0
     correct: int = 0
     tokens: int = 0
+    failed: int = 0
+    """Questions on which a verifier failed."""
 
     def add(self, record: Record, now: bool) -> None:
         """``now``: whether this start of the run did the work (else an earlier one did)."""
         self.done += 1
         self.correct += record.correct
+        self.failed += bool(record.failures)
         if now:
             self.tokens += sum(counts["generated_tokens"] for counts in record.usage.values())
 
     @property
+    def failing(self) -> bool:
+        """Whether there is no question yet on which its verifier did not fail."""
+        return 0 < self.failed == self.done
+
+    @property
     def accuracy(self) -> str:
-        """In per cent, with the standard error of a proportion."""
+        """In per cent with Wilson's 95 % interval; counts where there are too few questions for a share."""
         if not self.done:
             return ""
-        p = self.correct / self.done
-        return f"{100 * p:.1f} ± {100 * math.sqrt(p * (1 - p) / self.done):.1f} %"
+        if self.done < FEW:
+            return f"{self.correct} of {self.done} right"
+        low, high = wilson(self.correct / self.done, self.done)
+        return f"{100 * self.correct / self.done:.1f} % ({100 * low:.0f} to {100 * high:.0f})"
 
 
 class LiveCells:
@@ -105,10 +116,13 @@ class LiveCells:
         self._said = time.monotonic()
         everything = len(self.tallies) * self.questions
         parts = [f"{self.total.done}/{everything} done", self.pace]
-        started = [(name, tally) for name, tally in self.tallies.items() if tally.done]
+        started = [(name, tally) for name, tally in self.tallies.items() if tally.done >= FEW and not tally.failing]
         if started:
             name, tally = max(started, key=lambda pair: pair[1].correct / pair[1].done)
-            parts.append(f"best so far: {name} {tally.accuracy}")
+            parts.append(f"highest so far: {name} {tally.accuracy}")
+        for name, tally in self.tallies.items():
+            if tally.failing:
+                parts.append(f"{name}: its verifier failed on all {tally.failed} questions so far")
         print("compare: " + ", ".join(filter(None, parts)), file=self.console.file, flush=True)
 
 

@@ -25,6 +25,7 @@ class DataSource:
     split: str | None = None
     limit: int | None = None
     columns: Mapping[str, str] | None = None
+    cluster_by: str | None = None
 
     def __post_init__(self) -> None:
         if self.limit is not None and (isinstance(self.limit, bool) or self.limit < 1):
@@ -127,6 +128,7 @@ def overridden(
     data: str | None = None,
     images: str | None = None,
     limit: int | None = None,
+    cluster_by: str | None = None,
     seeds: Sequence[int] = (),
 ) -> Study:
     """The study with what the command line says instead."""
@@ -135,6 +137,7 @@ def overridden(
         source=data if data is not None else study.data.source,
         images=images if images is not None else study.data.images,
         limit=limit if limit is not None else study.data.limit,
+        cluster_by=cluster_by if cluster_by is not None else study.data.cluster_by,
     )
     return Study(source, study.plans, model or study.model, tuple(seeds) or study.seeds, judge or study.judge)
 

@@ -29,6 +29,7 @@ class Question:
         tolerance: relative tolerance for numbers, None for exact ones.
         stages: reference text by stage name, where the data has it (LLaVA-CoT rows do).
         source: "file:line" (or row) that it came from, for messages.
+        cluster: of questions that are not independent of each other; empty: those with the same pictures.
     """
 
     id: str
@@ -41,6 +42,7 @@ class Question:
     category: str = ""
     stages: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
+    cluster: str = ""
 
     def prompt(self) -> Prompt:
         """Raises `ImageError` or `PromptError` where it cannot be asked."""

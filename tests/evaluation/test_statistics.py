@@ -11,6 +11,7 @@ from scipy import stats
 
 from structdecode.errors import ConfigError
 from structdecode.evaluation import statistics as st
+from structdecode.evaluation.clusters import members, sign_flip
 
 
 def test_the_bootstrap_is_scipys() -> None:
@@ -57,16 +58,22 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
 
 
 def test_intervals_have_width_where_all_agree() -> None:
-    """Clopper-Pearson for 20 of 20: 0.025^(1/20) = 0.8316 (any table)."""
+    """Wilson for 20 of 20: 20 / (20 + 1.96^2) = 0.8389; one rule, so 1 of 60 is no narrower than 0 of 60."""
     every, none = st.mean([1] * 20), st.mean([0] * 20)
-    assert every.low == pytest.approx(0.8316, abs=1e-4) and every.high == 1
-    assert none.high == pytest.approx(0.1684, abs=1e-4) and none.low == 0
+    assert every.low == pytest.approx(0.8389, abs=1e-4) and every.high == 1
+    assert none.high == pytest.approx(0.1611, abs=1e-4) and none.low == 0
     same = st.difference([True] * 20, [True] * 20)
-    assert same.value == 0 and same.high == -same.low == pytest.approx(0.1684, abs=1e-4)
+    assert same.value == 0 and same.high == -same.low == pytest.approx(0.1611, abs=1e-4)
     worse = st.difference([False] * 20, [True] * 20)
-    assert (worse.value, worse.low) == (-1, -1) and worse.high == pytest.approx(2 * 0.1684 - 1, abs=1e-4)
+    assert (worse.value, worse.low) == (-1, -1) and worse.high == pytest.approx(2 * 0.1611 - 1, abs=1e-4)
     assert math.isnan(st.mean([]).value) and st.difference([], []).n == 0
-    assert math.isnan(st.mean([1]).error) and st.mean([1]).low == pytest.approx(0.025)
+    assert math.isnan(st.mean([1]).error) and st.mean([1]).low == pytest.approx(1 / (1 + 1.959964**2), abs=1e-4)
+    widths = [found.high - found.low for found in (st.mean([1] * k + [0] * (60 - k)) for k in range(31))]
+    assert widths == sorted(widths)
+    one, _ = st.auc([([1.0, 2.0], [0.0])])
+    assert one.value == 1 and math.isnan(one.error) and one.low < 0.3
+    half = st.mean([0.5] * 5)
+    assert (half.value, half.error) == (0.5, 0) and math.isnan(half.low)
     with pytest.raises(ConfigError, match="not 1 and 0"):
         st.difference([True], [])
 
@@ -195,7 +202,7 @@ def test_the_verdict_says_which_and_how_sure() -> None:
     )
     assert st.verdict(swapped) == st.verdict(beaten)
     words = st.verdict(level)
-    assert words.startswith("no difference shown between A and C (5.0 ± 2.2 points, 95% CI 1.0 to ")
+    assert words.startswith("no difference shown between A and C (5.0 points, 95% CI 1.0 to ")
     seen = st.detectable(100, 0.05, 0.05 / 4)
     assert seen is not None and f"above {100 * seen:.1f} points would have been seen with 80% power" in words
     assert st.verdict(nothing) == "nothing to compare: A and D share no question"
@@ -217,7 +224,8 @@ def test_paired_means_are_a_paired_t_test() -> None:
     assert first.p == pytest.approx(float(stats.ttest_rel(a, b).pvalue)) and first.p_holm == min(1.0, 2 * first.p)
     assert first.difference.value == pytest.approx(float((a - b).mean())) and first.difference.n == 60
     assert seen == pytest.approx((2.2414 + 0.8416) * first.difference.error, rel=1e-3)  # z at 0.05 / 2 comparisons
-    assert (same.p, same.difference.value, same.unpaired, nothing) == (1.0, 0.0, 50, None)
+    assert (same.p, same.difference.value, same.unpaired) == (1.0, 0.0, 50) and nothing is not None
+    assert math.isnan(nothing) and "too few questions to say" in st.in_words(same, nothing)
     assert st.in_words(first, seen).startswith("a beats b by")
 
 
@@ -228,3 +236,86 @@ def enumerate_ids(numbers: np.ndarray) -> list[tuple[str, float]]:
 def test_gaps_that_are_all_nought_are_uncertain_to_both_sides() -> None:
     ((same, _),) = st.paired_means([("a", "b")], {name: dict.fromkeys("xyz", 0.5) for name in "ab"})
     assert same.difference.low == -same.difference.high < 0 and same.p == 1
+
+
+def clustered(seed: int, count: int = 40) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Right or wrong by two cells, on 1 to 6 questions a picture, which are hard or easy together."""
+    rng = np.random.default_rng(seed)
+    size = rng.integers(1, 7, size=count)
+    ease = np.repeat(rng.choice([0.15, 0.95], size=count), size)
+    keys = [f"picture {i}" for i in np.repeat(np.arange(count), size)]
+    return rng.random(len(ease)) < ease, rng.random(len(ease)) < ease * 0.8, keys
+
+
+def test_clustered_errors_are_millers_formula() -> None:
+    """Miller 2024's double sum over the pairs of a cluster, written out, with the G / (G - 1) of few clusters."""
+    a, b, keys = clustered(1)
+    for values in (a.astype(float), a.astype(float) - b):
+        n, groups, centred = len(values), len(set(keys)), values - values.mean()
+        total = sum(
+            centred[i] * centred[j] for i, j in itertools.product(range(n), repeat=2) if keys[i] == keys[j]
+        )  # fmt: skip
+        expected = math.sqrt(total / n**2 * groups / (groups - 1))
+        for found in (st.mean(values, keys), st.mean_gap(values, keys)):
+            assert found.error == pytest.approx(expected, rel=1e-9) and (found.n, found.groups) == (n, groups)
+            assert found.error > 1.2 * values.std(ddof=1) / math.sqrt(n) or values.min() < 0
+        alone = [str(i) for i in range(n)]
+        assert st.mean(values, alone) == st.mean(values)
+        assert st.mean(values, alone).error == pytest.approx(values.std(ddof=1) / math.sqrt(n), rel=1e-12)
+
+
+def test_the_cluster_bootstrap_draws_whole_clusters() -> None:
+    a, b, keys = clustered(2)
+    gaps, names = a.astype(float) - b, list(dict.fromkeys(keys))
+    groups = [gaps[[key == name for key in keys]] for name in names]
+    rng = np.random.default_rng(0)
+    drawn = [np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))]) for _ in range(4_000)]
+    low, high = np.quantile([d.mean() for d in drawn], [0.025, 0.975])
+    found = st.difference(list(a), list(b), keys)
+    assert found.low == pytest.approx(low, abs=0.01) and found.high == pytest.approx(high, abs=0.01)
+
+
+def test_clustered_intervals_cover_and_naive_ones_do_not() -> None:
+    covered = naive = rejected = mistaken = 0
+    for study in range(300):
+        a, _, keys = clustered(study)
+        rng = np.random.default_rng(10_000 + study)
+        mine, plain = st.mean(a, keys), st.mean(a)
+        covered += mine.low <= 0.55 <= mine.high
+        naive += plain.low <= 0.55 <= plain.high
+        side = dict(zip(dict.fromkeys(keys), rng.random(60) < 0.5, strict=False))  # who gets a picture's questions
+        ids = [str(i) for i in range(len(keys))]
+        correct = {
+            "a": {i: bool(side[k]) for i, k in zip(ids, keys, strict=True)},
+            "b": {i: not side[k] for i, k in zip(ids, keys, strict=True)},
+        }
+        (one,) = st.compare([("a", "b")], correct, dict(zip(ids, keys, strict=True)))
+        rejected += one.p < 0.05
+        mistaken += st.mcnemar(one.only_a, one.only_b) < 0.05
+    assert covered >= 273 and naive < 255  # of 300: 95 % is 285
+    assert rejected <= 27 and mistaken > 60  # 5 % is 15
+
+
+def test_the_sign_flip_test_is_mcnemars_and_counts_all_flips() -> None:
+    for only_a, only_b in ((2, 10), (6, 16), (0, 0), (5, 5), (0, 30)):
+        gaps = np.array([1.0] * only_a + [-1.0] * only_b + [0.0] * 7)
+        assert sign_flip(gaps, members(None, len(gaps))) == pytest.approx(st.mcnemar(only_a, only_b), abs=1e-12)
+    keys = ["p", "p", "p", "q", "q", "r", "s"]
+    gaps = np.array([1.0, 1.0, 1.0, 0.5, 0.5, 1.0, -0.5])  # halves: two seeds
+    by_key = [gaps[[k == key for k in keys]].sum() for key in "pqrs"]
+    flips = [sum(s * d for s, d in zip(signs, by_key, strict=True)) for signs in itertools.product((1, -1), repeat=4)]
+    expected = sum(abs(f) >= abs(sum(by_key)) - 1e-9 for f in flips) / len(flips)
+    assert sign_flip(gaps, members(keys, 7)) == pytest.approx(expected)
+    odd = gaps * math.pi  # no common fraction: random flips
+    assert sign_flip(odd, members(keys, 7)) == pytest.approx(expected, abs=0.02)
+
+
+def test_no_more_is_claimed_than_few_differences_hold() -> None:
+    """0.3 - 0.3 by two ways of adding is no difference, and one of 150 is no ground for what would have been seen."""
+    ids = [f"q{i}" for i in range(150)]
+    noisy = {"a": dict.fromkeys(ids, 0.1 + 0.2), "b": dict.fromkeys(ids, 0.3)}
+    one = {"a": dict.fromkeys(ids, 1.0), "b": {i: 0.99 if k == 0 else 1.0 for k, i in enumerate(ids)}}
+    for values in (noisy, one):
+        ((found, seen),) = st.paired_means([("a", "b")], values)
+        words = st.in_words(found, seen)
+        assert "±" not in words and "above 0.0" not in words and "too few" in words

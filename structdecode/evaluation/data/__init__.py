@@ -31,6 +31,7 @@ def load(
     limit: int | None = None,
     columns: Mapping[str, str] | None = None,
     check_images: bool = True,
+    cluster_by: str | None = None,
 ) -> Loaded:
     """Reads a data set.
 
@@ -43,6 +44,8 @@ def load(
         columns: field (see `vqa.ALIASES`) -> column, where the data name them otherwise.
         check_images: whether a row is rejected if its picture is not there or does not begin like one. Either way
             each file is read once, for the digest.
+        cluster_by: column whose equal values mark questions that are not independent (a document, a template; of the
+            pocket world ``category``); by default those with the same pictures.
 
     Raises:
         DataError: the file is not there, of an unknown format, or lacks a column that is needed.
@@ -55,21 +58,21 @@ def load(
     if columns and kind not in ("vqa", "hf"):
         raise ConfigError(f"columns is for JSONL, CSV, Parquet and Hugging Face data, not for {kind}")
     if kind == "pocket":
-        return _load_pocket(name, split, limit)
+        return _load_pocket(name, split, limit, cluster_by)
     if kind == "hf":
-        return _load_hub(name, images, split, limit, columns, check_images)
+        return _load_hub(name, images, split, limit, columns, check_images, cluster_by)
     path = Path(name)
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     pictures = Pictures(images or path.parent, check_images)
     if kind == "tsv":
-        return _load_tsv(path, pictures, split, limit)
+        return _load_tsv(path, pictures, split, limit, cluster_by)
     if kind == "vqa":
-        return _load_vqa(path, pictures, split, limit, columns)
+        return _load_vqa(path, pictures, split, limit, columns, cluster_by)
     if split is not None:
         raise ConfigError(f"{path}: LLaVA-CoT data have no splits, so not {split!r}: leave split out")
     make = partial(llava.question_of, file=str(path), pictures=pictures)
-    return collect(path.stem, str(path), files.json_rows(path), make, pictures, limit)
+    return collect(path.stem, str(path), files.json_rows(path), make, pictures, limit, cluster_by)
 
 
 def _told_apart(source: str) -> tuple[str, str]:
@@ -103,12 +106,17 @@ def _only_file(folder: Path) -> Path:
     return found[0]
 
 
-def _load_pocket(name: str, split: str | None, limit: int | None) -> Loaded:
+def _load_pocket(name: str, split: str | None, limit: int | None, cluster_by: str | None) -> Loaded:
     name = name or split or "test"
     if split is not None and split != name.partition(":")[0]:
         raise ConfigError(f"pocket:{name} and split {split!r} do not go together: leave split out")
-    rows = (Row(at, {"question": question}) for at, question in enumerate(pocket.questions(name, limit)))
-    return collect(f"pocket-{name}", "pocket", rows, lambda row: row.cells["question"], Pictures(None), limit)
+    rows = (
+        Row(at, {"question": question, "category": question.category})
+        for at, question in enumerate(pocket.questions(name, limit))
+    )
+    return collect(
+        f"pocket-{name}", "pocket", rows, lambda row: row.cells["question"], Pictures(None), limit, cluster_by
+    )
 
 
 def _load_hub(
@@ -118,17 +126,23 @@ def _load_hub(
     limit: int | None,
     columns: Mapping[str, str] | None,
     check_images: bool,
+    cluster_by: str | None,
 ) -> Loaded:
     present, rows = hub.rows_of(name, split)
     pictures = Pictures(images, check_images)
     named = vqa.Columns(f"hf:{name}", present, columns)
     make = partial(vqa.question_of, file=f"hf:{name}", pictures=pictures, columns=named)
     title = Path(name).name if Path(name).is_dir() else name
-    return collect(f"{title}-{split}" if split else title, f"hf:{name}", rows, make, pictures, limit)
+    return collect(f"{title}-{split}" if split else title, f"hf:{name}", rows, make, pictures, limit, cluster_by)
 
 
 def _load_vqa(
-    path: Path, pictures: Pictures, split: str | None, limit: int | None, columns: Mapping[str, str] | None
+    path: Path,
+    pictures: Pictures,
+    split: str | None,
+    limit: int | None,
+    columns: Mapping[str, str] | None,
+    cluster_by: str | None,
 ) -> Loaded:
     present: list[str] | None = None
     rows: Iterator[Row | Rejected]
@@ -145,9 +159,9 @@ def _load_vqa(
             raise ConfigError(f"{path}: has no column 'split' to choose {split!r} by: leave split out")
         rows = vqa.of_split(rows, named, split)
     make = partial(vqa.question_of, file=str(path), pictures=pictures, columns=named)
-    return collect(path.stem, str(path), rows, make, pictures, limit)
+    return collect(path.stem, str(path), rows, make, pictures, limit, cluster_by)
 
 
-def _load_tsv(path: Path, pictures: Pictures, split: str | None, limit: int | None) -> Loaded:
+def _load_tsv(path: Path, pictures: Pictures, split: str | None, limit: int | None, cluster_by: str | None) -> Loaded:
     table, rows = vlmeval.read(path, pictures, split)
-    return collect(path.stem, str(path), rows, partial(vlmeval.question_of, table=table), pictures, limit)
+    return collect(path.stem, str(path), rows, partial(vlmeval.question_of, table=table), pictures, limit, cluster_by)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from hashlib import blake2b
 from typing import Any
 
+from structdecode.errors import DataError
 from structdecode.evaluation.data.pictures import Pictures
-from structdecode.evaluation.data.problems import BadRow, kind_of, shown
+from structdecode.evaluation.data.problems import BadRow, kind_of, printable, shown
 from structdecode.evaluation.types import Question, Rejected
 
 
@@ -54,18 +55,25 @@ def collect(
     make: Callable[[Row], Question],
     pictures: Pictures,
     limit: int | None,
+    cluster_by: str | None = None,
 ) -> Loaded:
-    """Makes questions until there are ``limit`` of them; nothing behind the last one is read."""
+    """Makes questions until there are ``limit`` of them; nothing behind the last one is read.
+
+    Raises:
+        DataError: no row has the column ``cluster_by``.
+    """
     questions: list[Question] = []
     rejected: list[Rejected] = []
     lines: dict[str, int] = {}
     digest = blake2b(digest_size=16)
+    columns: set[str] = set()
     for row in rows:
         if isinstance(row, Rejected):
             rejected.append(row)
             continue
+        columns.update(row.cells)
         try:
-            question = make(row)
+            question = _in_cluster(make(row), row, cluster_by)
             if question.id in lines:
                 raise BadRow("duplicate-id", f"id {shown(question.id)} is line {lines[question.id]}'s: give it its own")
         except BadRow as bad:
@@ -76,7 +84,19 @@ def collect(
         digest.update(_content(question, pictures))
         if len(questions) == limit:
             break
+    if cluster_by is not None and columns and cluster_by not in columns:
+        there = printable(", ".join(sorted(filter(None, columns))))[:300]
+        raise DataError(f"{file}: no column {cluster_by!r} to cluster by: give one of {there}")
     return Loaded(tuple(questions), tuple(rejected), digest.hexdigest(), name)
+
+
+def _in_cluster(question: Question, row: Row, cluster_by: str | None) -> Question:
+    if cluster_by is None:
+        return question
+    value = row.cells.get(cluster_by)
+    if value is None or value == "":
+        raise BadRow("missing-field", f"no {cluster_by!r}, which the questions are clustered by: fill it in")
+    return replace(question, cluster=plain_text(cluster_by, value))
 
 
 def _content(question: Question, pictures: Pictures) -> bytes:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
+
+import numpy as np
 
 from structdecode.evaluation import statistics
 from structdecode.evaluation.costs import Unit
@@ -29,14 +32,85 @@ from structdecode.evaluation.statistics import Comparison
 
 def section(results: Results) -> Section:
     blocks: list[Block] = [
-        Words("± is one standard error. An interval (bar or 'a to b') holds 95 %, by the bootstrap over questions.")
+        Words(certainty(results)),
+        *(Words(f"No evidence: {cell.name}: {cell.broken}.") for cell in results.cells.values() if cell.broken),
     ]
     for unit in results.units():
         front = ", ".join(cell.name for cell in results.pareto(unit))
         words = f"Accuracy against {UNIT_NAMES[unit]}, a question. On the Pareto front (grey line): {front}."
         blocks.append(Figure(f"accuracy-{unit.replace('_', '-')}", curves(results, unit), words))
     blocks.extend(all_cells(results))
+    blocks.extend(seeds(results))
     return Section("accuracy", "Accuracy against cost", tuple(blocks))
+
+
+def certainty(results: Results) -> str:
+    """What ± and intervals are, and how many clusters they rest on."""
+    groups = len({results.clusters.get(i, i) for cell in results.cells.values() for i in cell.correct})
+    asked = len({i for cell in results.cells.values() for i in cell.correct})
+    column = (results.run.study["config"].get("data") or {}).get("cluster_by")
+    known = any("cluster" in line for line in results.run.questions.values())
+    what = (
+        f"the column {column!r}" if column
+        else "the picture; a question without one is its own" if known
+        else "the question, since this run has not recorded which pictures they share"
+    )  # fmt: skip
+    return (
+        f"{asked} questions in {groups} clusters (by {what}). ± is one standard error, robust to clusters (Miller 2024, "
+        "arXiv 2411.00640); where nothing varied, or fewer than "
+        f"{statistics.FEW} clusters say, there is none. An interval (bar or 'a to b') holds 95 %: Wilson's on the effective "
+        "number of questions for shares of answers, the bootstrap over clusters for the rest."
+    )
+
+
+def seeds(results: Results) -> list[Block]:
+    """Where cells ran with several seeds: how much of the spread is between questions, and how much between seeds."""
+    rows = tuple(
+        {
+            "cell": cell.name,
+            "seeds": len(cell.seeds),
+            "accuracy": cell.accuracy,
+            **_split(cell),
+            "by_seed": _by_seed(cell),
+        }
+        for cell in results.cells.values()
+        if len(cell.seeds) > 1
+    )
+    if not rows:
+        return []
+    words = (
+        "Several seeds of a cell are replicates: they are pooled, nested in their question, and ± is of the pooled mean. The "
+        "variance of one answer is split into that between questions and that between seeds of one question (one-way "
+        "analysis of variance); more seeds lessen the second part only."
+    )
+    columns = (
+        Column("cell", "cell", text=True), Column("seeds", "seeds"), Column("accuracy", "accuracy, %", percent),
+        Column("between", "variance between questions", _variance), Column("within", "between seeds of one", _variance),
+        Column("by_seed", "each seed, %", lambda found: ", ".join(f"{seed}: {100 * v:.1f}" for seed, v in found.items())),
+    )  # fmt: skip
+    return [Words(words), Table("seeds", columns, rows, filtered=True)]
+
+
+def _variance(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"
+
+
+def _by_seed(cell: CellResult) -> dict[str, float]:
+    found = {seed: [r.correct for r in cell.records if r.seed == seed] for seed in cell.seeds}
+    return {str(seed): sum(right) / len(right) for seed, right in found.items()}
+
+
+def _split(cell: CellResult) -> dict[str, float]:
+    """Components of variance of one answer, over the questions that each seed was asked."""
+    by_id: dict[str, list[bool]] = {}
+    for record in cell.records:
+        by_id.setdefault(record.id, []).append(record.correct)
+    full = np.array([right for right in by_id.values() if len(right) == len(cell.seeds)], dtype=float)  # [n, seeds]
+    if len(full) < 2:
+        return {"between": math.nan, "within": math.nan}
+    within = float(full.var(axis=1, ddof=1).mean())
+    between = float(full.mean(axis=1).var(ddof=1)) - within / full.shape[1]
+    return {"between": max(0.0, between), "within": within}
 
 
 def curves(results: Results, unit: Unit) -> str:
@@ -90,8 +164,11 @@ def all_cells(results: Results) -> list[Block]:
     names = list(results.cells)
     against: dict[str, dict[str, Comparison]] = {}
     for key, reference in (("greedy", greedy), ("sample", sample)):
-        pairs = [(name, reference.name) for name in names if name != reference.name] if reference else []
-        against[key] = {c.a: c for c in statistics.compare(pairs, results.correct)}
+        pairs = [
+            (name, reference.name) for name in names if reference and name != reference.name and name in results.sound
+        ]
+        pairs = pairs if reference and not reference.broken else []
+        against[key] = {c.a: c for c in statistics.compare(pairs, results.correct, results.clusters)}
     front = {cell.name for cell in results.pareto("tokens")}
     rows = tuple(
         _row(cell, cell.name in front, {k: found.get(cell.name) for k, found in against.items()})
@@ -99,13 +176,15 @@ def all_cells(results: Results) -> list[Block]:
     )
     held = [
         f"'against {what}' is the paired difference to the cell {reference.name}, on the questions both were asked; "
-        f"p is exact McNemar's, Holm-corrected for the {len(against[key])} cells of this column."
+        f"p is of the exact sign-flip test of clusters (McNemar's where each has one question), Holm-corrected for the {len(against[key])} cells of this column."
         for key, what, reference in (("greedy", "greedy", greedy), ("sample", "one sample", sample))
         if reference is not None
     ]
     words = [
         "Costs are means a question. Prefilled tokens were computed, cached ones were in the KV cache and were not; "
-        "'spent' counts searches that a budget ended, 'malformed' chosen answers with a broken stage.",
+        "Then answers are counted: 'empty' had nothing in them to match, 'malformed' have a broken stage, 'spent' are of "
+        "searches that a budget ended, 'not asked' are errors. 'Verifier failures' counts calls that failed, 'failed on' the "
+        "questions that they hit. A cell whose verifier never worked is on no front and compared with nothing.",
         *held,
     ]
     if results.unequal:
@@ -118,7 +197,7 @@ def _row(cell: CellResult, on_front: bool, against: dict[str, Comparison | None]
     records = cell.records
     greedy, sample = against["greedy"], against["sample"]
     return {
-        "cell": cell.name, "family": cell.family, "strategy": cell.strategy, "verifier": cell.verifier, "n": len(records),
+        "cell": cell.name, "family": cell.family, "strategy": cell.strategy, "verifier": cell.verifier, "n": len(cell.correct),
         "width": cell.width, "accuracy": cell.accuracy,
         "against_greedy": greedy and greedy.difference, "p_greedy": greedy and greedy.p_holm,
         "against_sample": sample and sample.difference, "p_sample": sample and sample.p_holm,
@@ -129,9 +208,11 @@ def _row(cell: CellResult, on_front: bool, against: dict[str, Comparison | None]
         "cached": cell.used("generator", "cached_tokens"), "verifier_cached": cell.used("verifier", "cached_tokens"),
         "model_calls": cell.cost("model_calls"), "verifier_calls": cell.cost("verifier_calls"), "flops": cell.cost("flops"),
         "on_front": on_front,
+        "empty": sum(r.status == "empty" and not r.error for r in records),
         "abstained": sum(r.status == "abstained" for r in records), "refused": sum(r.status == "refused" for r in records),
         "malformed": sum(not r.valid for r in records), "spent": sum(r.stopped_by is not None for r in records),
         "not_asked": sum(bool(r.error) for r in records), "verifier_failures": sum(len(r.failures) for r in records),
+        "failed_on": sum(bool(r.failures) for r in records), "broken": cell.broken,
     }  # fmt: skip
 
 
@@ -147,7 +228,9 @@ def _columns(greedy: bool, sample: bool) -> tuple[Column, ...]:
         Column("cell", "cell", text=True), Column("n", "questions"), Column("accuracy", "accuracy, %", percent),
         Column("accuracy", "95 % interval", interval), *against, *two("generated", "generated"),
         *two("prefilled", "prefilled"), *two("cached", "cached"), Column("flops", "FLOPs", amount),
-        Column("on_front", "Pareto front", lambda on: "yes" if on else ""), Column("abstained", "abstained"),
+        Column("on_front", "Pareto front", lambda on: "yes" if on else ""), Column("empty", "empty"),
+        Column("abstained", "abstained"),
         Column("refused", "refused"), Column("malformed", "malformed"), Column("spent", "spent"),
         Column("not_asked", "not asked"), Column("verifier_failures", "verifier failures", text),
+        Column("failed_on", "failed on"), Column("broken", "no evidence", text),
     )  # fmt: skip

@@ -52,7 +52,7 @@ def row(cell: CellResult) -> Mapping[str, object]:
     return {
         "cell": cell.name, "pool": sum(len(r.pool) for r in cell.records) / len(cell.records),
         "blind": cell.random_pick, "chosen": cell.accuracy, "covered": cell.coverage,
-        "gained": statistics.mean_gap(gained), "lost": statistics.mean_gap(lost),
+        "gained": cell.gap(gained), "lost": cell.gap(lost),
     }  # fmt: skip
 
 
@@ -64,10 +64,13 @@ def independent(results: Results) -> CellResult | None:
 
 def pass_at(cell: CellResult) -> dict[int, Estimate]:
     """pass@k for k = 1, 2, 4, ... and N, over the questions whose pool holds that many."""
-    counts = [(len(record.pool), sum(c.correct for c in record.pool)) for record in cell.records]
+    counts = [
+        (len(record.pool), sum(c.correct for c in record.pool), key)
+        for record, key in zip(cell.records, cell.keys, strict=True)
+    ]
     steps = sorted({*(2**i for i in range(cell.width.bit_length()) if 2**i <= cell.width), cell.width})
-    found = {k: [statistics.pass_at(k, size, right) for size, right in counts if size >= k] for k in steps}
-    return {k: statistics.mean(values) for k, values in found.items() if values}
+    found = {k: [(statistics.pass_at(k, size, right), key) for size, right, key in counts if size >= k] for k in steps}
+    return {k: statistics.mean([v for v, _ in known], [c for _, c in known]) for k, known in found.items() if known}
 
 
 def curves(results: Results, source: CellResult) -> str:

@@ -70,13 +70,16 @@ def section(results: Results) -> Section:
     if not any(pairs.values()):
         nothing = Words("No two cells disagree on a question.")
         return Section("disagreements", "Questions that one gets and another loses", (nothing,))
-    chosen = [cell.name for cell in results.best.values()]
+    chosen = _names(results)
     rows = tuple({"a": a, "b": b, "count": len(found)} for (a, b), found in pairs.items() if found)
     columns = (Column("a", "A gets", text=True), Column("b", "B loses", text=True), Column("count", "questions"))
+    first = sorted({cell.seeds[0] for cell in results.cells.values() if len(cell.seeds) > 1})
     browser, shown = _browser(results, pairs, chosen)
     words = (
-        f"The best cell of each family, in pairs. In the page at most {PER_PAIR} questions a pair, {shown} in all, as many "
-        "as fit into it; the counts are of all of them."
+        f"All cells in pairs. In the page at most {PER_PAIR} questions a pair, {shown} in all, as many as fit into it, those "
+        "of the families' best cells first; the counts are of all of them. In a tree, only scores of one round compare: a "
+        "search may choose a candidate whose last score is below another's of an earlier round, or of another verifier."
+        + (f" Of several seeds, seed {' and '.join(map(str, first))} is shown." if first else "")
     )
     blocks: list[Block] = [
         Words(words),
@@ -87,13 +90,24 @@ def section(results: Results) -> Section:
 
 
 def lost(results: Results) -> dict[tuple[str, str], list[str]]:
-    """By ordered pair (A, B) of the families' best cells: ids that A has right and B wrong, in the data's order."""
-    best = list(results.best.values())
+    """By ordered pair (A, B) of cells: ids that A has right and B wrong, in the data's order; the best cells' first.
+
+    Of several seeds it is the first that counts, since its answers are what is shown.
+    """
+    names = _names(results)
+    best = {cell.name for cell in results.best.values()}
+    right = {name: {i: record.correct for i, record in results.cells[name].by_id.items()} for name in names}
     order = results.places.__getitem__
     return {
-        (a.name, b.name): sorted((i for i in a.correct if a.correct[i] and b.correct.get(i) is False), key=order)
-        for a, b in itertools.permutations(best, 2)
+        (a, b): sorted((i for i, ok in right[a].items() if ok and right[b].get(i) is False), key=order)
+        for a, b in sorted(itertools.permutations(names, 2), key=lambda pair: not best.issuperset(pair))
     }
+
+
+def _names(results: Results) -> list[str]:
+    """All cells, the best of each family first."""
+    best = [cell.name for cell in results.best.values()]
+    return [*best, *(name for name in results.cells if name not in best)]
 
 
 def _browser(results: Results, pairs: dict[tuple[str, str], list[str]], chosen: list[str]) -> tuple[str, int]:
@@ -130,10 +144,13 @@ def pick(
 
     Of a pair's questions the one is next whose trees are in the page already, else the one with the smallest trees.
     """
-    left = {pair: list(found) for pair, found in pairs.items()}
+    left = {pair: list(found) for pair, found in pairs.items() if found}
     taken: dict[tuple[str, str], list[list[str]]] = {pair: [] for pair in pairs}
-    for _ in range(PER_PAIR):
-        for (a, b), questions in left.items():
+    best = {cell.name for cell in results.best.values()}
+    first = {pair: found for pair, found in left.items() if best.issuperset(pair)}
+    others = {pair: found for pair, found in left.items() if pair not in first}
+    for group in [first] * PER_PAIR + [others] * PER_PAIR:
+        for (a, b), questions in group.items():
             cells = results.cells[a], results.cells[b]
             if not questions or shelf.room <= 0:
                 continue

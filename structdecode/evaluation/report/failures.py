@@ -19,11 +19,11 @@ def section(results: Results) -> Section:
         return Section("failures", "What went wrong", (Words("No answer was wrong."),))
     kinds = [kind for kind in Kind if any(found[kind] for found in counts.values())]
     rows = tuple(
-        {"cell": name, "wrong": sum(found.values()), "questions": len(results.cells[name].records), **found}
+        {"cell": name, "wrong": sum(found.values()), "answers": len(results.cells[name].records), **found}
         for name, found in counts.items()
     )
     columns = (
-        Column("cell", "cell", text=True), Column("questions", "questions"), Column("wrong", "wrong"),
+        Column("cell", "cell", text=True), Column("answers", "answers"), Column("wrong", "wrong"),
         *(Column(str(kind), str(kind)) for kind in kinds),
     )  # fmt: skip
     blocks: list[Block] = [

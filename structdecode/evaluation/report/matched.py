@@ -35,7 +35,7 @@ def section(results: Results) -> Section:
             "A family is a strategy with its verifier; its cells differ in N. At a budget it gets what lies between its "
             "dearest cell within the budget and the next one, in proportion to the cost: a mix of the two, question by "
             "question. A family whose cells all cost less gets its dearest one, with no credit for what it did not "
-            "spend; one whose cells all cost more has no figure."
+            "spend; one whose cells all cost more has no figure. Cells whose verifier never worked are left out."
         )
     ]
     for unit in results.units():
@@ -57,7 +57,7 @@ def at_budgets(results: Results, unit: Unit) -> list[Block]:
     base, levels = budgets(results, unit)
     if not levels:
         return [Words(f"No cell costs twice as many {unit} as one answer by {base}: there is nothing to match.")]
-    by_cell = {name: cell.records for name, cell in results.cells.items()}
+    by_cell = {name: cell.records for name, cell in results.sound.items()}
     family_cells = {family: [cell.name for cell in cells] for family, cells in results.families.items()}
     rows: list[dict[str, Any]] = []
     values: dict[str, dict[str, float]] = {}
@@ -66,9 +66,9 @@ def at_budgets(results: Results, unit: Unit) -> list[Block]:
         found = [m for m in costs.matched(by_cell, family_cells, budget, unit) if m.accuracy is not None]
         for match in found:
             values[_at(match.family, multiple)] = mixed(match, results.correct)
-            rows.append(_row(match, multiple, values[_at(match.family, multiple)]))
+            rows.append(_row(match, multiple, values[_at(match.family, multiple)], results))
         pairs += [(_at(a, multiple), _at(b, multiple)) for a, b in comparable(results, found)]
-    compared = statistics.paired_means(pairs, values)
+    compared = statistics.paired_means(pairs, values, results.clusters)
     name = f"matched_{unit}"
     heading = Words(f"Matched by {UNIT_NAMES[unit]}. Budgets are multiples of the mean cost of one answer by {base}.")
     shown = tuple(statistics.in_words(*pair) for pair in compared if pair[0].shown)
@@ -90,7 +90,7 @@ def at_budgets(results: Results, unit: Unit) -> list[Block]:
 
 PAIRED = (
     "Pairs of swept families at the same budget that share a verifier, or of which one has none. Paired by question; "
-    "p is of the paired t-test on the mixed answers, Holm-corrected over this table."
+    "p is of the paired t-test on the mixed answers with clustered errors, Holm-corrected over this table."
 )
 COLUMNS = (
     Column("multiple", "budget", lambda m: f"{m}x"), Column("family", "family", text=True),
@@ -108,16 +108,16 @@ def _at(family: str, multiple: int) -> str:
     return f"{family} at {multiple}x"
 
 
-def _row(match: Matched, multiple: int, values: Mapping[str, float]) -> dict[str, Any]:
+def _row(match: Matched, multiple: int, values: Mapping[str, float], results: Results) -> dict[str, Any]:
     spent = match.below_cost if match.above is None else match.budget
-    accuracy = statistics.mean(list(values.values()))
+    accuracy = statistics.mean(list(values.values()), [results.clusters.get(i, i) for i in values])
     return {
         "multiple": multiple, "family": match.family, "accuracy": accuracy, "budget": match.budget, "spent": spent,
         "below": match.below, "above": match.above, "share": match.share, "how": match.how,
     }  # fmt: skip
 
 
-def mixed(match: Matched, correct: Mapping[str, Mapping[str, bool]]) -> dict[str, float]:
+def mixed(match: Matched, correct: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """By question, what the mix of the two cells gets; on the questions that both were asked."""
     below = correct[match.below or ""]
     if match.above is None:

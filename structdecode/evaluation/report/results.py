@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,9 +12,11 @@ import numpy as np
 
 from structdecode.evaluation import costs, statistics
 from structdecode.evaluation.cells import declared
+from structdecode.evaluation.clusters import members, standard_error
 from structdecode.evaluation.costs import Unit
 from structdecode.evaluation.recording import WHOLE_ANSWER
 from structdecode.evaluation.report.figures import Look, looks
+from structdecode.evaluation.soundness import broken
 from structdecode.evaluation.statistics import Estimate
 from structdecode.evaluation.store import Run
 from structdecode.evaluation.types import Record
@@ -22,11 +24,12 @@ from structdecode.evaluation.types import Record
 
 @dataclass(frozen=True)
 class CellResult:
-    """One cell with its finished questions.
+    """One cell with its finished questions, all seeds of it together.
 
     Attributes:
-        made: the strategy with all its settings, as ``study.json`` has it.
+        made: the strategy with all its settings, as ``study.json`` has it. records: one for each question and seed.
         width, independent, baseline: what the strategy declares, as in `structdecode.protocols.StrategyTraits`.
+        clusters: by question id its cluster.
     """
 
     name: str
@@ -38,23 +41,51 @@ class CellResult:
     width: int = 1
     independent: bool = False
     baseline: bool = False
+    clusters: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def by_id(self) -> dict[str, Record]:
-        return {record.id: record for record in self.records}
+        """By question, of several seeds the first."""
+        return {record.id: record for record in reversed(self.records)}
 
     @cached_property
-    def correct(self) -> dict[str, bool]:
-        return {record.id: record.correct for record in self.records}
+    def correct(self) -> dict[str, float]:
+        """By question whether it was right; of several seeds the share that was."""
+        found: dict[str, list[bool]] = {}
+        for record in self.records:
+            found.setdefault(record.id, []).append(record.correct)
+        return {question: sum(right) / len(right) for question, right in found.items()}
+
+    @cached_property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(sorted({record.seed for record in self.records}))
+
+    @cached_property
+    def broken(self) -> str:
+        """Why its figures are no evidence; empty where they are."""
+        return broken(self.records)
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """The cluster of each record. A question's seeds are in one, so what is drawn from them is nested in it."""
+        return [self.clusters.get(record.id, f"question {record.id}") for record in self.records]
+
+    def mean(self, values: Sequence[float]) -> Estimate:
+        """The mean of one value a record, clustered; ``n`` counts questions."""
+        return replace(statistics.mean(values, self.keys), n=len(self.correct))
+
+    def gap(self, values: Sequence[float]) -> Estimate:
+        """The mean of one difference a record, clustered."""
+        return replace(statistics.mean_gap(values, self.keys), n=len(self.correct))
 
     @cached_property
     def accuracy(self) -> Estimate:
-        return statistics.mean([record.correct for record in self.records])
+        return self.mean([record.correct for record in self.records])
 
     @cached_property
     def coverage(self) -> Estimate:
         """Questions for which any finished candidate was right: pass@N."""
-        return statistics.mean([record.covered for record in self.records])
+        return self.mean([record.covered for record in self.records])
 
     @cached_property
     def random_pick(self) -> Estimate:
@@ -63,7 +94,7 @@ class CellResult:
             sum(c.correct for c in record.pool) / len(record.pool) if record.pool else float(record.correct)
             for record in self.records
         ]
-        return statistics.mean(shares)
+        return self.mean(shares)
 
     def cost(self, by: Unit, part: str | None = None) -> Estimate:
         """Mean a question, of one part or of both; no interval. NaN where it was not counted (FLOPs of a server)."""
@@ -71,7 +102,7 @@ class CellResult:
         if key not in self._costs:
             known = by != "flops" or any(record.flops for record in self.records)
             values = [costs.cost(record, by, part) if known else math.nan for record in self.records]
-            self._costs[key] = spread(values)
+            self._costs[key] = spread(values, self.keys)
         return self._costs[key]
 
     @cached_property
@@ -80,14 +111,14 @@ class CellResult:
 
     def used(self, part: str, count: str) -> Estimate:
         """Mean a question of one of `Usage`'s counts."""
-        return spread([float(record.usage.get(part, {}).get(count, 0)) for record in self.records])
+        return spread([float(record.usage.get(part, {}).get(count, 0)) for record in self.records], self.keys)
 
 
-def spread(values: list[float]) -> Estimate:
-    """Mean and standard error, without an interval."""
-    numbers = np.asarray(values, dtype=float)
-    error = float(numbers.std(ddof=1)) / math.sqrt(len(numbers)) if len(numbers) > 1 else math.nan
-    return Estimate(float(numbers.mean()), error, math.nan, math.nan, len(numbers))
+def spread(values: list[float], clusters: Sequence[str]) -> Estimate:
+    """Mean and clustered standard error, without an interval."""
+    numbers, of = np.asarray(values, dtype=float), members(clusters, len(values))
+    error = standard_error(numbers, of) if not np.isnan(numbers).any() else math.nan
+    return Estimate(float(numbers.mean()), error, math.nan, math.nan, len(numbers), int(of.max()) + 1)
 
 
 @dataclass(frozen=True)
@@ -98,21 +129,30 @@ class Results:
 
     @cached_property
     def cells(self) -> dict[str, CellResult]:
-        """By name, in the study's order; only those with a finished question."""
-        known = {cell["name"]: cell for cell in self.run.study["config"]["cells"]}
-        return {
-            name: CellResult(
-                name,
-                cell["family"],
-                cell["strategy"],
-                cell["verifier"],
-                cell.get("resolved") or {},
-                records,
-                *declared(cell),
-            )
-            for name, records in self.run.by_cell.items()
-            if records and (cell := known[name])
-        }
+        """By name, in the study's order; only those with a finished question. Seeds of one cell are pooled."""
+        by_cell, found = self.run.by_cell, dict[str, CellResult]()
+        for cell in self.run.study["config"]["cells"]:
+            records = by_cell.get(cell["name"], ())
+            if not records:
+                continue
+            end = f"/seed={cell.get('seed')}"
+            name = cell["name"].removesuffix(end)
+            earlier = found[name].records if name in found else ()
+            found[name] = CellResult(
+                name, cell["family"].removesuffix(end), cell["strategy"], cell["verifier"], cell.get("resolved") or {},
+                (*earlier, *records), *declared(cell), self.clusters,
+            )  # fmt: skip
+        return found
+
+    @cached_property
+    def clusters(self) -> dict[str, str]:
+        """By question id the cluster that the run's data give it; a question without one is its own."""
+        return {id: line.get("cluster") or f"question {id}" for id, line in self.run.questions.items()}
+
+    @cached_property
+    def sound(self) -> dict[str, CellResult]:
+        """Cells that may win and be compared: those whose verifier and strategy worked at all."""
+        return {name: cell for name, cell in self.cells.items() if not cell.broken}
 
     @cached_property
     def families(self) -> dict[str, list[CellResult]]:
@@ -124,10 +164,11 @@ class Results:
 
     @cached_property
     def best(self) -> dict[str, CellResult]:
-        """Of each family the cell with the highest accuracy; of equals the cheapest."""
+        """Of each family the sound cell with the highest accuracy; of equals the cheapest."""
         return {
-            family: max(cells, key=lambda cell: (cell.accuracy.value, -cell.cost("tokens").value, cell.name))
+            family: max(sound, key=lambda cell: (cell.accuracy.value, -cell.cost("tokens").value, cell.name))
             for family, cells in self.families.items()
+            if (sound := [cell for cell in cells if not cell.broken])
         }
 
     @cached_property
@@ -148,7 +189,7 @@ class Results:
     @cached_property
     def planned(self) -> int:
         """Questions that each cell is to be asked."""
-        return len(self.run.questions) or max((len(cell.records) for cell in self.cells.values()), default=0)
+        return len(self.run.questions) or max((len(cell.correct) for cell in self.cells.values()), default=0)
 
     @cached_property
     def places(self) -> dict[str, int]:
@@ -168,7 +209,7 @@ class Results:
         return len({frozenset(cell.correct) for cell in self.cells.values()}) > 1
 
     @cached_property
-    def correct(self) -> dict[str, dict[str, bool]]:
+    def correct(self) -> dict[str, dict[str, float]]:
         return {name: cell.correct for name, cell in self.cells.items()}
 
     @cached_property
@@ -183,9 +224,9 @@ class Results:
         return known
 
     def pareto(self, by: Unit) -> list[CellResult]:
-        """Cells that no other one beats in accuracy at the same cost or less; cheap ones first."""
+        """Sound cells that no other one beats in accuracy at the same cost or less; cheap ones first."""
         front: list[CellResult] = []
-        known = [cell for cell in self.cells.values() if not math.isnan(cell.cost(by).value)]
+        known = [cell for cell in self.sound.values() if not math.isnan(cell.cost(by).value)]
         for cell in sorted(known, key=lambda cell: (cell.cost(by).value, -cell.accuracy.value, cell.name)):
             if not front or cell.accuracy.value > front[-1].accuracy.value:
                 front.append(cell)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, is_dataclass
 from html import escape
 from typing import Any
 
-from structdecode.evaluation.statistics import Estimate
+from structdecode.evaluation.statistics import FEW, Estimate
 
 
 @dataclass(frozen=True)
@@ -169,14 +169,12 @@ class Section:
 
 def percent(value: Estimate) -> str:
     """A share with its standard error, in percent."""
-    return "-" if math.isnan(value.value) else f"{100 * value.value:.1f}{_error(100 * value.error, 1)}"
+    return "-" if math.isnan(value.value) else f"{100 * value.value:.1f}{_sure(value, 100, 1)}"
 
 
 def points(value: Estimate | None) -> str:
     """A difference of shares with its standard error, in percentage points."""
-    return (
-        "-" if value is None or math.isnan(value.value) else f"{100 * value.value:+.1f}{_error(100 * value.error, 1)}"
-    )
+    return "-" if value is None or math.isnan(value.value) else f"{100 * value.value:+.1f}{_sure(value, 100, 1)}"
 
 
 def interval(value: Estimate | None) -> str:
@@ -186,13 +184,13 @@ def interval(value: Estimate | None) -> str:
 
 def share(value: Estimate) -> str:
     """A figure between 0 and 1 with its standard error."""
-    return "-" if math.isnan(value.value) else f"{value.value:.3f}{_error(value.error, 3)}"
+    return "-" if math.isnan(value.value) else f"{value.value:.3f}{_sure(value, 1, 3)}"
 
 
 def amount(value: Estimate | float | None) -> str:
     """A count, or a mean with its standard error; large ones in powers of ten."""
     if isinstance(value, Estimate):
-        if math.isnan(value.error) or value.error == 0:
+        if math.isnan(value.error) or value.error == 0 or value.groups < FEW:
             return amount(value.value)
         if value.value >= LARGE:
             return f"{value.value:.2e} ± {value.error:.0e}"
@@ -228,6 +226,16 @@ def plain(value: Any) -> Any:
     if isinstance(value, Sequence):
         return [plain(item) for item in value]
     return str(value)
+
+
+def _sure(value: Estimate, scale: float, digits: int) -> str:
+    """± of a figure; how few questions it is from, where they are too few; its interval where nothing varied."""
+    if value.groups < FEW:
+        return f" (of {value.groups} only)"
+    if value.error > 0:
+        return _error(scale * value.error, digits)
+    known = not math.isnan(value.low)
+    return f" ({scale * value.low:.{digits}f} to {scale * value.high:.{digits}f})" if known else " (± unknown)"
 
 
 def _error(value: float, digits: int) -> str:

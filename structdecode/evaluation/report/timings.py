@@ -10,7 +10,7 @@ def section(results: Results) -> Section:
     rows = []
     for cell in results.cells.values():
         generated = cell.cost("generated_tokens").value
-        seconds = spread([record.seconds for record in cell.records])
+        seconds = spread([record.seconds for record in cell.records], cell.keys)
         rate = generated / seconds.value if seconds.value > 0 else None
         rows.append({"cell": cell.name, "seconds": seconds, "tokens_per_second": rate})
     columns = (

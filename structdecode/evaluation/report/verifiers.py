@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from typing import Any
 
@@ -24,7 +25,7 @@ def section(results: Results) -> Section:
         Words(
             "AUC within a question: the share of pairs of a right and a wrong candidate of one question in which the "
             "right one has the higher score, ties as half. 0.5 is chance, 1 never errs; the interval is by the "
-            "bootstrap over questions. Of each family the widest cell is taken, since narrower ones hold the same samples."
+            "bootstrap over clusters of questions. Of each family the widest cell is taken, since narrower ones hold the same samples."
         ),
         Words(
             "A stage's candidate is right where its text is the reference's; a whole answer where its answer matches. "
@@ -38,7 +39,7 @@ def section(results: Results) -> Section:
 COLUMNS = (
     Column("verifier", "verifier", text=True), Column("cell", "in cell", text=True),
     Column("stage", "stage", text=True), Column("auc", "AUC", share),
-    Column("auc", "95 % interval", lambda e: f"{e.low:.3f} to {e.high:.3f}"), Column("pairs", "pairs"),
+    Column("auc", "95 % interval", lambda e: "-" if math.isnan(e.low) else f"{e.low:.3f} to {e.high:.3f}"), Column("pairs", "pairs"),
     Column("questions", "questions"), Column("right", "right candidates, %", lambda v: f"{100 * v:.1f}"),
     Column("unscored", "unscored candidates"),
 )  # fmt: skip
@@ -52,15 +53,17 @@ def cell_rows(cell: CellResult) -> list[dict[str, Any]]:
     """One row for each verifier and stage, in the order in which the stages are scored."""
     found: dict[tuple[str, str], Scores] = defaultdict(list)
     unscored: dict[tuple[str, str], int] = defaultdict(int)
-    for record in cell.records:
+    keys: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for record, cluster in zip(cell.records, cell.keys, strict=True):
         for key, scored in _of_record(record).items():
+            keys[key].append(cluster)
             found[key].append(
                 ([v for ok, v in scored if ok and v is not None], [v for ok, v in scored if not ok and v is not None])
             )
             unscored[key] += sum(value is None for _, value in scored)
     rows = []
     for (verifier, stage), questions in found.items():
-        estimate, pairs = statistics.auc(questions)
+        estimate, pairs = statistics.auc(questions, keys[verifier, stage])
         right, wrong = sum(len(r) for r, _ in questions), sum(len(w) for _, w in questions)
         if pairs:
             rows.append({

@@ -21,6 +21,7 @@ from structdecode.evaluation.report import (
 )
 from structdecode.evaluation.report.results import Results
 from structdecode.evaluation.report.section import Section, Words
+from structdecode.evaluation.statistics import FEW
 from structdecode.evaluation.store import read_run
 from structdecode.paths import write_whole
 
@@ -69,15 +70,12 @@ def summary(results: Results) -> list[str]:
     if not results.cells:
         return ["No question is finished yet: resume the run, then write the report again."]
     cells = list(results.cells.values())
-    best = max(cells, key=lambda cell: (cell.accuracy.value, -cell.cost("tokens").value))
-    front = results.pareto("tokens")
     sentences = [
         f"{len(cells)} cells ({len(results.families)} families), {results.planned} questions; model "
         f"{(results.run.study['config'].get('model') or {}).get('name', 'unknown')}, "
         f"data {(results.run.study['config'].get('data') or {}).get('name') or 'unknown'}.",
-        f"Highest accuracy: {best.name}, {100 * best.accuracy.value:.1f} % (95% CI {100 * best.accuracy.low:.1f} to "
-        f"{100 * best.accuracy.high:.1f}), at {best.cost('tokens').value:,.0f} tokens a question. "
-        f"On the Pareto front of accuracy against tokens: {', '.join(cell.name for cell in front)}.",
+        *(f"No evidence: {cell.name}: {cell.broken}." for cell in cells if cell.broken),
+        _highest(results),
     ]
     if results.unfinished:
         sentences.append(
@@ -85,6 +83,33 @@ def summary(results: Results) -> list[str]:
             "were asked."
         )
     return sentences
+
+
+def _highest(results: Results) -> str:
+    """The highest accuracy among cells that worked, with what is to be held against it."""
+    cells = list(results.sound.values())
+    if not cells:
+        return "No cell worked, so none is the best."
+    best = max(cells, key=lambda cell: (cell.accuracy.value, -cell.cost("tokens").value))
+    few = f", from {best.accuracy.groups} independent questions only" if best.accuracy.groups < FEW else ""
+    records = best.records
+    flaws = [
+        f"{count} of its {len(records)} answers {what}"
+        for count, what in (
+            (sum(record.status == "empty" and not record.error for record in records), "are empty"),
+            (sum(bool(record.error) for record in records), "could not be asked for"),
+            (sum(bool(record.failures) for record in records), "met a verifier that failed"),
+        )
+        if count
+    ]
+    against = f" But {', '.join(flaws)}." if flaws else ""
+    front = results.pareto("tokens")
+    return (
+        f"Highest accuracy: {best.name}, {100 * best.accuracy.value:.1f} % (95% CI {100 * best.accuracy.low:.1f} to "
+        f"{100 * best.accuracy.high:.1f}{few}), at {best.cost('tokens').value:,.0f} tokens a question."
+        f"{against} "
+        f"On the Pareto front of accuracy against tokens: {', '.join(cell.name for cell in front)}."
+    )
 
 
 def _json(content: object) -> str:
