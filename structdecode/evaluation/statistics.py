@@ -247,6 +247,7 @@ def _critical(n: int, level: float) -> NDArray[np.int64]:
     return np.asarray(np.where(too_many, limits - 1, limits), dtype=np.int64)
 
 
+@lru_cache(maxsize=1024)
 def detectable(n: int, discordant: float, level: float = LEVEL) -> float | None:
     """The smallest true difference that n questions would show with 80 % power; None where they could show none.
 

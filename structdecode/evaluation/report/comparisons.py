@@ -19,9 +19,10 @@ def section(results: Results) -> Section:
             "comparisons", "Which beats which", (Words("There is only one cell: nothing to compare."), *skipped)
         )
     shown = tuple(statistics.verdict(c) for c in found if c.shown)
-    not_shown = tuple(statistics.verdict(c) for c in found if not c.shown)
-    more = len(not_shown) - LISTED
-    listed = (*not_shown[:LISTED], f"and {more} more, in the table below") if more > 0 else not_shown
+    level = [c for c in found if not c.shown]
+    not_shown = tuple(statistics.verdict(c) for c in level[:LISTED])
+    more = len(level) - LISTED
+    listed = (*not_shown, f"and {more} more, in the table below") if more > 0 else not_shown
     rows = tuple(
         {
             "a": c.a, "b": c.b, "difference": c.difference, "n": c.difference.n, "unpaired": c.unpaired,
@@ -42,7 +43,7 @@ def section(results: Results) -> Section:
             if shown
             else [Words("No difference is shown between any two.")]
         ),
-        *([Items(listed, f"{len(not_shown)} pairs with no difference shown")] if not_shown else []),
+        *([Items(listed, f"{len(level)} pairs with no difference shown")] if not_shown else []),
     ]
     return Section(
         "comparisons", "Which beats which", (Words(words), *lists, Table("pairs", COLUMNS, rows, filtered=True))

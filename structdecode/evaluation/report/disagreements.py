@@ -22,7 +22,7 @@ from structdecode.evaluation.types import Record
 from structdecode.view import search_tree
 
 PER_PAIR = 12
-ROOM = 2_400_000
+ROOM = 2_000_000
 """Bytes for all examples together; the page stays under 4 MB."""
 TREE_ROOM = 20_000
 """Bytes for one packed search tree: the texts in it are cut shorter until it fits."""
