@@ -88,7 +88,6 @@ class TransformersBackend:
             raise ConfigError(f"max_rows must be 1 or more (not {max_rows}), prefix_cache_bytes 0 or more")
         self.engine: Engine = engine if slots_can_run(model) else "plain"
         self.prefixes = PrefixCache(prefix_cache_bytes)
-        self.packed_layers = 0
         self._pack_weights = pack_weights
         self._borrowed = Borrowed(model, self._prepare)
         on_cuda = torch.device(model.device).type == "cuda"
@@ -173,19 +172,31 @@ class TransformersBackend:
         return self._borrowed.twin
 
     @property
+    def running_tower(self) -> torch.nn.Module | None:
+        """Its module that sees pictures."""
+        return self._borrowed.tower
+
+    @property
+    def packed_layers(self) -> int:
+        """Its linear layers that multiply by packed copies."""
+        return self._borrowed.packed_layers
+
+    @property
     def epoch(self) -> int:
         """What is computed now is good as long as this stays the same."""
         return self._borrowed.epoch
 
     def forward(self, **inputs: Any) -> tuple[Any, int]:
         """The model's output, and how far its next position is from the number of tokens (mRoPE; else 0)."""
-        if self._positioned is not None:
-            self._positioned.rope_deltas = None  # another prompt's: one without pictures would take it for its own
+        if self._borrowed.positioned is not None:
+            self._borrowed.positioned.rope_deltas = (
+                None  # another prompt's: one without pictures would take it for its own
+            )
         return self.running(**inputs, return_dict=True), self.rope_delta()
 
     def rope_delta(self) -> int:
         """What the last forward left: how far the next position is from the number of tokens."""
-        delta = getattr(self._positioned, "rope_deltas", None)
+        delta = getattr(self._borrowed.positioned, "rope_deltas", None)
         return int(delta.flatten()[0]) if isinstance(delta, torch.Tensor) else 0
 
     def _prepare(self, twin: torch.nn.Module) -> None:
@@ -194,6 +205,6 @@ class TransformersBackend:
             raise ModelError(f"model {self.name!r} attends otherwise now than engine='slots' can: make a new backend")
         self.prefixes.clear()
         self.scheduler.forward.configs = text_configs(twin)
-        self.running_tower = vision_tower(twin)
-        self._positioned: Any = next((m for m in twin.modules() if "rope_deltas" in vars(m)), None)
-        self.packed_layers = pack_linears(twin) if self._pack_weights else 0
+        self._borrowed.tower = vision_tower(twin)
+        self._borrowed.positioned = next((m for m in twin.modules() if "rope_deltas" in vars(m)), None)
+        self._borrowed.packed_layers = pack_linears(twin) if self._pack_weights else 0

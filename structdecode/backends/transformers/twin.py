@@ -34,12 +34,17 @@ class Borrowed:
     Attributes:
         twin: in eval mode; made by the first `refresh`.
         epoch: how often the model was found changed; what was computed in an earlier one is stale.
+        tower, positioned: the twin's module that sees pictures, and the one that keeps mRoPE deltas, where it has one.
+        packed_layers: how many of its linear layers multiply by packed copies.
     """
 
     def __init__(self, model: Any, prepare: Callable[[nn.Module], None]) -> None:
         self.model, self._prepare = model, prepare
         self.twin: Any = None
         self.epoch = 0
+        self.tower: nn.Module | None = None
+        self.positioned: Any = None
+        self.packed_layers = 0
         self._structure = self._values = b""
 
     def refresh(self) -> bool:

@@ -14,6 +14,7 @@ from torch import nn
 from structdecode.backends.transformers import TransformersBackend
 from structdecode.backends.transformers.freshness import WIDTH, structure, values
 from structdecode.errors import ModelError
+from structdecode.evaluation.isolation import isolated
 from structdecode.protocols import Row, Session
 from structdecode.types import Candidate, Prompt, Sampling, Stage
 from tests.backends.transformers import tiny
@@ -285,3 +286,16 @@ def test_training_mode_and_a_forward_are_no_changes() -> None:
     model.train()
     model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.sum().backward()
     assert (structure(model), values(model)) == before
+
+
+def test_a_questions_own_prefix_cache_is_renewed_too(prompt: Prompt) -> None:
+    """A comparison gives each question a cache of its own: it is no part of the backend that notices the change."""
+    model, processor = tiny.build("mllama")
+    kept = isolated(TransformersBackend(model, processor))
+    before = texts(kept, prompt)  # type: ignore[arg-type]
+    assert texts(kept, prompt) == before and kept.prefixes.hits == 1  # type: ignore[arg-type, attr-defined]
+    with ExitStack() as stack:
+        through_data(model, stack)
+    after = texts(kept, prompt)  # type: ignore[arg-type]
+    assert after == texts(TransformersBackend(model, processor), prompt) != before
+    assert kept.prefixes.hits == 1  # type: ignore[attr-defined]

@@ -47,7 +47,7 @@ class PrefixCache:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.hits = self.hit_tokens = 0
+        self.hits = self.hit_tokens = self._epoch = 0
         self._known: OrderedDict[tuple[tuple[int, ...], tuple[str, ...]], Known] = OrderedDict()
         self._coming: list[tuple[tuple[int, ...], tuple[str, ...]]] = []
 
@@ -73,6 +73,12 @@ class PrefixCache:
         self._known.move_to_end((known.ids, known.images))
         while self._known and sum(k.nbytes for k in self._known.values()) > self.limit:
             self._known.popitem(last=False)
+
+    def renew(self, epoch: int) -> None:
+        """Forgets what was computed in another epoch of the model."""
+        if epoch != self._epoch:
+            self.clear()
+            self._epoch = epoch
 
     def clear(self) -> bool:
         """Forgets all prompts; whether there were any."""

@@ -142,6 +142,7 @@ class SlotSession:
             return
         assert self.inputs is not None
         ids = tuple(self.inputs["input_ids"][0].tolist())
+        self.prefixes.renew(self.backend.epoch)
         known, have = self.prefixes.longest(ids, self.image_key)
         while self.root is None and self.prefixes.worth_waiting(ids, self.image_key, have):
             yield ()
