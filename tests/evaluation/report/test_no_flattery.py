@@ -70,7 +70,9 @@ def test_empty_answers_are_counted(tmp_path: Path) -> None:
 
 def test_every_cell_is_tested_and_disagreements_of_one_family_are_seen(tmp_path: Path) -> None:
     plans = [Plan("stage-beam", "p-true", n) for n in (1, 2, 4)]
-    tables, page = reported(tmp_path, plans, lambda record, at: record.update(correct=at % 3 == len(record["pool"]) % 3))
+    tables, page = reported(
+        tmp_path, plans, lambda record, at: record.update(correct=at % 3 == len(record["pool"]) % 3)
+    )
     assert len(tables["comparisons"]["pairs"]) == 3 and "Holm-corrected for the 3 comparisons" in page
     assert sum(row["count"] for row in tables["disagreements"]["disagreements"]) > 0
     assert "No two cells disagree" not in page and "All 3 cells in pairs" in page
