@@ -101,7 +101,7 @@ def check_strategy(strategy: Strategy, schema: Schema = LLAVA_O1, backend: Backe
 
 
 def check_backend(backend: Backend, prompt: Prompt | None = None) -> None:
-    """Rows are independent of their batch, limits hold, stages are closed, a prompt is prefilled once."""
+    """Rows are independent of their batch, limits hold, stages are closed, a prompt is prefilled once, all is charged."""
     asked = prompt or Prompt("How many red squares are there?")
     stage = Stage.tagged("CAPTION")
     sampling = Sampling(temperature=1.0, max_tokens=12)
@@ -109,7 +109,9 @@ def check_backend(backend: Backend, prompt: Prompt | None = None) -> None:
     async def run() -> None:
         async with backend.open(asked) as session:
             rows = [Row(Candidate(), seed, 12) for seed in (5, 6, 7)]
-            together = await session.extend(rows, stage, sampling=sampling)
+            account = _Sum()
+            together = await session.extend(rows, stage, sampling=sampling, account=account)
+            assert account.usage == together.usage, f"charged {account.usage}, but used {together.usage}"
             again = await session.extend(rows[::-1], stage, sampling=sampling)
             assert together.usage.prefilled_tokens > 0, "prefilled tokens are not counted"
             assert again.usage.prefilled_tokens == 0, "the prompt was prefilled twice"
@@ -128,6 +130,19 @@ def check_backend(backend: Backend, prompt: Prompt | None = None) -> None:
             assert more.usage.cached_tokens > 0, "nothing was taken from the cache"
 
     asyncio.run(run())
+
+
+class _Sum:
+    """An account that adds up what it is charged."""
+
+    def __init__(self) -> None:
+        self.usage = Usage()
+
+    def admit(self, tokens: int) -> None:
+        self.usage += Usage(prefilled_tokens=tokens)
+
+    def charge(self, used: Usage) -> None:
+        self.usage += used
 
 
 def _content(span: Span) -> tuple[object, ...]:

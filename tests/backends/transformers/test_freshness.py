@@ -147,7 +147,7 @@ SAME_TEXTS: list[Change] = [merge_adapter, unmerge_adapter, attention]
 
 
 @pytest.mark.parametrize("change", [*OF_WEIGHTS, *OF_ADAPTERS])
-@pytest.mark.parametrize("name", ["mllama", "llava"])
+@pytest.mark.parametrize("name, engine", [("mllama", "slots"), ("mllama", "plain"), ("llava", "recorded")])
 def test_texts_after_a_change_are_a_fresh_backends(name: str, engine: str, change: Change, prompt: Prompt) -> None:
     model, processor = adapted(name) if change in OF_ADAPTERS else tiny.build(name)
     backend = backend_of(model, processor, engine)
