@@ -6,7 +6,6 @@ strategy have the prompt and the picture that the first one paid for, and the co
 
 from __future__ import annotations
 
-import copy
 from typing import Any, cast
 
 from structdecode.protocols import Backend
@@ -22,9 +21,8 @@ def isolated(backend: Backend) -> Backend:
     """
     if getattr(backend, "engine", None) != "slots":
         return backend
-    view: Any = copy.copy(backend)
-    view.prefixes = _own_cache()
-    return cast(Backend, view)
+    local: Any = backend
+    return cast(Backend, local.with_prefixes(_own_cache()))
 
 
 def _own_cache() -> Any:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
+from weakref import WeakSet
 
 import torch
 
@@ -33,6 +37,22 @@ Engine = Literal["slots", "plain"]
 
 LOOK_EVERY = 8
 """On CUDA: decoding steps between two looks at the tokens. A row decodes half as many in vain on average."""
+
+
+@dataclass(eq=False)
+class _Shared:
+    """What a backend and its views (`TransformersBackend.with_prefixes`) have in common and a new twin changes.
+
+    Attributes:
+        tower: the twin's vision tower. positioned: its module that keeps ``rope_deltas``, if one does.
+        packed_layers: of the twin. caches: all prefix caches in use, under ``lock``.
+    """
+
+    tower: torch.nn.Module | None = None
+    positioned: Any = None
+    packed_layers: int = 0
+    caches: WeakSet[PrefixCache] = field(default_factory=WeakSet)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class TransformersBackend:
@@ -88,7 +108,7 @@ class TransformersBackend:
             raise ConfigError(f"max_rows must be 1 or more (not {max_rows}), prefix_cache_bytes 0 or more")
         self.engine: Engine = engine if slots_can_run(model) else "plain"
         self.prefixes = PrefixCache(prefix_cache_bytes)
-        self.packed_layers = 0
+        self._shared = _Shared(caches=WeakSet([self.prefixes]))
         self._pack_weights = pack_weights
         self._borrowed = Borrowed(model, self._prepare)
         on_cuda = torch.device(model.device).type == "cuda"
@@ -167,6 +187,24 @@ class TransformersBackend:
         begun = self._worker.submit(guarded)
         return await until_stopped(asyncio.wrap_future(begun), lambda: begun.cancel() or give_up())
 
+    def with_prefixes(self, prefixes: PrefixCache) -> TransformersBackend:
+        """A view of this backend (the same model, scheduler and batches) with another prefix cache."""
+        view = copy.copy(self)
+        view.prefixes = prefixes
+        with self._shared.lock:
+            self._shared.caches.add(prefixes)
+        return view
+
+    @property
+    def packed_layers(self) -> int:
+        """Linear layers that run on packed weights; 0 before the first work."""
+        return self._shared.packed_layers
+
+    @property
+    def running_tower(self) -> torch.nn.Module | None:
+        """The vision tower that runs: the twin's."""
+        return self._shared.tower
+
     @property
     def running(self) -> Any:
         """The model that runs: the twin."""
@@ -179,21 +217,25 @@ class TransformersBackend:
 
     def forward(self, **inputs: Any) -> tuple[Any, int]:
         """The model's output, and how far its next position is from the number of tokens (mRoPE; else 0)."""
-        if self._positioned is not None:
-            self._positioned.rope_deltas = None  # another prompt's: one without pictures would take it for its own
+        if self._shared.positioned is not None:
+            self._shared.positioned.rope_deltas = (
+                None  # another prompt's: one without pictures would take it for its own
+            )
         return self.running(**inputs, return_dict=True), self.rope_delta()
 
     def rope_delta(self) -> int:
         """What the last forward left: how far the next position is from the number of tokens."""
-        delta = getattr(self._positioned, "rope_deltas", None)
+        delta = getattr(self._shared.positioned, "rope_deltas", None)
         return int(delta.flatten()[0]) if isinstance(delta, torch.Tensor) else 0
 
     def _prepare(self, twin: torch.nn.Module) -> None:
         """Sets up a new twin, and lets go of all that was computed with the one before."""
         if self.engine == "slots" and not slots_can_run(twin):
             raise ModelError(f"model {self.name!r} attends otherwise now than engine='slots' can: make a new backend")
-        self.prefixes.clear()
+        with self._shared.lock:
+            for cache in self._shared.caches:
+                cache.clear()
         self.scheduler.forward.configs = text_configs(twin)
-        self.running_tower = vision_tower(twin)
-        self._positioned: Any = next((m for m in twin.modules() if "rope_deltas" in vars(m)), None)
-        self.packed_layers = pack_linears(twin) if self._pack_weights else 0
+        self._shared.tower = vision_tower(twin)
+        self._shared.positioned = next((m for m in twin.modules() if "rope_deltas" in vars(m)), None)
+        self._shared.packed_layers = pack_linears(twin) if self._pack_weights else 0
