@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -95,21 +96,21 @@ def sign_flip(gaps: ArrayLike, of: NDArray[np.int64], *, seed: int = 0) -> float
         scaled = found * scale
         whole = np.rint(scaled)
         if np.all(np.abs(scaled - whole) < 1e-6) and len(found) * np.abs(whole).sum() <= 100 * _LARGEST:
-            return _exact(whole.astype(np.int64))
+            sizes = np.sort(np.abs(whole)).astype(np.int64)
+            return _exact(tuple(sizes.tolist()), abs(int(whole.sum())))
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(FLIPS - 1, len(found)))
     extreme = np.abs(signs @ found) >= abs(found.sum()) - 1e-9
     return float((1 + extreme.sum()) / FLIPS)
 
 
-def _exact(found: NDArray[np.int64]) -> float:
-    """P(|sum of +-found| >= |sum of found|) over all sign flips, by adding one cluster after the other."""
-    sizes = np.abs(found)
-    total = int(sizes.sum())
+@lru_cache(maxsize=65_536)
+def _exact(sizes: tuple[int, ...], observed: int) -> float:
+    """P(|sum of +-sizes| >= observed) over all sign flips, by adding one cluster after the other."""
+    if observed == 0:
+        return 1.0
+    total = sum(sizes)
     chances = np.zeros(2 * total + 1)  # chances[total + s]: of the sum s
     chances[total] = 1.0
     for size in sizes:
         chances = 0.5 * (np.roll(chances, size) + np.roll(chances, -size))
-    observed = abs(int(found.sum()))
-    if observed == 0:
-        return 1.0
     return min(1.0, float(2 * chances[total + observed :].sum()))

@@ -124,13 +124,24 @@ def ratio(
         used = int((pairs[:, 1] != 0).sum())
         low, high = wilson(value, used, CONFIDENCE) if value in (0.0, 1.0) else (math.nan, math.nan)
         return Estimate(value, math.nan, low, high, n, groups)
-    drawn = np.random.default_rng(seed).multinomial(groups, counts / groups, size=RESAMPLES)  # [RESAMPLES, k]
-    resampled = drawn @ kinds  # [RESAMPLES, 2]
+    error, low, high = _bootstrap(tuple(map(tuple, kinds.tolist())), tuple(counts.tolist()), seed)
+    return Estimate(value, error, low, high, n, groups)
+
+
+@lru_cache(maxsize=65_536)
+def _bootstrap(
+    kinds: tuple[tuple[float, float], ...], counts: tuple[int, ...], seed: int
+) -> tuple[float, float, float]:
+    """Error and interval of `ratio`. Kept, since among many cells most pairs differ in the same numbers of questions."""
+    groups = sum(counts)
+    shares = np.array(counts) / groups
+    drawn = np.random.default_rng(seed).multinomial(groups, shares, size=RESAMPLES)  # [RESAMPLES, k]
+    resampled = drawn @ np.array(kinds)  # [RESAMPLES, 2]
     resampled = resampled[resampled[:, 1] != 0]
     ratios = resampled[:, 0] / resampled[:, 1]
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(ratios, [tail, 1 - tail])
-    return Estimate(value, float(ratios.std(ddof=1)), float(low), float(high), n, groups)
+    return float(ratios.std(ddof=1)), float(low), float(high)
 
 
 def difference(

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,9 +108,25 @@ def test_plain_lines_say_how_far_it_is() -> None:
         progress.add(record("b", 100, False))
     (line,) = place.getvalue().splitlines()
     assert line.startswith("compare: 3/4 done, 20 tokens/s, 0:05 left")
-    assert "±" not in line and "so far" not in line  # three questions are no ground for a share
-    assert progress.tallies["b"].accuracy == "50.0 ± 35.4 %"
+    assert "%" not in line and "so far" not in line  # three questions are no ground for a share
+    assert progress.tallies["b"].accuracy == "1 of 2 right"
     assert (clock(3723), clock(59.6)) == ("1:02:03", "1:00")
+
+
+def test_a_share_is_shown_from_ten_questions_on_with_its_interval() -> None:
+    place = io.StringIO()
+    with LiveCells(["a", "b", "judged"], 10, console=Console(file=place)) as progress:
+        for at in range(10):
+            progress.add(record("a", 100, True))
+            progress.add(record("b", 100, at % 2 == 0), now=at < 9)
+            progress.add(replace(record("judged", 100, True), failures=("p-true: ValueError: no",)))
+            if at == 8:
+                progress._say()
+    nine, ten = place.getvalue().splitlines()
+    assert "27/30 done" in nine and "so far: a" not in nine and "%" not in nine
+    assert "highest so far: a 100.0 % (72 to 100)" in ten  # not the one whose verifier never worked
+    assert "judged: its verifier failed on all 10 questions so far" in ten
+    assert progress.tallies["b"].accuracy == "50.0 % (24 to 76)"
 
 
 def test_a_terminal_has_a_bar_for_each_cell() -> None:
@@ -118,7 +135,7 @@ def test_a_terminal_has_a_bar_for_each_cell() -> None:
     with LiveCells(["stage-beam/n=2", "direct"], 1, console=console) as progress:
         progress.add(record("direct", 100, True))
     shown = place.getvalue()
-    assert "stage-beam/n=2" in shown and "1/1" in shown and "100.0 ± 0.0 %" in shown and "tokens/s" in shown
+    assert "stage-beam/n=2" in shown and "1/1" in shown and "1 of 1 right" in shown and "tokens/s" in shown
 
 
 def test_the_run_can_be_reported_again(tmp_path: Path) -> None:

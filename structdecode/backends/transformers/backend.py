@@ -189,9 +189,8 @@ class TransformersBackend:
     def forward(self, **inputs: Any) -> tuple[Any, int]:
         """The model's output, and how far its next position is from the number of tokens (mRoPE; else 0)."""
         if self._borrowed.positioned is not None:
-            self._borrowed.positioned.rope_deltas = (
-                None  # another prompt's: one without pictures would take it for its own
-            )
+            # Another prompt's: one without pictures would take it for its own.
+            self._borrowed.positioned.rope_deltas = None
         return self.running(**inputs, return_dict=True), self.rope_delta()
 
     def rope_delta(self) -> int:

@@ -46,12 +46,16 @@ def section(results: Results) -> Section:
         *([Items(listed, f"{len(level)} pairs with no difference shown")] if not_shown else []),
     ]
     return Section(
-        "comparisons", "Which beats which", (Words(words), *lists, Table("pairs", COLUMNS, rows, filtered=True))
+        "comparisons",
+        "Which beats which",
+        (Words(words), *lists, Table("pairs", COLUMNS, rows, filtered=True, most=MOST)),
     )
 
 
 LISTED = 100
 """Pairs without a difference that are put into words."""
+MOST = 300
+"""Rows of the table in the page; those of the families' best cells come first, and differences shown are all in words."""
 COLUMNS = (
     Column("a", "A", text=True), Column("b", "B", text=True), Column("difference", "A - B, points", points),
     Column("difference", "95 % interval", interval), Column("n", "questions"), Column("unpaired", "left out as unpaired"),

@@ -22,6 +22,8 @@ from structdecode.evaluation.types import Record
 from structdecode.view import search_tree
 
 PER_PAIR = 12
+MOST = 300
+"""Rows of the table in the page; `lost` has the families' best cells first."""
 ROOM = 2_000_000
 """Bytes for all examples together; the page stays under 4 MB."""
 TREE_ROOM = 20_000
@@ -84,7 +86,7 @@ def section(results: Results) -> Section:
     blocks: list[Block] = [
         Words(words),
         Raw(browser, "The page `report.html` shows them with picture, both answers and both search trees."),
-        Table("disagreements", columns, rows, filtered=True),
+        Table("disagreements", columns, rows, filtered=True, most=MOST),
     ]
     return Section("disagreements", "Questions that one gets and another loses", tuple(blocks))
 

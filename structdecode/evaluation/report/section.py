@@ -60,6 +60,7 @@ class Table:
     Attributes:
         filtered: whether the page has a box above it that leaves only the rows with a text.
         repeatable: whether a repeated run gives the same rows; only then they are in ``tables.json``.
+        most: rows that the page and the Markdown show, the first ones, with a word of how many there are.
     """
 
     name: str
@@ -67,16 +68,28 @@ class Table:
     rows: tuple[Mapping[str, Any], ...]
     filtered: bool = False
     repeatable: bool = True
+    most: int | None = None
+
+    @property
+    def shown(self) -> tuple[Mapping[str, Any], ...]:
+        return self.rows[: self.most]
+
+    @property
+    def note(self) -> str:
+        """What is not shown; empty where all is."""
+        if len(self.shown) == len(self.rows):
+            return ""
+        return f"The first {len(self.shown)} of {len(self.rows)} rows; all of them are in tables.json, {self.name}."
 
     def markdown(self) -> str:
         lines = [
             "| " + " | ".join(_inert(column.title) for column in self.columns) + " |",
             "| " + " | ".join("---" if column.text else "---:" for column in self.columns) + " |",
         ]
-        for row in self.rows:
+        for row in self.shown:
             cells = (column.show(row[column.key]) for column in self.columns)
             lines.append("| " + " | ".join(_inert(cell).replace("|", "\\|") for cell in cells) + " |")
-        return "\n".join(lines)
+        return "\n".join([*lines, *(["", _inert(self.note)] if self.note else [])])
 
     def html(self) -> str:
         classes = [" class='text'" if column.text else "" for column in self.columns]
@@ -87,12 +100,13 @@ class Table:
                 f"<td{c}>{escape(col.show(row[col.key]))}</td>" for c, col in zip(classes, self.columns, strict=True)
             )
             + "</tr>"
-            for row in self.rows
+            for row in self.shown
         )
         box = "<input type='search' class='filter' placeholder='show only rows with …' aria-label='filter rows'>"
         return (
             f"{box if self.filtered else ''}<div class='wide' tabindex='0'><table id='table-{escape(self.name)}'>"
             f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+            + (f"<p class='note'>{escape(self.note)}</p>" if self.note else "")
         )
 
     def plain(self) -> list[dict[str, Any]]:
