@@ -6,7 +6,7 @@ import math
 import re
 from fractions import Fraction
 
-from structdecode.evaluation.matching.quantities import (
+from structdecode.matching.quantities import (
     Quantity,
     canonical,
     plain_math,
@@ -14,9 +14,9 @@ from structdecode.evaluation.matching.quantities import (
     whole_quantity,
     words_to_digits,
 )
-from structdecode.evaluation.matching.texts import clean, negated, segment, unify
-from structdecode.evaluation.matching.units import PERCENT, UNITS, Unit, asked_unit
-from structdecode.evaluation.types import Match, Question
+from structdecode.matching.texts import clean, negated, segment, unify
+from structdecode.matching.types import Match, Question
+from structdecode.matching.units import PERCENT, UNITS, Unit, asked_unit
 
 _ALTERNATIVE = re.compile(r"[^\d.;=]{0,20}?(?:\s+(?:or|and)\s+|\s*/\s*|,\s*)(?:maybe\s+|possibly\s+|perhaps\s+)?")
 _NOTHING = re.compile(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import re
 
-from structdecode.evaluation.matching import numbers, symbolic
-from structdecode.evaluation.matching.quantities import whole_quantity
-from structdecode.evaluation.matching.texts import boxes, negates, outer, segment, unify
-from structdecode.evaluation.types import Match, Question
+from structdecode.matching import numbers, symbolic
+from structdecode.matching.quantities import whole_quantity
+from structdecode.matching.texts import boxes, negates, outer, segment, unify
+from structdecode.matching.types import Match, Question
 
 MAX_CHARACTERS = 400
 """Longer formulas are compared as written only."""

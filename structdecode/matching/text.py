@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from structdecode.evaluation.matching.texts import Segment, clean, segment, sentences, unify
-from structdecode.evaluation.types import Match, Question
+from structdecode.matching.texts import Segment, clean, segment, sentences, unify
+from structdecode.matching.types import Match, Question
 
 _ARTICLE = re.compile(r"\b(?:[Tt]he|an?)\s+(?=[\"'(]?\w)")
 _FIRST_ARTICLE = re.compile(r"^(?:A|An|THE)\s+(?=[\"'(]?\w)")

@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from structdecode.errors import MissingExtraError
-from structdecode.evaluation.matching import match, symbolic
-from structdecode.evaluation.types import Match, Question
+from structdecode.matching import match, symbolic
+from structdecode.matching.types import Match, Question
 
 SQUARE = Question("1", "?", ("x^2+2x+1",))
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from structdecode.evaluation.matching.units import SPELLING, Unit, unit_named
+from structdecode.matching.units import SPELLING, Unit, unit_named
 
 MAX_DIGITS = 1000
 """Longer numerals are no numbers to us: arithmetic on them is a way to hang a run."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from structdecode.evaluation.matching.quantities import canonical, whole_quantity
-from structdecode.evaluation.matching.text import normalise
-from structdecode.evaluation.matching.texts import NEGATION, clean, segment, unify
-from structdecode.evaluation.types import Match, Question
+from structdecode.matching.quantities import canonical, whole_quantity
+from structdecode.matching.text import normalise
+from structdecode.matching.texts import NEGATION, clean, segment, unify
+from structdecode.matching.types import Match, Question
 
 _BULLET = re.compile(r"(?:\n[ \t]*|^[ \t]*)(?:[-*•]|\d{1,2}[.)])[ \t]+")
 _INTRODUCTION = re.compile(r"^[^:\n=]{0,120}?(?::|=|\b(?:are|is|were|includes?)\b:?)\s*", re.IGNORECASE)

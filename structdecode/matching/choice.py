@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from structdecode.evaluation.matching.declined import undetermined
-from structdecode.evaluation.matching.quantities import plain_math
-from structdecode.evaluation.matching.text import normalise
-from structdecode.evaluation.matching.texts import clean, closing, negated, segment
-from structdecode.evaluation.types import Match, Question
+from structdecode.matching.declined import undetermined
+from structdecode.matching.quantities import plain_math
+from structdecode.matching.text import normalise
+from structdecode.matching.texts import clean, closing, negated, segment
+from structdecode.matching.types import Match, Question
 
 _WHOLE_LETTER = re.compile(
     r"[\s(\[{$\"']*(?:option |choice |answer )?[(\[]?(?:\\(?:text|mathrm|textbf)\{\(?)?([A-Za-z])[)}\]$\"']*\s?[.:,;!)]*\s*$",

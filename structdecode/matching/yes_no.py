@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from structdecode.evaluation.matching.texts import clean, closing, negates, segment, sentences
-from structdecode.evaluation.types import Match, Question
+from structdecode.matching.texts import clean, closing, negates, segment, sentences
+from structdecode.matching.types import Match, Question
 
 POLARITY = {"yes": "yes", "true": "yes", "no": "no", "false": "no"}
 
