@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 
 from structdecode.matching.quantities import (
     Quantity,
+    amount,
     canonical,
     plain_math,
     quantities,
+    settled,
     whole_quantity,
     words_to_digits,
 )
@@ -19,6 +23,26 @@ from structdecode.matching.types import Match, Question
 from structdecode.matching.units import PERCENT, UNITS, Unit, asked_unit
 
 _ALTERNATIVE = re.compile(r"[^\d.;=]{0,20}?(?:\s+(?:or|and)\s+|\s*/\s*|,\s*)(?:maybe\s+|possibly\s+|perhaps\s+)?")
+_IN_DOLLARS = re.compile(r"(?:[a-zA-Z ]{0,30}?)\$([^$]+)\$\s*([^$.]{0,20}?)\s*\.?")
+_SENTENCE_END = re.compile(r"[.!?]+\s+|\n")
+_ADJUNCT = re.compile(
+    r"\b(?:in|by|since|from|after|before|until|during|of|on|year|out of)\s+(?:the\s+|year\s+)*$", re.IGNORECASE
+)
+_CONCLUDES = re.compile(
+    r"(?:\b(?:leav(?:ing|es)|makes|making|giv(?:es|ing)|equals?|totals?|totall?ing|in total|so|therefore|thus|hence|which is|yields?|results? in"
+    r"|comes? to|adds? up to|sums? to|becomes|remain(?:s|ing)?|altogether|that is|get|there (?:are|is|will be) (?:now|still)|i count|=|≈|:)"
+    r"(?:\s+(?:there|are|is|it|we|he|she|they|a|an|the|total|of|to|about|get|have|has|be|exactly|only|us|you|with|answer|now|still))*|→|⇒)\s*[,:]?\s*[$€£]?$",
+    re.IGNORECASE,
+)
+_LEFT_OVER = re.compile(
+    r"\s*(?:[a-z]+\s+)?(?:are\s+|is\s+)?(?:in total|in all|altogether|left|remain(?:s|ing)?|overall)\b", re.IGNORECASE
+)
+_OPENS = re.compile(
+    r"[\s\"'(\[$*:~≈]*(?:(?:the|an?|approximately|about|exactly|around|roughly|only|just|equal to|there (?:are|is|were|was)|it is|it's|we (?:have|get)|[a-zA-Z]\s*[=:])\s*)*[\s$€£(]*",
+    re.IGNORECASE,
+)
+_NO_NOUNS = ("in", "on", "are", "is", "of", "because")
+_FORMULA = re.compile(r"\\[a-zA-Z]|[√π|!^]|\b(?:pi|e)\b")
 _NOTHING = re.compile(
     r"(?:there (?:are|is|were|was) )?(?:none|no (?P<noun>[\w ]{1,40}?))(?: (?:at all|left|visible|in|on|that)\b.*)?[.!]?",
     re.IGNORECASE,
@@ -30,22 +54,11 @@ def match(text: str, question: Question) -> Match:
 
     A range, a bound ("more than 5"), a calculation without its result and two alternatives are wrong answers.
     """
-    text = clean(text)
-    part = segment(text)
+    answer, problem, statement = read(text, question.text)
+    if answer is None:
+        return Match(False, problem, "")
     context = _context(question)
-    statement = plain_math(part.statement)
-    if not any(c.isdigit() for c in statement):
-        statement = words_to_digits(statement)
-    found = quantities(statement)
-    if not found:
-        nothing = _NOTHING.fullmatch(statement.strip())
-        if nothing is None or not _asked_about(nothing["noun"], question):
-            return Match(False, "none", "")
-        found = [Quantity(Fraction(0), None, 0, len(statement))]
-    answer, problem = _chosen(statement, found, part.led)
-    if answer is None or problem:
-        return Match(False, f"number:{problem}", "")
-    extracted = _extracted(answer, context, question)
+    text_of = extracted(answer, context, question)
     rule = "number:different"
     for reference in question.answers:
         correct, rule = compare(answer, reference, question, statement)
@@ -54,13 +67,44 @@ def match(text: str, question: Question) -> Match:
     else:
         correct = False
     if rule == "number:unit-differs" and answer.unit is None:  # another noun is another vote
-        extracted = f"{canonical(answer.value)} {_noun_behind(answer, statement)}"
-    return Match(correct, rule, extracted)
+        text_of = f"{canonical(answer.value)} {_noun_behind(answer, statement)}"
+    return Match(correct, rule, text_of)
+
+
+def read(text: str, asked: str = "") -> tuple[Quantity | None, str, str]:
+    """The number that a text answers with, else why there is none; and the part of the text that states it."""
+    part = segment(clean(text))
+    statement = plain_math(part.statement)
+    if _FORMULA.search(part.statement) and (formula := _formula(part.statement)) is not None:
+        return replace(formula, start=0, end=len(statement)), "", statement
+    if not any(c.isdigit() for c in statement):
+        statement = words_to_digits(statement)
+    found = quantities(statement)
+    if not found:
+        nothing = _NOTHING.fullmatch(statement.strip())
+        if nothing is None or not _asked_about(nothing["noun"], asked):
+            return None, "none", statement
+        found = [Quantity(Fraction(0), None, 0, len(statement))]
+    answer, problem = _chosen(statement, found, part.led)
+    if answer is None or problem:
+        return None, f"number:{problem}", statement
+    return answer, "", statement
+
+
+def _formula(statement: str) -> Quantity | None:
+    return None if whole_quantity(statement) is not None else amount(_result(statement))
+
+
+def _result(statement: str) -> str:
+    r"""A formula by itself; of "4 \cdot 5 = 20" what comes last."""
+    if statement.count("$") == 2 and (alone := _IN_DOLLARS.fullmatch(statement.strip())):
+        statement = alone[1] + " " + alone[2]
+    return statement.rpartition("=")[2]
 
 
 def compare(answer: Quantity, reference: str, question: Question, statement: str = "") -> tuple[bool, str]:
     """Whether the number answers like this reference, and the rule that says so."""
-    wanted = whole_quantity(unify(reference))
+    wanted = amount(unify(reference))
     if wanted is None:
         return False, "number:no-reference"
     if wanted.noun and wanted.unit is None and not _same_noun(wanted.noun, answer, statement):
@@ -79,11 +123,11 @@ def compare(answer: Quantity, reference: str, question: Question, statement: str
             if unit is None
             else "unit-ignored"
         )
-        return _close(value, wanted.value, question, f"number:{rule}")
+        return _close(value, wanted.value, question, f"number:{rule}", answer.rounded or wanted.rounded)
     if unit.base != asked.base:
         return False, "number:unit-differs"
     rule = "number:exact" if unit == asked else "number:unit"
-    return _close(unit.convert(value, asked), wanted.value, question, rule)
+    return _close(unit.convert(value, asked), wanted.value, question, rule, answer.rounded or wanted.rounded)
 
 
 def _compare_percent(answer: Quantity, wanted: Quantity, asked: Unit | None, question: Question) -> tuple[bool, str]:
@@ -94,15 +138,15 @@ def _compare_percent(answer: Quantity, wanted: Quantity, asked: Unit | None, que
     value = answer.value * (PERCENT.factor if answer.unit is PERCENT else bare)
     target = wanted.value * (PERCENT.factor if wanted.unit is PERCENT else bare)
     rule = "number:exact" if answer.unit is wanted.unit else "number:percent"
-    return _close(value, target, question, rule)
+    return _close(value, target, question, rule, answer.rounded or wanted.rounded)
 
 
 def _bare_percent(question: Question) -> Fraction:
     return PERCENT.factor if asked_unit(question.text) is PERCENT else Fraction(1)
 
 
-def _close(value: Fraction, target: Fraction, question: Question, rule: str) -> tuple[bool, str]:
-    if value == target:
+def _close(value: Fraction, target: Fraction, question: Question, rule: str, rounded: bool = False) -> tuple[bool, str]:
+    if settled(value, rounded) == settled(target, rounded):
         return True, rule
     tolerance = question.tolerance
     if tolerance is None or not math.isfinite(tolerance) or tolerance <= 0:
@@ -116,12 +160,9 @@ def _chosen(text: str, found: list[Quantity], led: bool) -> tuple[Quantity | Non
     stated = [q for q in found if not negated(text, q.start, q.end) or q.spoilt == "bound"]
     if not stated:
         return None, "negated"
-    if led:
-        equals = text.rfind("=")
-        candidates = [q for q in stated if q.start > equals] or stated
-        answer = candidates[0]
-    else:
-        answer = stated[-1]
+    answer, said = _deciding(text, stated, led)
+    if answer is None:
+        return None, "ambiguous"
     place = stated.index(answer)
     others = [*stated[place + 1 : place + 2], *stated[max(0, place - 1) : place]]
     for other in others:
@@ -132,19 +173,56 @@ def _chosen(text: str, found: list[Quantity], led: bool) -> tuple[Quantity | Non
             and gap.strip() == ","
             and text[second.end : second.end + 1] == ")"
         )
-        either = _ALTERNATIVE.fullmatch(gap) and (led or pair or " or " in gap)
+        either = not said and _ALTERNATIVE.fullmatch(gap) and (led or pair or " or " in gap)
         if not answer.spoilt and either and (first.value, first.unit) != (second.value, second.unit):
             return answer, "ambiguous"
     return answer, answer.spoilt
 
 
+def _deciding(text: str, stated: list[Quantity], led: bool) -> tuple[Quantity | None, bool]:
+    """The number that the sentence makes its answer, and whether that is said; None where nothing does."""
+    equals = text.rfind("=")
+    candidates = [q for q in stated if q.start > equals] if equals >= 0 else []
+    if candidates:
+        return (candidates[0] if led else candidates[-1]), False
+    if not led:
+        start = max((m.end() for m in _SENTENCE_END.finditer(text, 0, stated[-1].start)), default=0)
+        stated = [q for q in stated if q.start >= start]
+    stated = [
+        q for q in stated if not _ADJUNCT.search(text[max(0, q.start - 40) : q.start]) or _is_amount(q, text)
+    ] or stated
+    first, last = stated[0], stated[-1]
+    if len({(q.exact, q.unit and q.unit.base) for q in stated}) == 1:
+        return last, False
+    if _CONCLUDES.search(text[max(0, last.start - 60) : last.start]) or _LEFT_OVER.match(text, last.end):
+        return last, True
+    if led and _OPENS.fullmatch(text, 0, first.start):
+        return first, False
+    if any(q.spoilt for q in stated):
+        return (first if led else last), False
+    gaps = [text[a.end : b.start] for a, b in pairwise(stated)]
+    if all(_ALTERNATIVE.fullmatch(gap) for gap in gaps) and led:
+        return first, False
+    return None, False
+
+
+def _is_amount(quantity: Quantity, text: str) -> bool:
+    """Whether "in 5 minutes" or "in 12 boxes" may be what is asked, unlike "in 2019" and "out of 8 things"."""
+    before = text[max(0, quantity.start - 40) : quantity.start].lower().rstrip()
+    if before.endswith("out of"):
+        return False
+    year = quantity.unit is None and quantity.value.denominator == 1 and 1000 <= quantity.value <= 2100
+    return not year or "," in text[quantity.start : quantity.end]
+
+
 def _context(question: Question) -> Unit | None:
     """The unit that a bare number is meant in: the references', else the one that the question asks for."""
-    wanted = [whole_quantity(unify(reference)) for reference in question.answers]
+    wanted = [amount(unify(reference)) for reference in question.answers]
     return next((q.unit for q in wanted if q is not None and q.unit), None) or asked_unit(question.text)
 
 
-def _extracted(answer: Quantity, context: Unit | None, question: Question) -> str:
+def extracted(answer: Quantity, context: Unit | None, question: Question) -> str:
+    """The number as a text, in the unit that a bare one is meant in."""
     value, unit = answer.value, answer.unit
     if PERCENT in (unit, context) and {unit, context} <= {PERCENT, None}:
         bare = _bare_percent(question)
@@ -162,7 +240,13 @@ def _same_noun(noun: str, answer: Quantity, text: str) -> bool:
         return False
     word = _noun_behind(answer, text)
     stems = {part.lower().rstrip("s") for part in noun.split()}
-    return not word or word.rstrip("s") in stems or word in ("in", "on", "are", "is", "of", "because")
+    return not word or word.rstrip("s") in stems or word in _NO_NOUNS
+
+
+def noun(answer: Quantity, text: str) -> str:
+    """What is counted: the first word behind the number, unless it only goes on with the sentence."""
+    word = "" if answer.unit is not None else _noun_behind(answer, text)
+    return "" if word in _NO_NOUNS else word
 
 
 def _noun_behind(answer: Quantity, text: str) -> str:
@@ -170,8 +254,8 @@ def _noun_behind(answer: Quantity, text: str) -> str:
     return behind[1].lower() if behind else ""
 
 
-def _asked_about(noun: str | None, question: Question) -> bool:
+def _asked_about(noun: str | None, question: str) -> bool:
     """Whether this is zero: "none", and "there are no dogs" where the question is about dogs."""
     if noun is None:
         return True
-    return noun.split()[-1].lower().rstrip("s") in re.findall(r"\w+?(?=s?\b)", question.text.lower())
+    return noun.split()[-1].lower().rstrip("s") in re.findall(r"\w+?(?=s?\b)", question.lower())
