@@ -113,7 +113,7 @@ def compare(
     """
     from structdecode.assembly import load_backend
     from structdecode.evaluation.data import load
-    from structdecode.evaluation.matching import match
+    from structdecode.matching import match
 
     process = Process.of_environment()
     loading["device"] = loading.get("device") or process.device

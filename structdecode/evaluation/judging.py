@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
+from structdecode import matching
 from structdecode.budget import Budget, Meter, Usage
 from structdecode.decoder import MeteredModel
 from structdecode.errors import StructdecodeError
-from structdecode.evaluation import matching
 from structdecode.evaluation.isolation import isolated
 from structdecode.evaluation.types import Match, Question
 from structdecode.protocols import Backend, Model

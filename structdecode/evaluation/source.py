@@ -21,7 +21,7 @@ Entry = dict[str, str]
 """``what``: "module:qualname"; ``version``: its distribution; or digests: ``source``, and ``state`` of what it closes over."""
 
 _PACKAGE = Path(__file__).parents[1]
-_ENGINE = ("*.py", "backends/**/*.py", "evaluation/matching/**/*.py", *(f"evaluation/{n}.py" for n in (
+_ENGINE = ("*.py", "backends/**/*.py", "matching/**/*.py", *(f"evaluation/{n}.py" for n in (
     "isolation", "judging", "plain", "recording", "runner", "types",
 )))  # fmt: skip
 _FACES = {

@@ -3,50 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
-from structdecode.images import ImageSource
-from structdecode.types import Prompt
-
-Kind = Literal["choice", "number", "yes-no", "set", "latex", "text"]
-"""What form an answer has; it decides which rules match it."""
-
-Status = Literal["answered", "abstained", "refused", "empty"]
-"""``abstained``: says that it does not know · ``refused``: declines to answer · ``empty``: nothing there to match."""
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question with its reference answers.
-
-    Attributes:
-        text: what the model is asked, options included as they are shown.
-        answers: accepted references, any of which is right (for ``set``: each a comma-separated list).
-        images: sources, opened only by `prompt`: a path, bytes, a data URL or a PIL image.
-        options: of a multiple-choice question, letter -> text.
-        kind: None where the data does not say: then the matcher decides from options and answers.
-        tolerance: relative tolerance for numbers, None for exact ones.
-        stages: reference text by stage name, where the data has it (LLaVA-CoT rows do).
-        source: "file:line" (or row) that it came from, for messages.
-        cluster: of questions that are not independent of each other; empty: those with the same pictures.
-    """
-
-    id: str
-    text: str
-    answers: tuple[str, ...]
-    images: tuple[ImageSource, ...] = ()
-    options: Mapping[str, str] = field(default_factory=dict)
-    kind: Kind | None = None
-    tolerance: float | None = None
-    category: str = ""
-    stages: Mapping[str, str] = field(default_factory=dict)
-    source: str = ""
-    cluster: str = ""
-
-    def prompt(self) -> Prompt:
-        """Raises `ImageError` or `PromptError` where it cannot be asked."""
-        return Prompt(self.text, self.images)
+from structdecode.matching.types import Kind as Kind
+from structdecode.matching.types import Match as Match
+from structdecode.matching.types import Question as Question
+from structdecode.matching.types import Status as Status
 
 
 @dataclass(frozen=True)
@@ -61,20 +24,6 @@ class Rejected:
     def __str__(self) -> str:
         where = self.file if self.line is None else f"{self.file}:{self.line}"
         return f"{where}: {self.message}"
-
-
-@dataclass(frozen=True)
-class Match:
-    """Whether an answer is right, and which rule said so.
-
-    Attributes:
-        extracted: the answer itself, normalised, as found in the text; equal answers are equal texts.
-    """
-
-    correct: bool
-    rule: str
-    extracted: str
-    status: Status = "answered"
 
 
 @dataclass(frozen=True)

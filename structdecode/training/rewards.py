@@ -21,8 +21,8 @@ from structdecode.budget import Budget
 from structdecode.decoder import verifier_name
 from structdecode.engine import run_sync
 from structdecode.errors import ConfigError
-from structdecode.evaluation.matching import match
 from structdecode.evaluation.types import Kind, Question
+from structdecode.matching import match
 from structdecode.protocols import Backend, Verifier
 from structdecode.training.rollouts import Columns, Rollout, read_rollouts
 from structdecode.training.verifier_rewards import Rewards, VerifierReward, asks_model
@@ -109,7 +109,7 @@ def answer_reward(
     tolerance: float | None = None,
     name: str = "answer",
 ) -> Reward:
-    """1 where the visible stages' text matches the reference, else 0; by the rules of `structdecode.evaluation.matching`.
+    """1 where the visible stages' text matches the reference, else 0; by the rules of `structdecode.matching`.
 
     Args:
         column: the data's column with the reference, a text or a list of accepted ones. A row without one is None.

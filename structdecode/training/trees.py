@@ -16,10 +16,10 @@ from typing import Any
 
 from structdecode.assembly import find_schema
 from structdecode.errors import ConfigError
-from structdecode.evaluation.matching import match
 from structdecode.evaluation.store import Run, read_run
 from structdecode.evaluation.types import Question, Record
 from structdecode.images import load_picture
+from structdecode.matching import match
 from structdecode.trace import Trace
 from structdecode.types import Path, Prompt, Sampling, Schema, Score, Stage
 

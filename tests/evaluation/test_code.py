@@ -22,11 +22,11 @@ from structdecode.backends.scripted import ScriptedBackend
 from structdecode.evaluation import code
 from structdecode.evaluation.cells import Plan, expand
 from structdecode.evaluation.identity import model_identity
-from structdecode.evaluation.matching import match
 from structdecode.evaluation.plain import digest_of, plain
 from structdecode.evaluation.source import entry_of, is_engine
 from structdecode.evaluation.source import reached as reached_from
 from structdecode.evaluation.store import read_run, read_study
+from structdecode.matching import match
 from structdecode.schemas import load_schema
 from structdecode.strategies.best_of_n import BestOfN
 from structdecode.types import Schema

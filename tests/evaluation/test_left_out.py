@@ -9,9 +9,9 @@ import pytest
 from structdecode.backends.scripted import ScriptedBackend
 from structdecode.evaluation.commands import run_study
 from structdecode.evaluation.data import files, load
-from structdecode.evaluation.matching import match
 from structdecode.evaluation.store import read_run
 from structdecode.evaluation.study import DataSource, from_options
+from structdecode.matching import match
 from tests.evaluation.data import malformed
 
 

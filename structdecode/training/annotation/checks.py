@@ -10,14 +10,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from structdecode import tags
+from structdecode import matching, tags
 from structdecode.budget import Budget, Meter
 from structdecode.decoder import MeteredDecoder, MeteredModel
-from structdecode.evaluation import matching
 from structdecode.evaluation.data.llava import read_stages
 from structdecode.evaluation.data.problems import BadRow, shown
-from structdecode.evaluation.matching.declined import declined
 from structdecode.evaluation.types import Match, Question
+from structdecode.matching.declined import declined
 from structdecode.protocols import Backend, Verifier
 from structdecode.schemas import LLAVA_O1
 from structdecode.trace import Trace

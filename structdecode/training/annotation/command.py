@@ -15,8 +15,8 @@ from typing import Any
 
 from structdecode import registry
 from structdecode.errors import ConfigError, DataError
-from structdecode.evaluation.matching import LLMJudge
 from structdecode.evaluation.types import Rejected
+from structdecode.matching import LLMJudge
 from structdecode.training.annotation import run
 from structdecode.training.annotation.annotator import Annotator
 from structdecode.training.annotation.checks import AnswerCheck, Filter

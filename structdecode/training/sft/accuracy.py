@@ -11,8 +11,8 @@ from transformers import TrainerCallback
 
 from structdecode.backends.transformers import TransformersBackend
 from structdecode.engine import decode_many, run_sync
-from structdecode.evaluation.matching import match
 from structdecode.evaluation.types import Question
+from structdecode.matching import match
 from structdecode.protocols import Strategy
 from structdecode.strategies.staged import Staged
 from structdecode.types import Schema
@@ -47,7 +47,7 @@ class Accuracy:
 def staged_accuracy(
     model: Any, processor: Any, questions: Sequence[Question], schema: Schema, strategy: Strategy = GREEDY
 ) -> Accuracy:
-    """Decodes (greedily unless told) and matches by the rules of `structdecode.evaluation.matching`.
+    """Decodes (greedily unless told) and matches by the rules of `structdecode.matching`.
 
     The model is only borrowed. An answer that no rule can tell right from wrong counts as wrong.
     """

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import re
 
-from structdecode.evaluation.matching import numbers, symbolic
-from structdecode.evaluation.matching.quantities import whole_quantity
-from structdecode.evaluation.matching.texts import boxes, negates, outer, segment, unify
-from structdecode.evaluation.types import Match, Question
+from structdecode.matching import numbers, symbolic
+from structdecode.matching.exact import evaluate
+from structdecode.matching.quantities import amount
+from structdecode.matching.texts import boxes, negates, outer, segment, unify
+from structdecode.matching.types import Match, Question
+from structdecode.matching.units import SPELLING
 
 MAX_CHARACTERS = 400
 """Longer formulas are compared as written only."""
@@ -18,16 +20,19 @@ _SPACING = re.compile(r"\\(?:left|right|displaystyle|limits|bigl?|bigr?|Bigl?|Bi
 _COMMAND = re.compile(r"\\[a-zA-Z]+|\\(?:text|mathrm)\{[^{}]*\}")
 _WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}")
 _FUNCTIONS = {"sin", "cos", "tan", "log", "exp", "lim", "sqrt", "max", "min", "gcd"}
+_UNIT = re.compile(rf"\s*({SPELLING})(?!\s+\w+\s+\w)")
+"""A unit right behind a formula in dollars is part of the answer; "in the box" is none."""
+_ASSIGNED = re.compile(r"\s*([a-zA-Z](?:_\w)?)\s*=")
 _PROSE = re.compile(r"[a-zA-Z]{2,}\s+[a-zA-Z]{2,}")
 
 
 def match(text: str, question: Question) -> Match:
     """The last box, what "the answer is" leads to, the last formula in dollars, or a text that is all formula."""
     answer = formula(text)
-    written = _as_written(answer)
+    written = as_written(answer)
     if not written:
         return Match(False, "none", "")
-    if written in {_as_written(_bare(reference)) for reference in question.answers}:
+    if written in {as_written(_bare(reference)) for reference in question.answers}:
         return Match(True, "latex:exact", _extracted(answer, written))
     rule, canonical = "latex:different", _extracted(answer, written)
     for reference in question.answers:
@@ -46,9 +51,11 @@ def formula(text: str) -> str:
     if formulas and negates(stated[: formulas[-1].start()]):
         return ""
     dollars = [next(filter(None, found.groups())) for found in formulas]
+    if dollars and (unit := _UNIT.match(stated, formulas[-1].end())):
+        dollars[-1] += rf" \text{{ {unit[1]} }}"
     if part.led and dollars:
         return _tidy(dollars[0] if len(dollars) == 1 else stated)
-    if dollars and _as_written(stated) != _as_written(dollars[-1]):
+    if dollars and as_written(stated) != as_written(dollars[-1]):
         return _tidy(dollars[-1])
     return _tidy(stated)
 
@@ -66,26 +73,39 @@ def _tidy(text: str) -> str:
     return (next(filter(None, whole.groups())) if whole else text).strip()
 
 
-def _as_written(text: str) -> str:
+def as_written(text: str) -> str:
     """Without spacing; the variants of a fraction are one. Letters keep their case: x is not X."""
     text = re.sub(r"\\[dt]frac(?![a-z])", r"\\frac", text.replace("$", ""))
     text = re.sub(r"\\frac(\d)(\d)", r"\\frac{\1}{\2}", text)
     return _SPACING.sub("", text)
 
 
+def assigned(text: str) -> str:
+    """The ``x`` of "x = 5"."""
+    found = _ASSIGNED.match(text)
+    return found[1] if found else ""
+
+
 def _extracted(answer: str, written: str) -> str:
-    quantity = whole_quantity(answer)
+    quantity = amount(answer)
     if quantity is None or quantity.noun:
         return written
-    return numbers.match(answer, Question("", "", ("0",))).extracted
+    name = assigned(answer)
+    return (f"{name}=" if name else "") + numbers.extracted(quantity, None, Question("", "", ("0",)))
 
 
 def _equivalent(answer: str, reference: str, question: Question, extracted: str) -> tuple[bool, str, str]:
-    given, wanted = whole_quantity(answer), whole_quantity(reference)
+    if assigned(answer) and assigned(reference) and assigned(answer) != assigned(reference):
+        return False, "latex:different", extracted
+    given, wanted = amount(answer), amount(reference)
     if given is not None and wanted is not None and not given.noun and not wanted.noun:
         correct, rule = numbers.compare(given, reference, question, answer)
         return correct, rule, extracted
-    if not _comparable(answer, reference):
+    mine, theirs = evaluate(answer), evaluate(reference)
+    if mine is not None and theirs is not None:
+        equal = mine.value == theirs.value
+        return equal, "latex:equivalent" if equal else "latex:different", extracted
+    if mine is not None or theirs is not None or given or wanted or not _comparable(answer, reference):
         return False, "latex:different", extracted
     result = symbolic.compare(reference, answer)
     canonical = _extracted(result.canonical, result.canonical) or extracted

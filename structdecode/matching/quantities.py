@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import decimal
 import re
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from fractions import Fraction
 
-from structdecode.evaluation.matching.units import SPELLING, Unit, unit_named
+from structdecode.matching.exact import evaluate
+from structdecode.matching.texts import unify
+from structdecode.matching.units import SPELLING, Unit, unit_named
 
 MAX_DIGITS = 1000
 """Longer numerals are no numbers to us: arithmetic on them is a way to hang a run."""
@@ -67,9 +71,20 @@ _FACTOR_AFTER = re.compile(
 )
 _RANGE = re.compile(r"\s*(?:-|~|\.\.+|…)\s*|\s+(?:to|through)\s+")
 
+_WORD_COMMAND = re.compile(r"\\(?:text|textbf|textrm|mathrm|mbox|operatorname)\s?\{\s*([^{}\\]*)\}")
+_DEGREES = re.compile(r"\s*\^\s*\{?\s*\\circ\s*\}?|\\degree")
+_ASSIGNED = re.compile(r"^[a-zA-Z](?:_\w)?\s*=\s*(?=[^=]*$)")
+_UNIT_BEHIND = re.compile(
+    rf"(?P<formula>.*[\d)}}\s!|])\s*(?P<unit>(?i:{SPELLING})|{_STRANGE}|(?:[A-Z]|[kM](?:W|V|J|Pa|N|Hz))\b|°)\s*"
+)
+_PAIR = re.compile(r"\(\s*-?\d+\s*,\s*-?\d+\s*\)(?<!,\d{3}\))")
+_PART_BEFORE = re.compile(r"(?:[{^_|\\√]|\\[a-zA-Z]+)\s*\Z")
+_PART_AFTER = re.compile(r"\s*[}|]|\s?\\(?:pi|sqrt|frac|cdot|div)")
+
 _SPACED = re.compile(r"^(\s*[-+]?\d{1,3}(?: \d{3})+)(?=[^\d,]*$|\.\d+[^\d,]*$)")
 
 _LATEX = [
+    (re.compile(r"(?<![\\\w$])\$(?!\s)([^$\n]*[\w})\]%°!|'])\$(?![\d$])"), r" \1 "),
     (re.compile(r"\\[dt]?frac\s*(\d)\s*(\d)(?!\d)"), r" \1/\2 "),
     (re.compile(r"\\[dt]?frac\s*\{\s*(-?[\d.,]+)\s*\}\s*\{\s*([\d.,]+)\s*\}"), r" \1/\2 "),
     (re.compile(r"\\(?:text|mathrm|textbf|mathbf|operatorname|textit|mbox)\s*\{([^{}]*)\}"), r" \1 "),
@@ -92,6 +107,7 @@ class Quantity:
     Attributes:
         noun: the words right behind it that are no known unit ("apples").
         spoilt: why it is not simply this number: ``range``, ``bound``, ``expression`` or ``negated``; else empty.
+        rounded: whether ``value`` is an irrational number's first 40 digits.
     """
 
     value: Fraction
@@ -100,6 +116,21 @@ class Quantity:
     end: int
     noun: str = ""
     spoilt: str = ""
+    rounded: bool = False
+
+    @property
+    def exact(self) -> Hashable:
+        """Equal for equal values in the unit's base: the fraction itself, or 30 digits of a number that is none."""
+        base = self.value if self.unit is None else self.value * self.unit.factor + self.unit.offset
+        return settled(base, self.rounded)
+
+
+def settled(value: Fraction, rounded: bool) -> Hashable:
+    """The form by which values are compared: relatively, whatever their size."""
+    if not rounded:
+        return value
+    kept = decimal.Context(prec=30, Emax=10**6, Emin=-(10**6))
+    return str(kept.divide(Decimal(value.numerator), Decimal(value.denominator)).normalize(kept))
 
 
 def plain_math(text: str) -> str:
@@ -107,6 +138,7 @@ def plain_math(text: str) -> str:
     if "\\" in text or "$" in text or "{" in text or "≈" in text:
         for pattern, plain in _LATEX:
             text = pattern.sub(plain, text)
+        text = re.sub(r"[ \t]{2,}", " ", text)
     return _SPACED.sub(lambda m: m[1].replace(" ", ""), text)
 
 
@@ -123,13 +155,32 @@ def whole_quantity(text: str) -> Quantity | None:
     text = plain_math(text).strip().rstrip(".")
     if not any(c.isdigit() for c in text):
         text = words_to_digits(text)
-    found = quantities(text)
+    found = [] if _PAIR.fullmatch(text) else quantities(text)
     if len(found) != 1 or found[0].spoilt or text[: found[0].start].strip(" ("):
         return None
     rest = text[found[0].end :].strip(" )")
     if rest and not re.fullmatch(r"[^\W\d]+(?:[\s-][^\W\d]+){0,2}", rest):
         return None
     return replace(found[0], noun=rest)
+
+
+def amount(text: str) -> Quantity | None:
+    r"""The one value that all of the text is: a quantity, or a formula with at most a unit behind it (``5\pi`` kg)."""
+    found = whole_quantity(text)
+    if found is not None:
+        return found
+    if not re.search(r"[\\\d√π|]|\bpi\b|\be\b", text):
+        return None
+    text = _DEGREES.sub("°", _WORD_COMMAND.sub(r" \1 ", unify(text).replace("$", " ").replace("\\%", "%"))).strip()
+    text = _ASSIGNED.sub("", text.rstrip(" .,;"))
+    text = re.sub(r"(?<=[a-z])\s*\^\s*\{?([23])\}?\s*$", r"^\1", text)
+    unit = None
+    formula = evaluate(text)
+    if (formula is None or formula.number is None) and (behind := _UNIT_BEHIND.fullmatch(text)) is not None:
+        formula, unit = evaluate(behind["formula"]), unit_named(behind["unit"]) or Unit(behind["unit"], behind["unit"])
+    if formula is None or formula.number is None:
+        return None
+    return Quantity(formula.number, unit, 0, len(text), rounded=isinstance(formula.value, str))
 
 
 def _read(text: str, match: re.Match[str]) -> Quantity | None:
@@ -146,7 +197,12 @@ def _read(text: str, match: re.Match[str]) -> Quantity | None:
         unit, end = unit_named(match["currency"] or ""), match.start("unit")
     elif name and unit is None:  # "5 M" and "5 cm/s" are of units that we do not know, not without one
         unit = Unit(name, name)
-    around = _FUNCTION_BEFORE.search(text, max(0, match.start() - 16), match.start()) or _FACTOR_AFTER.match(text, end)
+    partial = _PART_BEFORE.search(text[max(0, match.start() - 16) : match.start()]) or _PART_AFTER.match(text, end)
+    around = (
+        partial
+        or _FUNCTION_BEFORE.search(text, max(0, match.start() - 16), match.start())
+        or _FACTOR_AFTER.match(text, end)
+    )
     spoilt = (
         "expression" if around else "bound" if _BOUND.search(text, max(0, match.start() - 16), match.start()) else ""
     )

@@ -20,6 +20,8 @@ _CHARACTERS = str.maketrans(
         **dict.fromkeys("\u2018\u2019\u02bc\u2032`\u00b4", "'"),
         **dict.fromkeys("\u201c\u201d\u2033", '"'),
         "\u2044": "/",
+        "\u3002": ". ",
+        "\u3001": ", ",
     }
 )
 _THOUSANDS = re.compile(r"(?<=\d)[\u00a0\u2007\u2009\u202f](?=\d{3}(?!\d))")
@@ -32,12 +34,27 @@ _BLOCK = re.compile(r"(?m)^[ \t]*(?:#{1,3}(?!#)[ \t]*|[*+][ \t]+|- +(?=[^\d\s]))
 
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s?\{([^{}\\]*)\}")
 
+_OTHER_LEADS = (
+    r"(?:正确|正確|最终|最終|参考)?(?:答案|选项|選項)\s*(?:应该|應該|应|應)?(?:[是为為选選]|[:=])\s*:?(?:选项|選項|选|選)?\s?|答案\s?(?=[A-Z]\b)"
+    r"|(?:故|因此|所以|应|應|本题|本題|我)?(?:选择|選擇|选|選)(?:项|項)?(?:为|為|是)?\s?:?\s?(?=[(A-Z])"
+    r"|(?:正解|正しい答え|最終的な答え|答え|解答|回答)\s?(?:は|:|=)\s?:?|(?:정답|답|답변)\s?(?:은|는|:|=)\s?:?"
+    r"|\b(?:die\s|eine\s)?(?:richtige\s|korrekte\s|endgültige\s)?(?:antwort|lösung|option)(?:\slautet|\sist|\s?:)(?:\s?:)?"
+    r"|\b(?:la\s)?(?:bonne\s|meilleure\s)?r[ée]ponse(?:\s(?:correcte|finale|exacte|juste))?(?:\sest|\s?:)(?:\s(?:la|l'option)\b)?(?:\s?:)?"
+    r"|\b(?:la\s|a\s)?(?:respuesta|resposta|risposta)(?:\s(?:correcta|final|correta|corretta|finale|certa|giusta|esatta))?(?:\s(?:es|é|è)(?!\w)|\s?:)"
+    r"(?:\s(?:la|a)\b)?(?:\s?:)?|\b(?:правильный\s|верный\s)?(?:ответ|вариант)(?:\s?[:=]|\s?-(?=\s)|\s(?=[A-Z\u0410-\u042f]\b))\s?"
+    r"|\b(?:het\s)?(?:juiste\s)?antwoord(?:\sis|\s?:)|(?:\u0627\u0644\u0625\u062c\u0627\u0628\u0629|\u0627\u0644\u062c\u0648\u0627\u0628)(?:\s\u0627\u0644\u0635\u062d\u064a\u062d\u0629)?(?:\s(?:\u0647\u064a|\u0647\u0648))?\s?:?"
+)
+"""How the benchmarks' other languages lead to an answer: Chinese, Japanese, Korean, German, French, Spanish,
+Portuguese, Italian, Russian, Dutch, Arabic."""
+
 _LEAD = re.compile(
     r"(?:\b(?:answer|conclusion)|\b(?:correct|right|best|final)\s(?:option|choice|result|value|response))"
     r"(?:\s(?:to|for|of)\s[^.\n:?!]{0,60}?)?"
-    r"(?:\s?:|\s?=|\s(?:is|are|was)\b(?!n't)|\s(?:would|should|must|has to)\sbe\b)(?:\s?:)?|####",
+    r"(?:\s?:|\s?=|\s(?:is|are|was)\b(?!n't)|\s(?:would|should|must|has to)\sbe\b)(?:\s?:)?|####|" + _OTHER_LEADS,
     re.IGNORECASE,
 )
+_LISTED = re.compile(r"[\s$,;/.*]*(?:\b(?:or|and)\b)?[\s$*]*", re.IGNORECASE)
+_COPULA_BEHIND = re.compile(r"\s*(?:です|でした|である|だ|になります|입니다|이다|예요|이에요)(?=[\s.。]*$)")
 _CLOSING = re.compile(
     r"(?:so|therefore|thus|hence|in conclusion|overall|finally|in summary|consequently)\b,?:?\s", re.IGNORECASE
 )
@@ -46,12 +63,12 @@ _RETRACTION = re.compile(
     re.IGNORECASE,
 )
 _HYPOTHETICAL = re.compile(
-    r"\b(?:if|whether|suppose|assum\w+|unless|not|never|doubt|wrong|incorrect|why|might|could|nobody|false|cannot|unclear)\b|n't\b",
+    r"\b(?:if|whether|suppose|assum\w+|unless|not|never|doubt|wrong|incorrect|why|might|could|nobody|false|cannot|unclear|nicht|keine|pas|ne|non?|nao|não|falsche)\b|n't\b|不|别|如果|若|ない|아니",
     re.IGNORECASE,
 )
 _SUPPOSITION = re.compile(r"^\s*(?:if|suppose|assuming|unless)\b[^,\n]*(?:,|$)", re.IGNORECASE)
 _CLAUSE_END = re.compile(r"[.,;:!?\n]|\bbut\b|\bso\b")
-_SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)|\n")
+_SENTENCE_END = re.compile(r"(?<![.!?])[.!?]+(?=\s|$)|\n")
 _REASON = re.compile(
     r"\s(?:because|since|given that|due to|as (?=the|it|there|we|i|this)|which (?=is|are|was|means))|,\s(?:as|so|which)\s"
 )
@@ -153,14 +170,31 @@ def segment(text: str) -> Segment:
     return Segment(found[2].strip(), led=True)
 
 
+def before_boxes(text: str) -> Segment | None:
+    """What the text itself calls its answer where a box stands behind that sentence; None where none does."""
+    found = list(boxes(text))
+    before = text[: found[0][0]] if found else ""
+    for lead in reversed(list(_LEAD.finditer(before))):
+        end = _SENTENCE_END.search(before, lead.end() + 1)
+        if end is not None and (stated := _stated(before[: end.start()], lead)) is not None:
+            return Segment(stated.strip(), led=True)
+    return None
+
+
 def _boxed(text: str) -> tuple[int, int, str] | None:
-    """The last box; several different ones in one line count together, so that they contradict each other."""
+    """The last box; several different ones in a list count together, so that they contradict each other."""
     found = list(boxes(text))
     if not found:
         return None
-    line = text.rfind("\n", 0, found[-1][0])
-    bodies = list(dict.fromkeys(body.strip() for start, _, body in found if start > line))
-    return found[-1][0], found[-1][1], " or ".join(bodies)
+    return found[-1][0], found[-1][1], _together(text, found)
+
+
+def _together(text: str, found: list[tuple[int, int, str]]) -> str:
+    """The last box and those that it is listed with ("or", a comma); whatever else stands between lets the last stand."""
+    first = len(found) - 1
+    while first and _LISTED.fullmatch(text, found[first - 1][1], found[first][0]):
+        first -= 1
+    return " or ".join(dict.fromkeys(body.strip() for _, _, body in found[first:]))
 
 
 def _stated(text: str, lead: re.Match[str]) -> str | None:
@@ -174,8 +208,8 @@ def _stated(text: str, lead: re.Match[str]) -> str | None:
     sentence_end = _SENTENCE_END.search(line)
     if not line or (sentence_end and sentence_end.group().startswith("?")):
         return None
-    bodies = [body for _, _, body in boxes(line)]
-    return " or ".join(dict.fromkeys(bodies)) if bodies else line
+    inside = list(boxes(line))
+    return _together(line, inside) if inside else _COPULA_BEHIND.sub("", line)
 
 
 def asserted(text: str) -> str:

@@ -7,9 +7,9 @@ from collections import Counter
 
 import pytest
 
-from structdecode.evaluation.matching import kind_of, match
-from structdecode.evaluation.types import Question
-from tests.evaluation.matching.tables import Case, cases
+from structdecode.matching import kind_of, match
+from structdecode.matching.types import Question
+from tests.matching.tables import Case, cases
 
 CASES = cases()
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from structdecode.evaluation.matching.texts import Segment, clean, segment, sentences, unify
-from structdecode.evaluation.types import Match, Question
+from structdecode.matching.texts import Segment, clean, segment, sentences, unify
+from structdecode.matching.types import Match, Question
 
 _ARTICLE = re.compile(r"\b(?:[Tt]he|an?)\s+(?=[\"'(]?\w)")
 _FIRST_ARTICLE = re.compile(r"^(?:A|An|THE)\s+(?=[\"'(]?\w)")
@@ -14,6 +14,7 @@ _JOINING = re.compile(r"(?<=[^\W\d])-(?=[^\W\d])")
 _PUNCTUATION = re.compile(
     r"(?<!\d)[.,:](?!\d)|(?<=\d)[.,:](?!\d)|(?<!\d)[,:](?=\d)|[;!?\"`()\[\]{}*_]|(?<!\w)'|'(?!\w)"
 )
+_ABBREVIATED = re.compile(r"\b(?:St|Mr|Mrs|Ms|Dr|Mt|Ft|Jr|Sr|No|vs|Prof|[A-Z])$")
 _FRAME = re.compile(
     r"(?:(?:so|therefore|thus|hence),?\s)?(?:it|this|that|he|she|they|these|there)(?:\s(?:is|are|was|were)|'s|'re)\s(?=\w)",
     re.IGNORECASE,
@@ -48,14 +49,23 @@ def match(text: str, question: Question) -> Match:
         if normalise(candidate) in references:
             return Match(True, rule, normalise(candidate))
     extracted = normalise(readings[-1][0])
+    if extracted and extracted in {reading(reference) for reference in question.answers}:
+        return Match(True, readings[-1][1], extracted)
     return Match(False, "text:different" if extracted else "none", extracted)
+
+
+def reading(text: str) -> str:
+    """The answer itself, normalised: without what leads to it and what frames it."""
+    return normalise(_readings(segment(clean(text)))[-1][0])
 
 
 def _readings(part: Segment) -> list[tuple[str, str]]:
     """A led answer may go on with another sentence; an unled one may only be framed ("It is a dog.")."""
     readings = [(part.text, "text:led" if part.led else "text:exact")]
     if part.led and (parts := sentences(part.statement)):
-        readings += [(part.statement, "text:led"), (parts[0], "text:led")]
+        readings += [(part.statement, "text:led")]
+        if not _ABBREVIATED.search(parts[0]):
+            readings += [(parts[0], "text:led")]
     framed = _FRAME.match(readings[-1][0])
     if framed:
         readings.append((readings[-1][0][framed.end() :], "text:framed"))

@@ -9,8 +9,8 @@ import pytest
 
 from structdecode.backends.scripted import ScriptedBackend
 from structdecode.errors import ConfigError
-from structdecode.evaluation.matching import LLMJudge, match
-from structdecode.evaluation.types import Match, Question
+from structdecode.matching import LLMJudge, match
+from structdecode.matching.types import Match, Question
 from structdecode.types import Candidate, Prompt, Sampling, Span, Stage
 
 QUESTION = Question("1", "What is in the picture?", ("a bicycle", "bike"))

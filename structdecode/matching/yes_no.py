@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from structdecode.evaluation.matching.texts import clean, closing, negates, segment, sentences
-from structdecode.evaluation.types import Match, Question
+from structdecode.matching.texts import clean, closing, negates, segment, sentences
+from structdecode.matching.types import Match, Question
 
 POLARITY = {"yes": "yes", "true": "yes", "no": "no", "false": "no"}
 
@@ -43,15 +43,21 @@ _AFFIRMING = {"true", "correct", "right", "accurate", "yes"}
 
 def match(text: str, question: Question) -> Match:
     """What the answer begins with, else the judgement that it passes ("that is not correct")."""
-    text = clean(text)
-    part = segment(text)
-    verdict, rule = polarity(part.statement, part.led)
-    if verdict is None and not part.led and (last := closing(text)) is not None:
-        verdict, rule = polarity(last, led=True)
-    if verdict is None:
+    found, rule = verdict(text)
+    if found is None:
         return Match(False, rule, "")
     references = {POLARITY.get(a.strip(" .\"'").lower()) for a in question.answers}
-    return Match(verdict in references, rule, verdict)
+    return Match(found in references, rule, found)
+
+
+def verdict(text: str) -> tuple[str | None, str]:
+    """``yes`` or ``no`` for a whole answer, and the rule; None where it says neither or both."""
+    text = clean(text)
+    part = segment(text)
+    found, rule = polarity(part.statement, part.led)
+    if found is None and not part.led and (last := closing(text)) is not None:
+        found, rule = polarity(last, led=True)
+    return found, rule
 
 
 def polarity(text: str, led: bool = False) -> tuple[str | None, str]:

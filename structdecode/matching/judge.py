@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
+from structdecode import matching
 from structdecode.errors import ConfigError
-from structdecode.evaluation import matching
-from structdecode.evaluation.types import Match, Question
+from structdecode.matching.types import Match, Question
 from structdecode.protocols import Model
 from structdecode.types import Prompt, Sampling
 

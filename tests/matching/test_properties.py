@@ -7,10 +7,10 @@ from typing import get_args
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from structdecode.evaluation.matching import match
-from structdecode.evaluation.matching.text import normalise
-from structdecode.evaluation.matching.texts import clean
-from structdecode.evaluation.types import Kind, Match, Question
+from structdecode.matching import match
+from structdecode.matching.text import normalise
+from structdecode.matching.texts import clean
+from structdecode.matching.types import Kind, Match, Question
 
 VOCABULARY = """A B (B) C. red blue 4 4.5 -5 1,000 1/2 3/0 75% 5 cm km $ $5 € \\boxed{ } { ( ) yes no not true false the
 answer is either or and because wait if ? ! . , ; : ** * ` <CONCLUSION> </CONCLUSION> </think> \\frac{1}{2} \\text{cm} ^ ^{2}

@@ -6,11 +6,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from structdecode.evaluation.matching.declined import undetermined
-from structdecode.evaluation.matching.quantities import plain_math
-from structdecode.evaluation.matching.text import normalise
-from structdecode.evaluation.matching.texts import clean, closing, negated, segment
-from structdecode.evaluation.types import Match, Question
+from structdecode.matching import numbers, yes_no
+from structdecode.matching.declined import undetermined
+from structdecode.matching.quantities import Quantity, amount, plain_math, settled
+from structdecode.matching.text import normalise
+from structdecode.matching.texts import before_boxes, clean, closing, negated, segment, unify
+from structdecode.matching.types import Match, Question
+from structdecode.matching.units import PERCENT
 
 _WHOLE_LETTER = re.compile(
     r"[\s(\[{$\"']*(?:option |choice |answer )?[(\[]?(?:\\(?:text|mathrm|textbf)\{\(?)?([A-Za-z])[)}\]$\"']*\s?[.:,;!)]*\s*$",
@@ -52,10 +54,18 @@ def match(text: str, question: Question) -> Match:
     return Match(letter in right, rule, letter.lower())
 
 
+def whole_letter(text: str) -> str | None:
+    """The letter that is all of a text: B, "(B)", "B.", "option B"."""
+    found = _WHOLE_LETTER.match(text)
+    return found[1].upper() if found else None
+
+
 def find(text: str, options: Mapping[str, str]) -> tuple[str | None, str]:
     """The letter of the option that a cleaned text names, and by which rule; None where it names none or several."""
     part = segment(text)
     letter, rule = _named(part.statement, options, part.led)
+    if letter is None and rule == "none" and (earlier := before_boxes(text)) is not None:  # the boxes are of reasoning
+        letter, rule = _named(earlier.statement, options, True)
     if letter is None and rule != "choice:contradiction" and not part.led and (last := closing(text)) is not None:
         concluded = _named(last, options, True)
         letter, rule = concluded if concluded[0] else (letter, rule)
@@ -77,9 +87,64 @@ def _named(text: str, options: Mapping[str, str], led: bool) -> tuple[str | None
     first = _FIRST_LETTER.match(text)
     if first and (letter := next(filter(None, first.groups())).upper()) in known:
         return _first_letter(letter, text, first.end(), options)
-    named, written = _letter_mentions(text, known), _text_mentions(text, options, strict=not led)
+    if (letter := _by_value(text, options)) is not None:
+        return letter, "choice:value"
+    plain = {letter: option for letter, option in options.items() if _polar(option) is None}
+    named, written = _letter_mentions(text, known), _text_mentions(text, plain, strict=not led)
     letter, rule = _agreed(_standing(text, named), _standing(text, written), text, options)
+    if len(plain) < len(options) and rule in ("none", "choice:letter"):
+        letter, rule = _with_polarity(letter, rule, text, options, led)
+    if rule == "none" and not written and options and (stated := numbers.read(text)[0]) is not None:
+        letter = _of_value(stated, options)
+        rule = rule if letter is None else "choice:value"
     return letter, "choice:negated" if rule == "none" and (named or written) else rule
+
+
+def _polar(option: str) -> str | None:
+    return yes_no.POLARITY.get(normalise(option))
+
+
+def _with_polarity(
+    letter: str | None, rule: str, text: str, options: Mapping[str, str], led: bool
+) -> tuple[str | None, str]:
+    """Yes, no, true and false are ordinary words: as options they are named by the rules of yes/no questions."""
+    verdict, why = yes_no.polarity(text, led)
+    if why == "yes-no:contradiction" and letter is None:
+        return None, "choice:ambiguous"
+    meant = [name for name, option in options.items() if verdict is not None and _polar(option) == verdict]
+    if letter is not None:
+        return (None, "choice:contradiction") if meant and letter not in meant else (letter, rule)
+    return (meant[0], "choice:text-within") if len(meant) == 1 else (None, "none")
+
+
+def _by_value(text: str, options: Mapping[str, str]) -> str | None:
+    r"""The option with the value that all of the text is: ``\frac{1}{2}`` names 0.5, "60 degrees" names 60°."""
+    given = amount(text.strip().rstrip("."))
+    return None if given is None or given.noun else _of_value(given, options)
+
+
+def _of_value(given: Quantity, options: Mapping[str, str]) -> str | None:
+    """A bare number names an option with a unit, and the other way round, where only one has that value."""
+    values = {letter: value for letter, option in options.items() if (value := amount(unify(option))) is not None}
+    same = [
+        letter
+        for letter, value in values.items()
+        if value.exact == given.exact and _base(value) == _base(given) and not value.noun
+    ]
+    if len(same) == 1:
+        return same[0]
+    loose = [
+        letter
+        for letter, value in values.items()
+        if PERCENT not in (given.unit, value.unit)
+        and (given.unit is None or (value.unit is None and not value.noun))
+        and settled(value.value, value.rounded) == settled(given.value, given.rounded)
+    ]
+    return loose[0] if len(loose) == 1 and not same else None
+
+
+def _base(quantity: Quantity) -> str:
+    return quantity.unit.base if quantity.unit else ""
 
 
 def _first_letter(letter: str, text: str, end: int, options: Mapping[str, str]) -> tuple[str | None, str]:
@@ -167,8 +232,8 @@ def _text_mentions(text: str, options: Mapping[str, str], strict: bool) -> list[
 
 def _bounded(words: str) -> str:
     """Not inside a longer word or number: 12 is not in 112, 5 is not in 1.5, -5 or 5%."""
-    left = r"(?<![\w.,/^-])" if words[0].isdigit() else r"(?<!\w)(?<!\w-)" if words[0].isalnum() else r"(?<!\w)"
-    right = r"(?![\w%/^]|[.,:]\d|\s?%)" if words[-1].isdigit() else r"(?!\w)(?!-\w)(?!'\w)"
+    left = r"(?<![\w.,/^{|√!-])" if words[0].isdigit() else r"(?<!\w)(?<!\w-)" if words[0].isalnum() else r"(?<!\w)"
+    right = r"(?![\w%/^}|!°π]|[.,:]\d|\s?%|\s?\\[a-z])" if words[-1].isdigit() else r"(?!\w)(?!-\w)(?!'\w)"
     return left + r"\s+".join(map(re.escape, words.split())) + right
 
 
@@ -196,6 +261,8 @@ def _letters_of(answer: str, options: Mapping[str, str]) -> list[str]:
     by_text = [letter for letter, option in options.items() if normalise(option) == normalise(answer)]
     if by_text:
         return by_text
+    if (by_value := _by_value(answer, options)) is not None:
+        return [by_value]
     first = _FIRST_LETTER.match(answer)
     letter = next(filter(None, first.groups())).upper() if first else ""
     return [letter] if letter in options else []

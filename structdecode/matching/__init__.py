@@ -1,6 +1,6 @@
 """Answer matching that says which rule decided. A false "correct" is worse than a false "wrong", so doubt is wrong.
 
->>> from structdecode.evaluation.types import Question
+>>> from structdecode.matching.types import Question
 >>> question = Question("1", "How far is it?", ("2.5 km",))
 >>> match("It is 2,500 metres.", question)
 Match(correct=True, rule='number:unit', extracted='2.5 km', status='answered')
@@ -13,15 +13,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from structdecode.evaluation.matching import choice, latex, numbers, sets, yes_no
-from structdecode.evaluation.matching import text as free_text
-from structdecode.evaluation.matching.declined import declined, undetermined
-from structdecode.evaluation.matching.judge import LLMJudge
-from structdecode.evaluation.matching.quantities import whole_quantity
-from structdecode.evaluation.matching.texts import clean, unify
-from structdecode.evaluation.types import Kind, Match, Question
+from structdecode.matching import choice, latex, numbers, sets, yes_no
+from structdecode.matching import text as free_text
+from structdecode.matching.declined import declined, undetermined
+from structdecode.matching.judge import LLMJudge
+from structdecode.matching.keys import answer_key
+from structdecode.matching.quantities import whole_quantity
+from structdecode.matching.texts import clean, unify
+from structdecode.matching.types import Kind, Match, Question
 
-__all__ = ["LLMJudge", "Match", "kind_of", "match"]
+__all__ = ["LLMJudge", "Match", "answer_key", "kind_of", "match"]
 
 _RULES: Mapping[Kind, Callable[[str, Question], Match]] = {
     "choice": choice.match,

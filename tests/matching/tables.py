@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from structdecode.evaluation.types import Question
+from structdecode.matching.types import Question
 
 CASES = Path(__file__).parent / "cases"
 

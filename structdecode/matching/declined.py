@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from structdecode.evaluation.matching.texts import segment, sentences
-from structdecode.evaluation.types import Status
+from structdecode.matching.texts import segment, sentences
+from structdecode.matching.types import Status
 
 _WINDOW = 400
 """Characters at the start and at the end of a text in which it may decline; doubts on the way do not count."""

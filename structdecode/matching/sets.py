@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from structdecode.evaluation.matching.quantities import canonical, whole_quantity
-from structdecode.evaluation.matching.text import normalise
-from structdecode.evaluation.matching.texts import NEGATION, clean, segment, unify
-from structdecode.evaluation.types import Match, Question
+from structdecode.matching.quantities import canonical, whole_quantity
+from structdecode.matching.text import normalise
+from structdecode.matching.texts import NEGATION, clean, segment, unify
+from structdecode.matching.types import Match, Question
 
 _BULLET = re.compile(r"(?:\n[ \t]*|^[ \t]*)(?:[-*•]|\d{1,2}[.)])[ \t]+")
 _INTRODUCTION = re.compile(r"^[^:\n=]{0,120}?(?::|=|\b(?:are|is|were|includes?)\b:?)\s*", re.IGNORECASE)
@@ -19,20 +19,25 @@ _NARROW = re.compile(r"[;\n|,]")
 
 def match(text: str, question: Question) -> Match:
     """The same elements as a reference, no more and no less."""
-    part = segment(clean(_BULLET.sub(", ", text).lstrip(" ,")))
     letters = _letters(question)
-    readings = [r for stated in _statements(part.text) for r in elements(stated, letters) if r]
+    found = readings(text, letters)
     wanted = {r for answer in question.answers for r in elements(unify(answer), letters) if r}
-    hit = next((r for r in readings if r in wanted), None)
+    hit = next((r for r in found if r in wanted), None)
     if hit is not None:
         return Match(True, "set:equal", ", ".join(sorted(hit)))
-    if not readings:
+    if not found:
         return Match(False, "none", "")
-    best = readings[-1]
+    best = found[-1]
     contained = any(best < reference for reference in wanted)
     more = any(best > reference for reference in wanted)
     rule = "set:missing" if contained else "set:extra" if more else "set:different"
     return Match(False, rule, ", ".join(sorted(best)))
+
+
+def readings(text: str, letters: frozenset[str] = frozenset()) -> list[frozenset[str]]:
+    """The sets that a whole answer may be read as."""
+    part = segment(clean(_BULLET.sub(", ", text).lstrip(" ,")))
+    return [r for stated in _statements(part.text) for r in elements(stated, letters) if r]
 
 
 def elements(text: str, letters: frozenset[str] = frozenset()) -> list[frozenset[str]]:
