@@ -129,6 +129,11 @@ class Message:
 class Prompt:
     """A question, its pictures and the chat before it. Pictures belong to the first user turn.
 
+    Attributes:
+        options: the texts of a multiple-choice question's options, A first. ``question`` has to show them: these, like
+            ``answer_kind``, are not shown to the model. They tell a vote which answers are the same.
+        answer_kind: what form the answer has, as in `structdecode.matching.types.Kind`; None where that is unknown.
+
     Raises:
         PromptError: the question is empty.
         ImageError: a picture cannot be used.
@@ -137,12 +142,17 @@ class Prompt:
     question: str
     images: tuple[Picture, ...] = ()
     history: tuple[Message, ...] = ()
+    options: tuple[str, ...] = ()
+    answer_kind: str | None = None
 
     def __init__(
         self,
         question: str,
         images: Sequence[ImageSource | Picture] | ImageSource | Picture = (),
         history: Sequence[Message] = (),
+        *,
+        options: Sequence[str] = (),
+        answer_kind: str | None = None,
     ) -> None:
         if not question.strip():
             raise PromptError("the question is empty")
@@ -150,6 +160,8 @@ class Prompt:
         object.__setattr__(self, "question", question)
         object.__setattr__(self, "images", tuple(load_picture(source) for source in sources))
         object.__setattr__(self, "history", tuple(history))
+        object.__setattr__(self, "options", tuple(options))
+        object.__setattr__(self, "answer_kind", answer_kind)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from structdecode.matching.judge import LLMJudge
 from structdecode.matching.keys import answer_key
 from structdecode.matching.quantities import whole_quantity
 from structdecode.matching.texts import clean, unify
-from structdecode.matching.types import Kind, Match, Question
+from structdecode.matching.types import SEVERAL_LETTERS, Kind, Match, Question
 
 __all__ = ["LLMJudge", "Match", "answer_key", "kind_of", "match"]
 
@@ -33,7 +33,6 @@ _RULES: Mapping[Kind, Callable[[str, Question], Match]] = {
     "text": free_text.match,
 }
 _LETTER = re.compile(r"\(?[A-Za-z]\)?[.:]?")
-_LETTERS = re.compile(r"\(?[A-Z]\)?(?:\s*(?:,|;|and|&)\s*\(?[A-Z]\)?)+")
 _MATHS = re.compile(r"\\[a-zA-Z({\[]|\$|\^|(?<=[\w)])\s*=\s*(?=[\w(-])")
 
 
@@ -76,7 +75,7 @@ def kind_of(question: Question) -> Kind:
         return question.kind
     answers = [answer.strip() for answer in question.answers if answer.strip()]
     if question.options:
-        several = all(_LETTERS.fullmatch(answer) for answer in answers) and answers
+        several = all(SEVERAL_LETTERS.fullmatch(answer) for answer in answers) and answers
         return "set" if several else "choice"
     if not answers:
         return "text"

@@ -10,7 +10,7 @@ from structdecode.matching import numbers, yes_no
 from structdecode.matching.declined import undetermined
 from structdecode.matching.quantities import Quantity, amount, plain_math, settled
 from structdecode.matching.text import normalise
-from structdecode.matching.texts import before_boxes, clean, closing, negated, segment, unify
+from structdecode.matching.texts import COPULA_BEHIND, before_boxes, clean, closing, negated, segment, unify
 from structdecode.matching.types import Match, Question
 from structdecode.matching.units import PERCENT
 
@@ -63,7 +63,7 @@ def whole_letter(text: str) -> str | None:
 def find(text: str, options: Mapping[str, str]) -> tuple[str | None, str]:
     """The letter of the option that a cleaned text names, and by which rule; None where it names none or several."""
     part = segment(text)
-    letter, rule = _named(part.statement, options, part.led)
+    letter, rule = _named(COPULA_BEHIND.sub("", part.statement), options, part.led)
     if letter is None and rule == "none" and (earlier := before_boxes(text)) is not None:  # the boxes are of reasoning
         letter, rule = _named(earlier.statement, options, True)
     if letter is None and rule != "choice:contradiction" and not part.led and (last := closing(text)) is not None:

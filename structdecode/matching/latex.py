@@ -22,6 +22,11 @@ _WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}")
 _FUNCTIONS = {"sin", "cos", "tan", "log", "exp", "lim", "sqrt", "max", "min", "gcd"}
 _UNIT = re.compile(rf"\s*({SPELLING})(?!\s+\w+\s+\w)")
 """A unit right behind a formula in dollars is part of the answer; "in the box" is none."""
+_NOUN = re.compile(r"\s*([a-zA-Z]+)\s*[.,;]?\s*")
+"""The one word behind it that ends the text is a unit, too, known or not: J, joules, apples."""
+_UNITS = re.compile(
+    r"(?<=[\d\s})$i])\s*(?:\\(?:text|mathrm)\s*\{\s*)?(?:(?:square|cubic|sq\.?|cu\.?)\s*)?units?\s*\}?(?:\s*\^\s*\{?[23]\}?)?\s*$"
+)
 _ASSIGNED = re.compile(r"\s*([a-zA-Z](?:_\w)?)\s*=")
 _PROSE = re.compile(r"[a-zA-Z]{2,}\s+[a-zA-Z]{2,}")
 
@@ -51,7 +56,7 @@ def formula(text: str) -> str:
     if formulas and negates(stated[: formulas[-1].start()]):
         return ""
     dollars = [next(filter(None, found.groups())) for found in formulas]
-    if dollars and (unit := _UNIT.match(stated, formulas[-1].end())):
+    if dollars and (unit := _UNIT.match(stated, formulas[-1].end()) or _NOUN.fullmatch(stated, formulas[-1].end())):
         dollars[-1] += rf" \text{{ {unit[1]} }}"
     if part.led and dollars:
         return _tidy(dollars[0] if len(dollars) == 1 else stated)
@@ -68,7 +73,7 @@ def _bare(reference: str) -> str:
 
 
 def _tidy(text: str) -> str:
-    text = text.replace("**", "").strip().rstrip(" \n.,;:")
+    text = _UNITS.sub("", text.replace("**", "").strip().rstrip(" \n.,;:")).rstrip()
     whole = _DOLLARS.fullmatch(text)
     return (next(filter(None, whole.groups())) if whole else text).strip()
 

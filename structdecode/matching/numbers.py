@@ -42,6 +42,48 @@ _OPENS = re.compile(
     re.IGNORECASE,
 )
 _NO_NOUNS = ("in", "on", "are", "is", "of", "because")
+_ENDING_NOUN = re.compile(r"\s*([^\W\d]+)(?:\s[^\W\d]+)?\s*[.!]?\s*$")
+_NO_UNITS = frozenset(
+    [
+        "in",
+        "on",
+        "are",
+        "is",
+        "of",
+        "because",
+        "total",
+        "all",
+        "overall",
+        "here",
+        "now",
+        "left",
+        "away",
+        "altogether",
+        "long",
+        "tall",
+        "wide",
+        "high",
+        "deep",
+        "old",
+        "heavy",
+        "far",
+        "each",
+        "unit",
+        "units",
+        "and",
+        "or",
+        "at",
+        "to",
+        "for",
+        "per",
+        "exactly",
+        "approximately",
+        "about",
+        "remain",
+        "remaining",
+    ]
+)
+"""Words that may end a sentence behind a bare number without being its unit."""
 _FORMULA = re.compile(r"\\[a-zA-Z]|[√π|!^]|\b(?:pi|e)\b")
 _NOTHING = re.compile(
     r"(?:there (?:are|is|were|was) )?(?:none|no (?P<noun>[\w ]{1,40}?))(?: (?:at all|left|visible|in|on|that)\b.*)?[.!]?",
@@ -108,6 +150,9 @@ def compare(answer: Quantity, reference: str, question: Question, statement: str
     if wanted is None:
         return False, "number:no-reference"
     if wanted.noun and wanted.unit is None and not _same_noun(wanted.noun, answer, statement):
+        return False, "number:unit-differs"
+    other = _ENDING_NOUN.match(statement, answer.end) if wanted.unit is not None and answer.unit is None else None
+    if other is not None and other[1].lower() not in _NO_UNITS:
         return False, "number:unit-differs"
     asked = wanted.unit or asked_unit(question.text)
     value, unit = answer.value, answer.unit

@@ -66,7 +66,7 @@ _FUNCTION_BEFORE = re.compile(
     re.IGNORECASE,
 )
 _FACTOR_AFTER = re.compile(
-    r"\s*(?:\\[a-z]+|π|pi\b|squared|cubed|factorial|[xyz]\b|and (?:a|one) (?:half|quarter|third)\b|(?:third|quarter|fifth|tenth)s?\b"
+    r"\s*(?:\\[a-z]+|π|pi\b|squared|cubed|factorial|[xyz]\b|and (?:a|one) (?:half|quarter|third)\b|[\s-]*(?:halves|(?:third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth)s?)\b"
     r"|times (?:\w+er|as|more|the)\b|o'clock|-ish|\+(?!\s*\d))",
 )
 _RANGE = re.compile(r"\s*(?:-|~|\.\.+|…)\s*|\s+(?:to|through)\s+")

@@ -42,6 +42,8 @@ _OTHER_LEADS = (
     r"|\b(?:la\s)?(?:bonne\s|meilleure\s)?r[ée]ponse(?:\s(?:correcte|finale|exacte|juste))?(?:\sest|\s?:)(?:\s(?:la|l'option)\b)?(?:\s?:)?"
     r"|\b(?:la\s|a\s)?(?:respuesta|resposta|risposta)(?:\s(?:correcta|final|correta|corretta|finale|certa|giusta|esatta))?(?:\s(?:es|é|è)(?!\w)|\s?:)"
     r"(?:\s(?:la|a)\b)?(?:\s?:)?|\b(?:правильный\s|верный\s)?(?:ответ|вариант)(?:\s?[:=]|\s?-(?=\s)|\s(?=[A-Z\u0410-\u042f]\b))\s?"
+    r"|\b(?:la\s|a\s|l'|die\s)?(?:opción|opcion|alternativa|opção|opzione|option)(?:\s(?:correcta|correta|corretta|correcte))?(?:\s(?:es|é|è|est)(?!\w)|\s?:)(?:\s(?:la|a)\b)?"
+    r"|選択肢\s?は?\s?(?=[A-Z]\b)|\bc'est\s(?:la\s)?(?=[A-Z]\b)|\bes\sla\s(?=[A-Z]\b)|\b(?:antwort|opción)\s(?=[A-Z]\b)"
     r"|\b(?:het\s)?(?:juiste\s)?antwoord(?:\sis|\s?:)|(?:\u0627\u0644\u0625\u062c\u0627\u0628\u0629|\u0627\u0644\u062c\u0648\u0627\u0628)(?:\s\u0627\u0644\u0635\u062d\u064a\u062d\u0629)?(?:\s(?:\u0647\u064a|\u0647\u0648))?\s?:?"
 )
 """How the benchmarks' other languages lead to an answer: Chinese, Japanese, Korean, German, French, Spanish,
@@ -54,7 +56,9 @@ _LEAD = re.compile(
     re.IGNORECASE,
 )
 _LISTED = re.compile(r"[\s$,;/.*]*(?:\b(?:or|and)\b)?[\s$*]*", re.IGNORECASE)
-_COPULA_BEHIND = re.compile(r"\s*(?:です|でした|である|だ|になります|입니다|이다|예요|이에요)(?=[\s.。]*$)")
+COPULA_BEHIND = re.compile(
+    r"\s*(?:选项|選項|项正确|是正确的|が正解です|です|でした|である|だ|になります|입니다|이다|예요|이에요)(?=[\s.。]*$)"
+)
 _CLOSING = re.compile(
     r"(?:so|therefore|thus|hence|in conclusion|overall|finally|in summary|consequently)\b,?:?\s", re.IGNORECASE
 )
@@ -209,7 +213,7 @@ def _stated(text: str, lead: re.Match[str]) -> str | None:
     if not line or (sentence_end and sentence_end.group().startswith("?")):
         return None
     inside = list(boxes(line))
-    return _together(line, inside) if inside else _COPULA_BEHIND.sub("", line)
+    return _together(line, inside) if inside else COPULA_BEHIND.sub("", line)
 
 
 def asserted(text: str) -> str:

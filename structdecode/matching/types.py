@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from structdecode.images import ImageSource
 from structdecode.types import Prompt
+
+_LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+SEVERAL_LETTERS = re.compile(r"\(?[A-Z]\)?(?:\s*(?:,|;|and|&)\s*\(?[A-Z]\)?)+")
 
 Kind = Literal["choice", "number", "yes-no", "set", "latex", "text"]
 """What form an answer has; it decides which rules match it."""
@@ -46,7 +50,21 @@ class Question:
 
     def prompt(self) -> Prompt:
         """Raises `ImageError` or `PromptError` where it cannot be asked."""
-        return Prompt(self.text, self.images)
+        return Prompt(self.text, self.images, options=self._listed(), answer_kind=self.kind or self._of_options())
+
+    def _listed(self) -> tuple[str, ...]:
+        """The options' texts from A on, empty for a letter that has none; nothing where they have other names."""
+        texts = {letter.strip().upper(): text for letter, text in self.options.items()}
+        if not all(letter in _LETTERS for letter in texts):
+            return ()
+        return tuple(texts.get(letter, "") for letter in _LETTERS[: 1 + max(map(_LETTERS.index, texts), default=-1)])
+
+    def _of_options(self) -> Kind | None:
+        """What the options make of it: one letter, or a set of them where a reference has several."""
+        if not self._listed():
+            return None
+        several = any(SEVERAL_LETTERS.fullmatch(answer.strip()) for answer in self.answers)
+        return "set" if several else "choice"
 
 
 @dataclass(frozen=True)

@@ -210,7 +210,8 @@ def _asked(cells: Mapping[str, Any], table: Table) -> tuple[str, dict[str, str],
         return text, {}, "yes-no", (answer.lower(),)
     if table.zero_is_no and answer in ("0", "1"):
         return text, {}, "yes-no", ("yes" if answer == "1" else "no",)
-    return text, {}, *_alternatives(answer)
+    references = _references(answer)
+    return (text, {}, None, references) if references else (text, {}, *_alternatives(answer))
 
 
 def multiple_choice_prompt(question: str, options: Mapping[str, str], hint: str) -> str:
@@ -222,6 +223,14 @@ def multiple_choice_prompt(question: str, options: Mapping[str, str], hint: str)
         lines += [f"{letter}. {text}\n" for letter, text in options.items()]
         lines.append("Please select the correct answer from the options above. \n")
     return "".join(lines)
+
+
+def _references(answer: str) -> tuple[str, ...]:
+    """The texts of a list, as DocVQA, InfoVQA and TextVQA have them in one cell; ``[1, 2]`` is one answer."""
+    values = listed(answer) or []
+    if not all(isinstance(value, str) for value in values):
+        return ()
+    return tuple(dict.fromkeys(value.strip() for value in values if value.strip()))
 
 
 def _alternatives(answer: str) -> tuple[Kind | None, tuple[str, ...]]:

@@ -11,6 +11,7 @@ import pytest
 
 from structdecode.errors import ConfigError, DataError
 from structdecode.evaluation.data import Loaded, load
+from structdecode.matching import match
 from tests.evaluation.data.malformed import picture
 
 
@@ -80,6 +81,17 @@ def test_mmvet_or_is_any_of_and_and_is_all_of(tmp_path: Path) -> None:
         ("text", ("Oslo, Norway and Rome",)),
     ]  # fmt: skip
     assert questions[0].text == "What is x?"
+
+
+def test_a_list_of_texts_in_a_cell_is_several_references(tmp_path: Path) -> None:
+    answers = ["['12 May', 'May 12']", '["a, b", "c"]', "['x']", "[1, 2]", "['yes', 'Yes']", "[]", "[left]"]
+    rows = [[n, encoded(1), "What is x?", a] for n, a in enumerate(answers)]
+    questions = written(tmp_path / "DocVQA_VAL.tsv", ["index", "image", "question", "answer"], *rows).questions
+    assert [q.answers for q in questions] == [
+        ("12 May", "May 12"), ("a, b", "c"), ("x",), ("[1, 2]",), ("yes", "Yes"), ("[]",), ("[left]",),
+    ]  # fmt: skip
+    assert match("It is May 12.", questions[0]).correct
+    assert not match("['12 May', 'May 12'] or June", questions[0]).correct
 
 
 def test_mathvista_choices_numbers_and_lists(tmp_path: Path) -> None:
