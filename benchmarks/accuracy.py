@@ -15,6 +15,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from structdecode.evaluation.clusters import wilson
 from structdecode.training.sft.recipe import load_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -104,12 +105,21 @@ def share(rows: list[bool]) -> tuple[float, float]:
     return p, math.sqrt(p * (1 - p) / len(rows))
 
 
+def percent(rows: list[bool]) -> str:
+    """A share in percent with its standard error; with Wilson's interval where all are right, or none is."""
+    p, error = share(rows)
+    if error:
+        return f"{100 * p:.1f} ± {100 * error:.1f}"
+    low, high = wilson(p, len(rows))
+    return f"{100 * p:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
 def paired(ours: list[bool], theirs: list[bool]) -> str:
-    """The paired difference in points and its standard error."""
+    """The paired difference in points and its standard error, where the two differ at all."""
     differences = [a - b for a, b in zip(ours, theirs, strict=True)]
     mean = sum(differences) / len(differences)
     variance = sum((d - mean) ** 2 for d in differences) / (len(differences) - 1)
-    return f"{100 * mean:+.1f} ± {100 * math.sqrt(variance / len(differences)):.1f}"
+    return f"{100 * mean:+.1f}" + (f" ± {100 * math.sqrt(variance / len(differences)):.1f}" if variance else "")
 
 
 def within_question_auc(questions: list[list[list[Any]]]) -> str:
@@ -130,20 +140,19 @@ def table(cells: dict[str, list[dict[str, Any]]]) -> str:
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, rows in cells.items():
-        p, error = share(correct[name])
         mean: dict[str, float] = defaultdict(float)
         for row in rows:
             for part in ("usage", "verifier"):
                 for field in ("generated_tokens", "prefilled_tokens"):
                     mean[f"{part} {field}"] += row[part][field] / len(rows)
         lines.append(
-            f"| {name} | {100 * p:.1f} ± {100 * error:.1f} | {paired(correct[name], correct['staged, greedy'])} "
+            f"| {name} | {percent(correct[name])} | {paired(correct[name], correct['staged, greedy'])} "
             f"| {paired(correct[name], correct['staged, one sample'])} | {mean['usage generated_tokens']:.0f} "
             f"| {mean['verifier generated_tokens']:.0f} / {mean['verifier prefilled_tokens']:.0f} |"
         )
     pool = cells["best-of-N, log-prob, N=8"]
-    covered, error = share([any(ok for ok, _ in row["pool"]) for row in pool])
-    lines.append(f"| *any of 8 samples right (pass@8)* | {100 * covered:.1f} ± {100 * error:.1f} | | | | |")
+    covered = percent([any(ok for ok, _ in row["pool"]) for row in pool])
+    lines.append(f"| *any of 8 samples right (pass@8)* | {covered} | | | | |")
     return "\n".join(lines)
 
 
@@ -164,7 +173,7 @@ def verifier_lines(cells: dict[str, list[dict[str, Any]]]) -> str:
 
 def card(cells: dict[str, list[dict[str, Any]]], n: int, seed: int) -> str:
     recipe = load_recipe(str(ROOT / "structdecode/pocket/checkpoint/recipe.yaml"))
-    captions, error = share([row["captioned"] for row in cells["staged, greedy"]])
+    captions = percent([row["captioned"] for row in cells["staged, greedy"]])
     return f"""# Model card: the pocket model
 
 A `MllamaForConditionalGeneration` of 2.4 million parameters (float16 safetensors, 4.8 MB), trained from nothing
@@ -176,7 +185,7 @@ on pictures of coloured shapes, to try structdecode on. It knows nothing else.
 - Taught: four-stage answers, chain of thought, direct answers; and to verify, in the words of `p-true` and `self-judge`,
   on corrupted answers and on its own sampled ones.
 - Measured by `make card` on the first {n} questions of the test split, run seed {seed}, ± one standard error.
-  Greedy captions are wholly right in {100 * captions:.1f} ± {100 * error:.1f} %.
+  Greedy captions are wholly right in {captions} %.
 
 {table(cells)}
 

@@ -37,12 +37,20 @@ def table(tables: dict[str, Any]) -> str:
         "| --- |" + " ---: |" * len(multiples),
     ]
     for family in families:
-        cells = [
-            f"{100 * at[family, m]['value']:.1f} ± {100 * at[family, m]['error']:.1f}" if (family, m) in at else ""
-            for m in multiples
-        ]
+        cells = [share(at[family, m]) if (family, m) in at else "" for m in multiples]
         lines.append(f"| {family.replace('/', ', ')} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def share(accuracy: dict[str, float | None]) -> str:
+    """In percent with its standard error; with the interval where there is none (nothing varied, or nothing is known)."""
+    value, error, low, high = (accuracy[key] for key in ("value", "error", "low", "high"))
+    if value is None:
+        return ""
+    if error:
+        return f"{100 * value:.1f} ± {100 * error:.1f}"
+    known = low is not None and high is not None
+    return f"{100 * value:.1f}" + (f" ({100 * low:.0f} to {100 * high:.0f})" if known else "")
 
 
 def main() -> None:

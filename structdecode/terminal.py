@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console, Group
@@ -13,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from structdecode.engine import Result
-from structdecode.types import Candidate
+from structdecode.types import Candidate, Path
 
 
 class LiveStages:
@@ -102,31 +103,53 @@ def _cost(result: Result) -> Table:
 
 
 def _choices(result: Result) -> Table:
-    """One line for each round of scores on the way to the best candidate."""
-    table = Table(title="What the search chose", title_justify="left")
-    for column in ("stage", "of", "chosen", "score", "runner-up"):
+    """One line for each round of scores on the way to the best candidate.
+
+    With several beams the one on that way need not have been the best of its round: it was kept beside the best, and a
+    continuation of it won. The caption says where.
+    """
+    table = Table(title="What the search chose", title_justify="left", caption_justify="left")
+    for column in ("stage", "of", "on the way", "score", "best other"):
         table.add_column(column, justify="left" if column == "stage" else "right")
     if result.best is None:
         return table
+    behind = []
     for event in result.trace.events:
-        if event["kind"] == "score":
-            row = _round(event["paths"], event["values"], result.best)
-            if row is not None:
-                length = int(row[0])
-                table.add_row(result.best.spans[length - 1].stage, *row[1:])
+        found = _round(event, result.best) if event["kind"] == "score" else None
+        if found is None:
+            continue
+        stage = result.best.spans[len(found.path) - 1].stage
+        path = ".".join(map(str, found.path))
+        table.add_row(stage, str(found.size), path, _score(found.score), _score(found.best_other))
+        if len(found.path) < len(result.best.path) and found.is_behind:
+            behind.append(f"{stage}: {path} was kept beside a better one, and a continuation of it won.")
+    if behind:
+        table.caption = "\n".join(behind)
     return table
 
 
-def _round(paths: Sequence[Sequence[int]], values: Sequence[float | None], best: Candidate) -> list[str] | None:
-    on_way = next((i for i, p in enumerate(paths) if tuple(p) == best.path[: len(p)]), None)
+@dataclass(frozen=True)
+class _Round:
+    """One round of scores: the candidate of it on the way to the answer, and the best of the others."""
+
+    path: Path
+    size: int
+    score: float | None
+    best_other: float | None
+
+    @property
+    def is_behind(self) -> bool:
+        return self.score is not None and self.best_other is not None and self.score < self.best_other
+
+
+def _round(event: Mapping[str, Any], best: Candidate) -> _Round | None:
+    paths, values = [tuple(path) for path in event["paths"]], event["values"]
+    on_way = next((i for i, path in enumerate(paths) if path == best.path[: len(path)]), None)
     if on_way is None:
         return None
     others = [v for i, v in enumerate(values) if i != on_way and v is not None]
-    score = values[on_way]
-    return [
-        str(len(paths[on_way])),
-        str(len(paths)),
-        ".".join(map(str, paths[on_way])),
-        "-" if score is None else f"{score:.3f}",
-        f"{max(others):.3f}" if others else "-",
-    ]
+    return _Round(paths[on_way], len(paths), values[on_way], max(others, default=None))
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

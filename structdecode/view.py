@@ -99,17 +99,26 @@ class _Tree:
         """What became of a candidate, and why."""
         if path == self.best:
             return "the answer"
-        if kept or self.children[path]:
-            return "kept"
+        if kept:
+            behind = self._behind(path)
+            # with several beams: the best of the round was kept too, and lost later
+            return f"kept: {behind:.4f} below the best of its round, but a continuation of it won" if behind else "kept"
+        if self.children[path]:
+            return "kept, but no continuation of it won" if self.scores[path] else "kept"
         if event["finish_reason"] == "invalid":
             return "pruned: malformed"
         if not self.scores[path]:
             return "not chosen: never scored"
-        _, value, reason, top = self.scores[path][-1]
+        _, value, reason, _ = self.scores[path][-1]
         if value is None:
             return f"pruned: unscored ({escape(str(reason))})"
-        behind = (top or 0.0) - value
-        return f"pruned: {behind:.4f} below the best of its round" if behind > 0 else "pruned: a tie, drawn later"
+        behind = self._behind(path)
+        return f"pruned: {behind:.4f} below the best of its round" if behind else "pruned: a tie, drawn later"
+
+    def _behind(self, path: tuple[int, ...]) -> float:
+        """By how much its last score is below the highest of that round; 0 where it is not, or has none."""
+        value, top = self.scores[path][-1][1::2] if self.scores[path] else (None, None)
+        return 0.0 if value is None or top is None else top - value
 
 
 def _cost(result: Mapping[str, Any]) -> str:

@@ -79,9 +79,9 @@ def section(results: Results) -> Section:
     browser, shown = _browser(results, pairs, chosen)
     words = (
         f"All cells in pairs. In the page at most {PER_PAIR} questions a pair, {shown} in all, as many as fit into it, those "
-        "of the families' best cells first; the counts are of all of them. In a tree, only scores of one round compare: a "
-        "search may choose a candidate whose last score is below another's of an earlier round, or of another verifier."
-        + (f" Of several seeds, seed {' and '.join(map(str, first))} is shown." if first else "")
+        "of the families' best cells first; the counts are of all of them. In a tree, only scores of one round compare. A "
+        "search with several beams keeps the best of a round and some below it: where a continuation of a lower one won, "
+        "the tree says so." + (f" Of several seeds, seed {' and '.join(map(str, first))} is shown." if first else "")
     )
     blocks: list[Block] = [
         Words(words),

@@ -69,6 +69,22 @@ def test_the_table_of_cells_is_what_the_records_say(whole: Path) -> None:
             assert row["against_greedy"]["value"] == pytest.approx(sum(gaps) / 60)
 
 
+def test_all_pairs_are_tested_and_the_page_shows_the_first_of_them(whole: Path) -> None:
+    rows, cells = tables(whole)["comparisons"]["pairs"], len(study_plans())
+    assert len(rows) == cells * (cells - 1) // 2 == 1431
+    text, markdown = (whole / "report.html").read_text(), (whole / "report.md").read_text()
+    said = "The first 300 of 1431 rows; all of them are in tables.json, pairs."
+    assert said in text and said in markdown and "Holm-corrected for the 1431 comparisons" in markdown
+    table = text.split("<table id='table-pairs'>")[1].split("</table>")[0]
+    assert table.count("<tr>") == 301
+    shown = markdown.split(" differences shown:")[1]
+    for row in rows:
+        if row["shown"]:
+            first, second = (row["a"], row["b"]) if row["difference"]["value"] > 0 else (row["b"], row["a"])
+            assert f"- {first} beats {second} by" in shown, "none that is shown is left out of the words"
+    assert len(text.encode()) < 3_000_000
+
+
 def test_the_front_is_not_beaten(whole: Path) -> None:
     rows = tables(whole)["accuracy"]["cells"]
 
