@@ -44,7 +44,7 @@ def test_json_of_every_strategy(picture: Path, strategy: str) -> None:
     assert list(found) == KEYS
     assert found["answer"] and found["strategy"] == strategy and found["seed"] == 5 and found["stopped_by"] is None
     assert found["usage"]["images_encoded"] == 1
-    assert set(found["candidates"][0]) == {"path", "text", "stages", "score", "reason", "finish_reasons"}
+    assert set(found["candidates"][0]) == {"path", "draws", "text", "stages", "score", "reason", "finish_reasons"}
 
 
 def test_terminal_trace_and_view(picture: Path, tmp_path: Path) -> None:
