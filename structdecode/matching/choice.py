@@ -32,6 +32,42 @@ _BARE = re.compile(
 _PAIR = re.compile(
     r"(?<![\w'])([A-Z])(?=[)\]\"']*\s*(?:,|/|&|\bor\b|\band\b|\bnor\b|\bvs)\s*[(\[\"']*([A-Z])(?![\w']))"
 )
+_FUNCTION_WORDS = frozenset(
+    [
+        "in",
+        "on",
+        "at",
+        "to",
+        "by",
+        "of",
+        "for",
+        "with",
+        "as",
+        "is",
+        "are",
+        "it",
+        "and",
+        "or",
+        "not",
+        "be",
+        "an",
+        "the",
+        "from",
+        "one",
+        "this",
+        "that",
+        "he",
+        "she",
+        "they",
+        "we",
+        "you",
+        "up",
+        "out",
+        "off",
+        "all",
+    ]
+)
+"""Words of any sentence: as options they are named where they end the text ("It is on."), not on the way."""
 _LIST_GAP = re.compile(r"[\s)\"'\]]*(?:,|/|\bor\b|\bnor\b|\band\b|,\s*(?:or|nor|and)\b)[\s(\"'\[]*", re.IGNORECASE)
 _HARD_NEGATION = re.compile(r"\b(?:not|neither|nor|none of)\W+(?:\w+\W+)?$|n't\s+$", re.IGNORECASE)
 
@@ -129,7 +165,7 @@ def _of_value(given: Quantity, options: Mapping[str, str]) -> str | None:
     same = [
         letter
         for letter, value in values.items()
-        if value.exact == given.exact and _base(value) == _base(given) and not value.noun
+        if value.exact == given.exact and _kind_of_base(value) == _kind_of_base(given) and not value.noun
     ]
     if len(same) == 1:
         return same[0]
@@ -143,8 +179,9 @@ def _of_value(given: Quantity, options: Mapping[str, str]) -> str | None:
     return loose[0] if len(loose) == 1 and not same else None
 
 
-def _base(quantity: Quantity) -> str:
-    return quantity.unit.base if quantity.unit else ""
+def _kind_of_base(quantity: Quantity) -> str:
+    """The unit's dimension; none for a percentage, which is a number (75% is 3/4)."""
+    return quantity.unit.base if quantity.unit and quantity.unit is not PERCENT else ""
 
 
 def _first_letter(letter: str, text: str, end: int, options: Mapping[str, str]) -> tuple[str | None, str]:
@@ -215,6 +252,8 @@ def _text_mentions(text: str, options: Mapping[str, str], strict: bool) -> list[
         if not words or (len(words) == 1 and words.isalpha()):
             continue
         for match in re.finditer(_bounded(words), lower):
+            if words in _FUNCTION_WORDS and lower[match.end() :].strip(" .!\"')"):
+                continue
             if all(
                 match.end() <= m.start or match.start() >= m.end or options[m.letter].lower() == option.lower()
                 for m in found

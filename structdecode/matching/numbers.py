@@ -34,6 +34,7 @@ _CONCLUDES = re.compile(
     r"(?:\s+(?:there|are|is|it|we|he|she|they|a|an|the|total|of|to|about|get|have|has|be|exactly|only|us|you|with|answer|now|still))*|→|⇒)\s*[,:]?\s*[$€£]?$",
     re.IGNORECASE,
 )
+_BECAUSE = re.compile(r"\bbecause\b", re.IGNORECASE)
 _LEFT_OVER = re.compile(
     r"\s*(?:[a-z]+\s+)?(?:are\s+|is\s+)?(?:in total|in all|altogether|left|remain(?:s|ing)?|overall)\b", re.IGNORECASE
 )
@@ -84,6 +85,8 @@ _NO_UNITS = frozenset(
     ]
 )
 """Words that may end a sentence behind a bare number without being its unit."""
+_MANY = ("M", "B", "T")
+"""Units that are none known, and millions, billions and trillions in the papers."""
 _FORMULA = re.compile(r"\\[a-zA-Z]|[√π|!^]|\b(?:pi|e)\b")
 _NOTHING = re.compile(
     r"(?:there (?:are|is|were|was) )?(?:none|no (?P<noun>[\w ]{1,40}?))(?: (?:at all|left|visible|in|on|that)\b.*)?[.!]?",
@@ -109,7 +112,7 @@ def match(text: str, question: Question) -> Match:
     else:
         correct = False
     if rule == "number:unit-differs" and answer.unit is None:  # another noun is another vote
-        text_of = f"{canonical(answer.value)} {_noun_behind(answer, statement)}"
+        text_of = f"{canonical(answer.value)} {_symbol_behind(answer, statement) or _noun_behind(answer, statement)}"
     return Match(correct, rule, text_of)
 
 
@@ -155,6 +158,8 @@ def compare(answer: Quantity, reference: str, question: Question, statement: str
     if other is not None and other[1].lower() not in _NO_UNITS:
         return False, "number:unit-differs"
     asked = wanted.unit or asked_unit(question.text)
+    if asked is None and answer.unit is not None and answer.unit.name in _MANY:
+        return False, "number:unit-differs"
     value, unit = answer.value, answer.unit
     if PERCENT in (asked, unit):
         return _compare_percent(answer, wanted, asked, question)
@@ -236,6 +241,8 @@ def _deciding(text: str, stated: list[Quantity], led: bool) -> tuple[Quantity | 
     stated = [
         q for q in stated if not _ADJUNCT.search(text[max(0, q.start - 40) : q.start]) or _is_amount(q, text)
     ] or stated
+    if not led and (reason := _BECAUSE.search(text)) is not None:
+        stated = [q for q in stated if q.end <= reason.start()] or stated
     first, last = stated[0], stated[-1]
     if len({(q.exact, q.unit and q.unit.base) for q in stated}) == 1:
         return last, False
@@ -297,6 +304,12 @@ def noun(answer: Quantity, text: str) -> str:
 def _noun_behind(answer: Quantity, text: str) -> str:
     behind = re.match(r"\s*([^\W\d]+)", text[answer.end :])
     return behind[1].lower() if behind else ""
+
+
+def _symbol_behind(answer: Quantity, text: str) -> str:
+    """A unit's symbol that is none known, as it is written: J is no j."""
+    behind = re.match(r"\s*([A-Z]|[kM](?:W|V|J|Pa|N|Hz))\b", text[answer.end :])
+    return behind[1] if behind else ""
 
 
 def _asked_about(noun: str | None, question: str) -> bool:

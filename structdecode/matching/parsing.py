@@ -25,6 +25,8 @@ _REWRITES = [
     (re.compile(r"\\[\[\]()$]|\$"), " "),
     (re.compile(r"(?<=\d)(?:\{,\}|,)(?=\d{3}(?!\d))"), ""),
 ]  # fmt: skip
+_TRIGONOMETRY = re.compile(r"(?<![a-z])(?:sin|cos|tan)(?![a-z])")
+_DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*(?:°|\^\s*\{?\s*\\circ\s*\}?)")
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d+\.?\d*|\.\d+)|(?P<command>\\[a-zA-Z]+)|(?P<name>[a-zA-Z]+(?:_(?:\{\w+\}|\w))?|[\u03b1-\u03c9])|(?P<sign>[-+*/^!|(){}\[\]_]))"
 )
@@ -47,6 +49,8 @@ def parse(text: str) -> tuple[Node, frozenset[str]]:
     """
     if len(text) > MAX_CHARACTERS:
         raise NotAFormula(text[:40])
+    if _TRIGONOMETRY.search(text):
+        text = _DEGREES.sub(r"(\1\\pi/180)", text)
     for pattern, plain in _REWRITES:
         text = pattern.sub(plain, text)
     parser = _Parser(_tokens(text.strip()))

@@ -62,11 +62,11 @@ _OPERATOR = re.compile(
     r"\s*[+*\u00d7÷/·]\s*|\s+-\s+|\s*±\s*|\s+(?:plus|minus|times|divided by)\s+|\s*\bin\s+|\s+(?:out\s+)?of\s+(?:the\s+|all\s+)?|[ \t]+"
 )
 _FUNCTION_BEFORE = re.compile(
-    r"(?:√|\bsqrt|\\[a-z]+|\blog|\bln|\bsin|\bcos|\btan|\b(?:root|square|cube|half|third|double) of|\bdouble|\btwice)\s*[({]{0,2}\s*$",
+    r"(?:√|(?<![a-zA-Z])[a-zA-Z](?=\()|\bsqrt|\\[a-z]+|\blog|\bln|\bsin|\bcos|\btan|\b(?:root|square|cube|half|third|double) of|\bdouble|\btwice)\s*[({]{0,2}\s*$",
     re.IGNORECASE,
 )
 _FACTOR_AFTER = re.compile(
-    r"\s*(?:\\[a-z]+|π|pi\b|squared|cubed|factorial|[xyz]\b|and (?:a|one) (?:half|quarter|third)\b|[\s-]*(?:halves|(?:third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth)s?)\b"
+    r"\s*(?:\\[a-z]+|π|pi\b|squared|cubed|factorial|[ijxyz]\b|(?:more|less|fewer) than [a-z]\b|[-+*/]\s*\d*[a-zA-Z]\b|[<>≤≥]|\\[lg]eq?\b|and (?:a|one) (?:half|quarter|third)\b|[\s-]*(?:halves|(?:third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth)s?)\b"
     r"|times (?:\w+er|as|more|the)\b|o'clock|-ish|\+(?!\s*\d))",
 )
 _RANGE = re.compile(r"\s*(?:-|~|\.\.+|…)\s*|\s+(?:to|through)\s+")

@@ -19,7 +19,7 @@ _BOTH = re.compile(
     r"\b(?:yes|true|no|false)\s*(?:/|\bor\b|\band\b|,\s*and\b|\bbut also\b)\s*(?:yes|true|no|false)\b", re.IGNORECASE
 )
 _ALONE = re.compile(
-    r"(?:^|[.,;:!?\n\"'(]\s*|\b(?:so|is|say|answer|therefore|thus|hence|think|be|actually|wait|mean)\s+)(yes|no|true|false)"
+    r"(?:^|[.,;:!?\n\"'(]\s*|\b(?:so|is|say|answer|therefore|thus|hence|think|be|actually|wait|mean|but)\s+)(yes|no|true|false)"
     r"(?=\s*(?:[.,;:!?\n\"')]|$))",
     re.IGNORECASE,
 )

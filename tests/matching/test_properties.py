@@ -72,6 +72,8 @@ def test_integers_are_exact_in_every_dress(number: int, dress: str) -> None:
 @settings(max_examples=300, deadline=None)
 @given(TEXTS, st.sampled_from(["choice", "number", "yes-no", "text"]), OPTIONS)
 @example("ICANT\x1f", "text", {})
+@example("\\frac{0}{1}I", "number", {})
+@example("\\frac{0}{1} kW", "number", {})
 def test_extracted_extracts_itself(text: str, kind: Kind, options: dict[str, str]) -> None:
     question = Question("1", "How long?", ("2.5 km",), options=options, kind=kind)
     once = match(text, question)
