@@ -2,8 +2,9 @@
 
 The same tokens get log-probabilities that differ in their last bits with the shape of the batch they were computed in.
 A difference within the resolution is taken for noise, and the lower path wins (`structdecode.types.rank`): so the same
-question takes the same path alone and in a crowd. Measured by ``python -m benchmarks.divergence`` on the embedded model:
-mean log-probabilities of the same tokens differ by up to 5e-8 in float32, 2e-4 in float16 and 1e-3 in bfloat16.
+question takes the same path alone and in a crowd. Measured by ``python -m benchmarks.divergence`` on the embedded model
+(docs/performance.md): mean log-probabilities of the same tokens differ by up to 7e-7 in float32, 4e-4 in float16 and 3e-3 in
+bfloat16, probabilities that `p-true` reads by 1e-6, 2e-3 and 1.2e-2.
 """
 
 from __future__ import annotations
