@@ -147,8 +147,13 @@ SAME_TEXTS: list[Change] = [merge_adapter, unmerge_adapter, attention]
 """Changes that the model's distribution survives, up to rounding."""
 
 
-@pytest.mark.parametrize("change", [*OF_WEIGHTS, *OF_ADAPTERS])
-@pytest.mark.parametrize("name, engine", [("mllama", "slots"), ("mllama", "plain"), ("llava", "recorded")])
+CASES = [(name, engine, change) for name, engine in (("mllama", "slots"), ("mllama", "plain"))
+         for change in (*OF_WEIGHTS, *OF_ADAPTERS)]  # fmt: skip
+RECORDED = [("llava", "recorded", c) for c in (fused_adamw, through_data, replaced_module, set_adapter, attention)]
+"""One of a kind each: recording makes a step many times slower here."""
+
+
+@pytest.mark.parametrize("name, engine, change", [*CASES, *RECORDED])
 def test_texts_after_a_change_are_a_fresh_backends(name: str, engine: str, change: Change, prompt: Prompt) -> None:
     model, processor = adapted(name) if change in OF_ADAPTERS else tiny.build(name)
     backend = backend_of(model, processor, engine)
