@@ -130,12 +130,12 @@ class TransformersBackend:
         )  # fmt: skip
 
     def open(self, prompt: Prompt) -> AbstractAsyncContextManager[Session]:
+        self.scheduler.check_soon()
         return self.open_sharing(prompt, ImageMemory())
 
     @asynccontextmanager
     async def open_sharing(self, prompt: Prompt, images: ImageMemory) -> AsyncIterator[Session]:
         """A session whose pictures are looked up in (and added to) an image memory."""
-        self.scheduler.check_soon()
         session = (SlotSession if self.engine == "slots" else PlainSession)(self, prompt, images)
         try:
             yield session
