@@ -32,14 +32,18 @@ _OF_A_CALL = frozenset({"training", "rope_deltas"})
 
 _PLAIN = (bool, int, float, str, bytes, torch.dtype, torch.device, Enum)
 
+_LAID_OUT_ANEW = frozenset({"Params4bit", "Int8Params"})
+"""Quantised weights of bitsandbytes, which their own first forward lays out anew: judged by place alone, as nothing
+trains them and merging puts others in their place."""
+
 _WORDS = ((8, torch.int64), (4, torch.int32), (2, torch.int16))
 
 
 def values(model: nn.Module) -> bytes:
-    """A digest of the values of all parameters and buffers; those on the meta device have none."""
+    """A digest of the values of all parameters and buffers; those on the meta device have none, and quantised ones none that lasts."""
     alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for _, tensor in _tensors(model):
-        if tensor.device.type != "meta" and tensor.numel():
+        if tensor.device.type != "meta" and tensor.numel() and type(tensor).__name__ not in _LAID_OUT_ANEW:
             words = _words(tensor)
             alike.setdefault((words.device, words.dtype), []).append(words)
     digest = hashlib.blake2b(digest_size=16)
