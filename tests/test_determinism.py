@@ -18,7 +18,7 @@ from benchmarks.divergence import REFERENCE, Condition, differences, results
 from structdecode import registry
 from structdecode.assembly import load_backend
 
-N = int(os.environ.get("STRUCTDECODE_LAW4_QUESTIONS", "3"))
+N = int(os.environ.get("STRUCTDECODE_LAW4_QUESTIONS", "2"))
 CONDITIONS = (
     divergence.CONDITIONS if N > 20 else (Condition(1), Condition(2, stop_after=0.5), Condition(3, engine="plain"))
 )

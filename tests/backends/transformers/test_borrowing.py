@@ -50,7 +50,7 @@ def beside(work: Callable[[], object], until: Callable[[], bool]) -> list[BaseEx
     return raised
 
 
-@pytest.mark.parametrize("name", ["mllama", "qwen2.5-vl"])
+@pytest.mark.parametrize("name, engine", [("mllama", "slots"), ("qwen2.5-vl", "slots"), ("mllama", "plain")])
 def test_others_may_use_the_model_while_a_search_runs(name: str, engine: str, prompt: Prompt) -> None:
     model, processor = tiny.build(name)
     backend = backend_of(model, processor, engine)
@@ -110,6 +110,7 @@ def test_two_backends_of_one_model_in_two_threads(prompt: Prompt) -> None:
     assert state(model) == before
 
 
+@pytest.mark.parametrize("engine", ["slots", "plain"])
 def test_others_may_train_the_model_while_a_search_runs(engine: str, prompt: Prompt) -> None:
     """Gradients alone change nothing; where weights are written to, a search says so or has the weights of then."""
     model, processor = tiny.build("mllama")
@@ -140,6 +141,7 @@ def test_others_may_train_the_model_while_a_search_runs(engine: str, prompt: Pro
     assert texts(backend, prompt) == texts(backend_of(model, processor, engine), prompt)
 
 
+@pytest.mark.parametrize("engine", ["slots", "plain"])
 def test_failures_and_cancellation_leave_the_model_as_it_was(engine: str, prompt: Prompt) -> None:
     model, processor = tiny.build("qwen2.5-vl")
     backend = backend_of(model, processor, engine)
