@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from structdecode.backends.scripted import ScriptedBackend
-from structdecode.budget import Budget, Usage
+from structdecode.budget import Budget, Tally, Usage
 from structdecode.engine import Result, decode
-from structdecode.protocols import Backend, Row, Strategy, Verifier
+from structdecode.protocols import UNMETERED, Backend, Row, Strategy, Verifier
 from structdecode.schemas import LLAVA_O1
 from structdecode.types import Candidate, Prompt, Sampling, Schema, Score, Span, Stage
 
@@ -109,7 +109,7 @@ def check_backend(backend: Backend, prompt: Prompt | None = None) -> None:
     async def run() -> None:
         async with backend.open(asked) as session:
             rows = [Row(Candidate(), seed, 12) for seed in (5, 6, 7)]
-            account = _Sum()
+            account = Tally(UNMETERED)
             together = await session.extend(rows, stage, sampling=sampling, account=account)
             assert account.usage == together.usage, f"charged {account.usage}, but used {together.usage}"
             again = await session.extend(rows[::-1], stage, sampling=sampling)
@@ -130,19 +130,6 @@ def check_backend(backend: Backend, prompt: Prompt | None = None) -> None:
             assert more.usage.cached_tokens > 0, "nothing was taken from the cache"
 
     asyncio.run(run())
-
-
-class _Sum:
-    """An account that adds up what it is charged."""
-
-    def __init__(self) -> None:
-        self.usage = Usage()
-
-    def admit(self, tokens: int) -> None:
-        self.usage += Usage(prefilled_tokens=tokens)
-
-    def charge(self, used: Usage) -> None:
-        self.usage += used
 
 
 def _content(span: Span) -> tuple[object, ...]:
