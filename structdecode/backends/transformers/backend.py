@@ -199,10 +199,9 @@ class TransformersBackend:
         return int(delta.flatten()[0]) if isinstance(delta, torch.Tensor) else 0
 
     def _prepare(self, twin: torch.nn.Module) -> None:
-        """Sets up a new twin, and lets go of all that was computed with the one before."""
+        """Sets up a new twin; what was computed with the one before is let go of by its epoch."""
         if self.engine == "slots" and not slots_can_run(twin):
             raise ModelError(f"model {self.name!r} attends otherwise now than engine='slots' can: make a new backend")
-        self.prefixes.clear()
         self.scheduler.forward.configs = text_configs(twin)
         self._borrowed.tower = vision_tower(twin)
         self._borrowed.positioned = next((m for m in twin.modules() if "rope_deltas" in vars(m)), None)
