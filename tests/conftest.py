@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here may reach for a network
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so it is inherited by what a shell runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests interrupt processes of their own
 
 
 @pytest.fixture(scope="session", autouse=True)
