@@ -16,8 +16,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## answer a question about a picture, stage by stage, with stage-level beam search
 	$(BIN)/python -m structdecode.demo
 
-test: $(STAMP) ## the whole test suite
-	$(BIN)/python -m pytest
+test: $(STAMP) ## the whole test suite, a process a core (at most four)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 law4: $(STAMP) ## 200 questions with every strategy and verifier, in any company (about 90 minutes on 2 cores)
 	STRUCTDECODE_LAW4_QUESTIONS=200 $(BIN)/python -m pytest tests/test_determinism.py
