@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import json
 import types
 import typing
 import warnings
@@ -23,7 +22,8 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, TypeVar
 
-from structdecode.errors import ConfigError, MissingExtraError, StructdecodeError, UnknownNameError
+from structdecode.errors import ConfigError, StructdecodeError, UnknownNameError
+from structdecode.reading import parse_json, parse_yaml
 
 Group = Literal["strategies", "verifiers", "backends", "schemas"]
 GROUPS: tuple[Group, ...] = ("strategies", "verifiers", "backends", "schemas")
@@ -239,17 +239,13 @@ def from_text(text: str) -> Any:
     if not text.lstrip().startswith(("{", "[")):
         return text
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         pass
     try:
-        import yaml
-    except ImportError:
-        raise MissingExtraError("pyyaml", "eval") from None
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{text!r} is not a mapping or list: {' '.join(str(error).split())}") from None
+        return parse_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"{text!r:.200} is not a mapping or list: {error}") from None
 
 
 def _nested(settings: Mapping[str, Any], kind_of: Callable[[str], Any]) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from structdecode.errors import MissingExtraError, SchemaError, UnknownNameError
+from structdecode.errors import SchemaError, UnknownNameError
+from structdecode.reading import parse_json, parse_yaml, read_text
 from structdecode.types import Sampling, Schema, Stage
 
 _PAPER = Sampling(temperature=0.6, top_p=0.9, max_tokens=2048)
@@ -42,25 +42,14 @@ def load_schema(path: str | Path) -> Schema:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise SchemaError(f"{path}: {error.strerror or error}") from None
+        text = read_text(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SchemaError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
     try:
-        data = json.loads(text) if path.suffix == ".json" else _yaml(text)
+        data = parse_json(text) if path.suffix == ".json" else parse_yaml(text)
     except ValueError as error:
         raise SchemaError(f"{path}: {error}") from None
     return _schema_from(data, path)
-
-
-def _yaml(text: str) -> Any:
-    try:
-        import yaml
-    except ImportError:
-        raise MissingExtraError("pyyaml", "eval") from None
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from None
 
 
 def _schema_from(data: Any, path: Path) -> Schema:

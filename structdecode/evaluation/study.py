@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from structdecode import registry
-from structdecode.errors import ConfigError, MissingExtraError, UnknownNameError
+from structdecode.errors import ConfigError, UnknownNameError
 from structdecode.evaluation.cells import COUNT, Cell, Plan, expand, own_name
 from structdecode.protocols import traits_of
+from structdecode.reading import parse_yaml, read_text
 
 _KEYS = ("model", "judge", "data", "schema", "seed", "seeds", "defaults", "budget", "cells")
 _CELL_KEYS = ("strategy", "name", "verifiers", "settings", "sweep", "budget", "schema")
@@ -178,15 +179,11 @@ def _check_keys(given: Mapping[str, Any], known: Sequence[str], what: str) -> No
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        import yaml
-    except ImportError:
-        raise MissingExtraError("pyyaml", "eval") from None
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(read_text(path))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a study is a mapping with 'data' and 'cells'")
     return content

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from structdecode.errors import ConfigError, ModelError
+from structdecode.reading import parse_json, read_text
 from structdecode.types import Prompt, Schema, Stage
 
 FILE, HEAD = "reward_model.json", "reward_head.safetensors"
@@ -58,7 +59,7 @@ class RewardConfig:
             what = "no such directory" if not Path(directory).is_dir() else f"no {FILE} in it"
             raise ConfigError(f"reward model {str(directory)!r}: {what}: make one with `structdecode train-verifier`")
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = parse_json(read_text(path))
             version = found.pop("format")
             if version != FORMAT:
                 raise ModelError(f"{path}: format {version!r}, not {FORMAT!r}: train it again with this version")

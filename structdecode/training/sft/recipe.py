@@ -8,7 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from structdecode.errors import ConfigError, MissingExtraError, UnknownNameError
+from structdecode.errors import ConfigError, UnknownNameError
+from structdecode.reading import parse_yaml, read_text
 
 Method = Literal["full", "lora", "qlora"]
 Precision = Literal["fp32", "bf16"]
@@ -132,15 +133,16 @@ def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe
     """
     if name.endswith((".yaml", ".yml")):
         place = Path(name)
-        if not place.is_file():
-            raise ConfigError(f"{name}: no such file")
-        text = place.read_text(encoding="utf-8")
+        try:
+            text = read_text(place)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{name}: {getattr(error, 'strerror', None) or error}") from None
     else:
         known = _packaged()
         if name not in known:
             raise UnknownNameError("recipe", name, known)
         text = known[name].read_text(encoding="utf-8")
-    return changed(_recipe_of(parse_yaml(text, name), name), overrides or {})
+    return changed(_recipe_of(_parsed(text, name), name), overrides or {})
 
 
 def changed(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
@@ -162,19 +164,15 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
         key, equals, value = setting.partition("=")
         if not equals or not key:
             raise ConfigError(f"--set takes key=value, not {setting!r}")
-        found[key] = parse_yaml(value, f"--set {key}") if value else None
+        found[key] = _parsed(value, f"--set {key}") if value else None
     return found
 
 
-def parse_yaml(text: str, where: str) -> Any:
+def _parsed(text: str, where: str) -> Any:
     try:
-        import yaml
-    except ImportError:
-        raise MissingExtraError("pyyaml", "train") from None
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: not YAML: {str(error).splitlines()[0]}") from None
+        return parse_yaml(text, "train")
+    except ValueError as error:
+        raise ConfigError(f"{where}: not YAML: {error}") from None
 
 
 def _recipe_of(content: Any, where: str) -> Recipe:
