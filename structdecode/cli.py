@@ -12,7 +12,7 @@ import typer
 
 from structdecode.errors import StructdecodeError
 from structdecode.evaluation import cli as evaluation
-from structdecode.paths import check_writable
+from structdecode.paths import check_writable, write_whole
 from structdecode.training import cli as training
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def view(
 
     target = out or trace.with_suffix(".html")
     check_writable(target)
-    target.write_text(render(Trace.load(trace)), encoding="utf-8")
+    write_whole(target, render(Trace.load(trace)))
     print(f"Wrote {target}")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +17,13 @@ def whole(path: Path, *, sync: bool = True) -> Iterator[Path]:
     """Gives a name to write a file under; at the end it is at ``path``, whole or not at all.
 
     A kill leaves the old file or the new one; several processes may write the same one. ``sync`` waits until the
-    content is on the disk before it takes the name.
+    content is on the disk before it takes the name. Where ``path`` is a symbolic link, what it points to is written;
+    a device or a pipe is written into, never replaced.
     """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        yield from _into(path)
+        return
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
@@ -26,6 +33,15 @@ def whole(path: Path, *, sync: bool = True) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)  # after an error, or where both names were links to one file
+
+
+def _into(path: Path) -> Iterator[Path]:
+    """For what is no regular file: written elsewhere first, since a part of it could not be taken back."""
+    with tempfile.TemporaryDirectory() as directory:
+        partial = Path(directory) / path.name
+        yield partial
+        with partial.open("rb") as source, path.open("wb") as target:
+            shutil.copyfileobj(source, target)
 
 
 def write_whole(path: Path, text: str) -> None:

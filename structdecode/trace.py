@@ -9,7 +9,9 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from structdecode.errors import ConfigError
+from structdecode.events import trace_problem
 from structdecode.paths import write_whole
+from structdecode.reading import parse_json, read_text
 from structdecode.types import Candidate, Path, Score
 
 Observer = Callable[[Mapping[str, Any]], None]
@@ -68,16 +70,19 @@ class Trace:
         """Reads a saved trace.
 
         Raises:
-            ConfigError: the file is not there or is not a trace.
+            ConfigError: the file is not there, is not a trace, or is damaged.
         """
         try:
-            data = json.loads(FilePath(path).read_text(encoding="utf-8"))
+            data = parse_json(read_text(path))
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror or error}") from None
         except ValueError as error:
             raise ConfigError(f"{path}: not a trace: {error}") from None
         if not isinstance(data, dict) or data.get("format") != "structdecode-trace/1":
             raise ConfigError(f'{path}: not a trace: no "format": "structdecode-trace/1"')
+        problem = trace_problem(data)
+        if problem is not None:
+            raise ConfigError(f"{path}: damaged: {problem}: write it again with `generate --trace`")
         data.pop("format")
         return cls(events=data.pop("events"), header=data)
 

@@ -41,6 +41,7 @@ def render(trace: Trace) -> str:
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        "<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         f"<title>{title}</title><style>{_STYLE}</style></head><body><h1>{title}</h1>"
         f"<p class='best'>Answer: {escape(str(result.get('answer') or '(none)'))}</p>{stopped}{failures}"
         f"<h2>Search tree</h2>{search_tree(trace.events)}<h2>Cost</h2>{_cost(result)}<h2>Run</h2><table>{facts}</table></body></html>\n"
@@ -49,7 +50,7 @@ def render(trace: Trace) -> str:
 
 def search_tree(events: Sequence[Mapping[str, Any]]) -> str:
     """The tree alone, for a page that has `TREE_STYLE`: nested ``<details>``, open along the way to the answer."""
-    return _Tree(events, _result(events)).html(())
+    return _Tree(events, _result(events)).html()
 
 
 def _result(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -72,10 +73,21 @@ class _Tree:
                 for path, value, reason in zip(event["paths"], event["values"], event["reasons"], strict=True):
                     self.scores[tuple(path)].append((event["verifier"], value, reason, top))
 
-    def html(self, parent: tuple[int, ...]) -> str:
-        return "".join(self._node(event) for event in self.children[parent])
+    def html(self) -> str:
+        """Depth first without recursion: a chain of candidates may be longer than Python's stack."""
+        parts, open_ = [], [iter(self.children[()])]
+        while open_:
+            event = next(open_[-1], None)
+            if event is None:
+                open_.pop()
+                parts.append("</details>" if open_ else "")
+                continue
+            parts.append(self._node(event))
+            open_.append(iter(self.children[tuple(event["path"])]))
+        return "".join(parts)
 
     def _node(self, event: Mapping[str, Any]) -> str:
+        """One candidate, open: what goes on from it comes next, then the end tag."""
         path = tuple(event["path"])
         kept = path == self.best[: len(path)]
         fate = self._fate(path, event, kept)
@@ -85,14 +97,14 @@ class _Tree:
             for name, value, reason, _ in self.scores[path]
         )
         facts = (
-            f"path {'.'.join(map(str, path))} · {escape(str(event['finish_reason']))} · {event['tokens']} tokens · "
-            f"log-prob {event['log_prob']:.2f}"
-            + (f" · seed {event['seed']}" if "seed" in event else "")  # a comparison's traces leave it out
+            f"path {escape('.'.join(map(str, path)))} · {escape(str(event['finish_reason']))} · {int(event['tokens'])} tokens · "
+            f"log-prob {float(event['log_prob']):.2f}"
+            + (f" · seed {int(event['seed'])}" if "seed" in event else "")  # a comparison's traces leave it out
         )
         return (
             f"<details class='{'kept' if kept else 'cut'}'{' open' if kept else ''}><summary>"
             f"<b>{escape(str(event['stage']))}</b> {escape(str(event['text'])[:140])} <span class='note'>{fate}</span>"
-            f"</summary><pre>{escape(str(event['text']))}</pre><div class='note'>{facts}</div>{scores}{self.html(path)}</details>"
+            f"</summary><pre>{escape(str(event['text']))}</pre><div class='note'>{facts}</div>{scores}"
         )
 
     def _fate(self, path: tuple[int, ...], event: Mapping[str, Any], kept: bool) -> str:

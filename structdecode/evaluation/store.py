@@ -16,12 +16,60 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NotRequired, TypedDict
 
 from structdecode.errors import ConfigError
 from structdecode.evaluation.types import Record, Rejected
+from structdecode.events import trace_problem
+from structdecode.reading import parse_json, read_text
+from structdecode.shapes import misfit
 
 FORMAT = "structdecode-study/1"
+
+
+_KEY = b'{"key": "'
+"""What a line of ``traces.jsonl`` begins with."""
+
+
+class _Question(TypedDict):
+    id: str
+    text: NotRequired[str]
+    answers: NotRequired[list[Any]]
+    options: NotRequired[dict[str, Any]]
+    stages: NotRequired[dict[str, Any]]
+
+
+class _Cell(TypedDict):
+    name: str
+    resolved: NotRequired[Any]
+    schema: dict[str, Any]
+    budget: dict[str, Any]
+    seed: int
+    code: NotRequired[dict[str, Any]]
+
+
+class _Model(TypedDict):
+    name: str
+    digest: str
+    dtype: str
+    device: str
+
+
+class _Data(TypedDict):
+    source: str
+    digest: str
+    questions: int
+
+
+class _Config(TypedDict):
+    record_version: int
+    model: _Model
+    data: _Data
+    cells: list[_Cell]
+
+
+class _Study(TypedDict):
+    config: _Config
 
 
 @dataclass(frozen=True)
@@ -51,7 +99,7 @@ class Run:
     @cached_property
     def questions(self) -> dict[str, dict[str, Any]]:
         """By id: ``text, answers, options, kind, category, stages, source``; in the data's order."""
-        return {line["id"]: line for line in lines(self.directory / "questions.jsonl")}
+        return {line["id"]: line for line in lines(self.directory / "questions.jsonl", _Question)}
 
     def picture(self, digest: str) -> Path | None:
         """A small PNG copy of a question's picture (digests are in the trace's ``images``), where there is one."""
@@ -59,15 +107,20 @@ class Run:
         return path if path.exists() else None
 
     def trace(self, key: str) -> dict[str, Any] | None:
-        """The search tree of a record, in the form of `structdecode.trace.Trace.as_dict`; None where none was kept."""
+        """The search tree of a record, in the form of `structdecode.trace.Trace.as_dict`; None where none
+        was kept, or what was kept is damaged.
+        """
         place = self._traces.get(key)
         if place is None:
             return None
         path, offset = place
         with path.open("rb") as file:
             file.seek(offset)
-            found: dict[str, Any] = json.loads(file.readline())["trace"]
-        return found
+            try:
+                found: dict[str, Any] = parse_json(file.readline())["trace"]
+            except (ValueError, KeyError):
+                return None
+        return None if trace_problem(found) else found
 
     @cached_property
     def _traces(self) -> dict[str, tuple[Path, int]]:
@@ -77,8 +130,9 @@ class Run:
             offset = 0
             with path.open("rb") as file:
                 for raw in file:
-                    if raw.startswith(b'{"key": "') and raw.endswith(b"\n"):
-                        places[raw[9 : raw.index(b'"', 9)].decode()] = (path, offset)
+                    key, quote, _ = raw.removeprefix(_KEY).partition(b'"')
+                    if raw.startswith(_KEY) and quote and raw.endswith(b"\n"):
+                        places[key.decode(errors="replace")] = (path, offset)
                     offset += len(raw)
         return places
 
@@ -95,7 +149,7 @@ def read_run(directory: str | Path) -> Run:
     order = {name: at for at, name in enumerate(cells)}
     records = [record for record in read_records(place).values() if record.cell in order]
     records.sort(key=lambda r: (order[r.cell], r.id, r.key))
-    rejected = tuple(Rejected(**line) for line in lines(place / "rejected.jsonl"))
+    rejected = tuple(Rejected(**line) for line in lines(place / "rejected.jsonl", Rejected))
     return Run(place, study, tuple(records), cells, rejected)
 
 
@@ -107,13 +161,16 @@ def read_study(directory: Path) -> dict[str, Any]:
     """
     path = directory / "study.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(read_text(path))
     except OSError as error:
         raise ConfigError(f"{directory}: not a run directory: study.json: {error.strerror or error}") from None
     except ValueError as error:
         raise ConfigError(f"{path}: not JSON: {error}") from None
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise ConfigError(f'{path}: not a study of this version: no "format": "{FORMAT}"')
+    problem = misfit(found, _Study)
+    if problem is not None:
+        raise ConfigError(f"{path}: damaged: {problem}: run the study again with another --out")
     return found
 
 
@@ -121,16 +178,19 @@ def read_records(directory: Path) -> dict[str, Record]:
     """Records by key, of all shards; of a key that occurs twice the first."""
     found: dict[str, Record] = {}
     for path in sorted(directory.glob("records*.jsonl")):
-        for line in lines(path):
+        for line in lines(path, Record):
             found.setdefault(line["key"], Record.from_dict(line))
     return found
 
 
-def lines(path: Path) -> Iterator[dict[str, Any]]:
+def lines(path: Path, shape: Any = dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The lines of a JSONL file; a torn last one is passed over, a missing file has none.
 
+    Args:
+        shape: what each line is, as `structdecode.shapes.misfit` takes it.
+
     Raises:
-        ConfigError: a line that is not the last is not JSON.
+        ConfigError: a line that is not the last is not JSON, or of another shape.
     """
     if not path.exists():
         return
@@ -139,9 +199,13 @@ def lines(path: Path) -> Iterator[dict[str, Any]]:
             if not raw.endswith(b"\n"):
                 return  # torn: it was being written when the run was killed
             try:
-                yield json.loads(raw)
+                line = parse_json(raw)
+                problem = misfit(line, shape)
             except ValueError as error:
-                raise ConfigError(f"{path}:{number}: damaged ({error}): delete this line and resume the run") from None
+                problem = str(error)
+            if problem is not None:
+                raise ConfigError(f"{path}:{number}: damaged ({problem}): delete this line and resume the run")
+            yield line
 
 
 # ------------------------------------------------------------------ writing

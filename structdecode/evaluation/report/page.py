@@ -1,7 +1,11 @@
-"""The one self-contained page: nothing is loaded from anywhere, everything of the run in it is escaped."""
+"""The one self-contained page: nothing is loaded from anywhere, everything of the run in it is escaped, and the browser
+runs no script but the page's own.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Sequence
 from html import escape
 
@@ -121,6 +125,11 @@ document.documentElement.dataset.ready = '';
 """
 
 
+def _digest(script: str) -> str:
+    """As a Content-Security-Policy names the one script that may run."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
 def html(title: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
     """The page; ``lead``: paragraphs before the first section."""
     links = "".join(f"<a href='#{section.id}'>{escape(section.title)}</a>" for section in sections)
@@ -128,7 +137,7 @@ def html(title: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
         "<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'; img-src data:; "
-        "style-src 'unsafe-inline'; script-src 'unsafe-inline'\">"
+        f"style-src 'unsafe-inline'; script-src 'sha256-{_digest(SCRIPT)}'\">"
         f"<link rel='icon' href='data:,'><title>{escape(title)}</title><style>{TREE_STYLE}{STYLE}</style></head><body><h1>{escape(title)}</h1>"
         + "".join(f"<p>{escape(paragraph)}</p>" for paragraph in lead)
         + f"<nav>{links}</nav>"

@@ -1,0 +1,220 @@
+"""What is read and written by name: pipes, links, directories, damaged files. Nodes are made here, in a folder of the test."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from structdecode.cli import app
+from structdecode.paths import write_whole
+from structdecode.reading import parse_json, parse_yaml, read_text
+
+PIPE_READERS = {
+    "schema": ["generate", "What?", "--schema", "PIPE"],
+    "study": ["compare", "PIPE", "--out", "OUT"],
+    "trace": ["view", "PIPE"],
+    "recipe": ["train", "--recipe", "PIPE", "--out", "OUT"],
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small finished run, with report and traces."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    args = ["compare", "--data", "pocket:test", "--limit", "3", "--strategy", "direct", "--strategy", "staged"]
+    done = CliRunner().invoke(app, [*args, "--out", str(out), "--quiet"])
+    assert done.exit_code == 0, done.output
+    return out
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def one_line(*args: object, code: tuple[int, ...] = (1, 2)) -> str:
+    """Runs a command that must end in one line on stderr."""
+    done = CliRunner().invoke(app, [str(a) for a in args])
+    assert done.exception is None or isinstance(done.exception, SystemExit), repr(done.exception)
+    assert done.exit_code in code, done.output
+    said = done.stderr.strip()
+    assert said and "Traceback" not in said
+    return said
+
+
+# ------------------------------------------------------------------ reading
+
+
+@pytest.fixture
+def in_time() -> Iterator[None]:
+    """A read from a pipe that nobody writes to would wait for ever."""
+
+    def late(*_: Any) -> None:
+        raise TimeoutError("it waits for a pipe")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("what", PIPE_READERS)
+def test_a_pipe_is_not_waited_for(what: str, tmp_path: Path, in_time: None) -> None:
+    pipe = tmp_path / ("pipe.json" if what in ("schema", "trace") else "pipe.yaml")
+    os.mkfifo(pipe)
+    args = [{"PIPE": str(pipe), "OUT": str(tmp_path / "out")}.get(arg, arg) for arg in PIPE_READERS[what]]
+    assert f"{pipe}: not a regular file" in one_line(*args)
+
+
+def test_a_file_larger_than_anybody_means_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(OSError, match="1099511627776 bytes are more than"):
+        read_text(tmp_path / "large")
+    with pytest.raises(IsADirectoryError):
+        read_text(tmp_path)
+
+
+@pytest.mark.parametrize("read", [parse_json, parse_yaml])
+def test_nesting_without_end_is_a_value_error(read: Callable[[str], Any]) -> None:
+    with pytest.raises(ValueError, match="nested too deep"):
+        read("[" * 10_000 + "]" * 10_000)
+
+
+@pytest.mark.parametrize("text", ["NaN", "[Infinity]", '{"a": -Infinity}', "", "{", '{"a" 1}'])
+def test_what_is_no_json_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError, match=r"no JSON|Expecting|delimiter"):
+        parse_json(text)
+
+
+# ------------------------------------------------------------------ writing
+
+
+def test_a_link_is_written_through(tmp_path: Path) -> None:
+    target, link, second = tmp_path / "target", tmp_path / "link", tmp_path / "second"
+    target.write_text("old")
+    link.symlink_to(target)
+    second.symlink_to(link)
+    write_whole(second, "new")
+    assert link.is_symlink() and second.is_symlink() and target.read_text() == "new"
+    dangling = tmp_path / "dangling"
+    dangling.symlink_to(tmp_path / "made")
+    write_whole(dangling, "new")
+    assert dangling.is_symlink() and (tmp_path / "made").read_text() == "new"
+
+
+def test_a_pipe_is_written_into_and_stays_one(tmp_path: Path) -> None:
+    pipe, heard = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: heard.append(pipe.read_text()))
+    reader.start()
+    write_whole(pipe, "a trace")
+    reader.join(20)
+    assert heard == ["a trace"] and pipe.is_fifo() and [p.name for p in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_a_trace_goes_into_a_pipe(tmp_path: Path) -> None:
+    pipe, heard = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: heard.append(pipe.read_text()))
+    reader.start()
+    done = CliRunner().invoke(app, ["generate", "How many?", "--strategy", "direct", "--trace", str(pipe)])
+    reader.join(20)
+    assert done.exit_code == 0 and json.loads(heard[0])["format"] == "structdecode-trace/1" and pipe.is_fifo()
+
+
+def test_a_full_disk_leaves_the_old_page_and_says_so(copy: Path, tmp_path: Path) -> None:
+    trace, page = tmp_path / "trace.json", tmp_path / "trace.html"
+    done = CliRunner().invoke(app, ["generate", "How many?", "--strategy", "direct", "--trace", str(trace)])
+    assert done.exit_code == 0
+    page.write_text("old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))  # a write beyond it fails as on a full disk
+    try:
+        done = CliRunner().invoke(app, ["view", str(trace)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert done.exit_code == 1 and "File too large" in done.stderr and "Traceback" not in done.output
+    assert page.read_text() == "old" and not list(tmp_path.glob(".*partial"))
+
+
+# ------------------------------------------------------------------ damaged runs
+
+COMMANDS = {
+    "report": ["report", "RUN"],
+    "merge": ["merge", "RUN", "--out", "OUT"],
+    "export": ["export", "RUN", "--to", "sft", "--out", "OUT"],
+    "compare": ["compare", "--data", "pocket:test", "--limit", "3", "--strategy", "direct", "--strategy", "staged",
+                "--out", "RUN", "--quiet"],
+}  # fmt: skip
+DEEP = "[" * 10_000 + "]" * 10_000
+LINES = {
+    "null": "null", "list": "[]", "empty mapping": "{}", "number": "7", "text": '"a"', "torn": '{"key": "a',
+    "nested": DEEP, "NaN": '{"key": NaN}', "no JSON": "%", "wrong type": '{"key": 1}', "key alone": '{"key": "k"}',
+}  # fmt: skip
+STUDIES: dict[str, Any] = {
+    "null": None, "list": [], "no config": {"format": "structdecode-study/1"},
+    "config a list": {"format": "structdecode-study/1", "config": []},
+    "cells a text": {"format": "structdecode-study/1", "config": {"cells": "x", "record_version": 2}},
+    "another format": {"format": "x"},
+}  # fmt: skip
+
+
+def given(command: str, run: Path) -> list[str]:
+    return [{"RUN": str(run), "OUT": str(run.parent / "out.jsonl")}.get(arg, arg) for arg in COMMANDS[command]]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("damage", LINES)
+def test_a_damaged_record_is_named_with_its_remedy(damage: str, command: str, copy: Path) -> None:
+    path = copy / "records.jsonl"
+    whole = path.read_text().splitlines()
+    path.write_text("\n".join([whole[0], LINES[damage], *whole[1:]]) + "\n")
+    said = one_line(*given(command, copy))
+    assert f"{path}:2: damaged (" in said and "delete this line" in said and said.count("\n") == 0
+    path.write_text("\n".join(whole) + "\n")  # the remedy
+    assert CliRunner().invoke(app, given(command, copy)).exit_code == 0
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("damage", STUDIES)
+def test_a_damaged_study_is_named(damage: str, command: str, copy: Path) -> None:
+    (copy / "study.json").write_text(json.dumps(STUDIES[damage]))
+    said = one_line(*given(command, copy))
+    assert str(copy / "study.json") in said and said.count("\n") == 0
+
+
+@pytest.mark.parametrize("command", ["report", "merge"])
+@pytest.mark.parametrize("name", ["rejected.jsonl", "questions.jsonl"])
+@pytest.mark.parametrize("damage", [name for name in LINES if name != "torn"])
+def test_damaged_data_lines_are_named(damage: str, name: str, command: str, copy: Path) -> None:
+    (copy / name).write_text(LINES[damage] + "\n")
+    assert f"{copy / name}:1: damaged (" in one_line(*given(command, copy))
+
+
+@pytest.mark.parametrize("damage", ["{", '{"key": "KEY", "trace": 1}', '{"key": "KEY"', '{"key": "KEY', DEEP])
+def test_a_damaged_trace_costs_its_tree_alone(damage: str, copy: Path) -> None:
+    path = copy / "traces.jsonl"
+    first, *others = path.read_text().splitlines()
+    path.write_text("\n".join([damage.replace("KEY", json.loads(first)["key"]), *others]) + "\n")
+    done = CliRunner().invoke(app, ["report", str(copy)])
+    assert done.exit_code == 0, done.output
+
+
+def test_a_rejected_row_with_a_field_of_a_newer_version_is_read(copy: Path) -> None:
+    row = {"file": "a", "line": None, "problem": "b", "message": "c", "newer": 1}
+    (copy / "rejected.jsonl").write_text(json.dumps(row) + "\n")
+    assert CliRunner().invoke(app, ["report", str(copy)]).exit_code == 0
