@@ -23,8 +23,12 @@ def run(folder: Path, console: Any) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     picture, trace = folder / "picture.png", folder / "trace.json"
     scene.render().save(picture)
-    console.print(f"Picture:  {picture} (held out from training)")
-    console.print(f"Question: {scene.question.text}")
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True, markup=False)  # a path in two lines is none
+
+    say(f"Picture:  {picture} (held out from training)")
+    say(f"Question: {scene.question.text}")
     strategy, _, _ = make_strategy("stage-beam", "log-prob", ["candidates=4", "temperature=1.0"], None)
     with LiveStages(console) as live:
         backend = load_backend(None)
@@ -33,8 +37,8 @@ def run(folder: Path, console: Any) -> None:
         )
     show_result(console, result, repr(strategy), show_stages=True)
     result.trace.save(trace)
-    console.print(f"True answer: {scene.answer}")
-    console.print(f"Trace: {trace}   Look at it: structdecode view {trace}")
+    say(f"True answer: {scene.answer}")
+    say(f"Trace: {trace}   Look at it: structdecode view {trace}")
 
 
 def main() -> None:

@@ -78,12 +78,14 @@ def show_result(console: Console, result: Result, settings: str, show_stages: bo
             console.print(Panel(Text(text or "(empty)"), title=f"[bold]{escape(stage)}[/]", title_align="left"))
     console.print(Text("Answer: ", style="bold green") + Text(result.answer or "(none)"))
     for failure in result.trace.failures:
-        console.print(Text(f"verifier failed: {failure['verifier']}: {failure['error']}", style="yellow"))
+        console.print(
+            Text(f"verifier failed: {failure['verifier']}: {failure['error']}", style="yellow"), soft_wrap=True
+        )
     console.print(_cost(result))
     choices = _choices(result)
     if choices.row_count:
         console.print(choices)
-    console.print(Text(settings, style="dim"))
+    console.print(Text(settings, style="dim"), soft_wrap=True)
 
 
 def _cost(result: Result) -> Table:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 import structdecode as sd
-from structdecode import registry
+from structdecode import demo, registry
 from structdecode.terminal import _choices
 from structdecode.view import render
 
@@ -50,3 +51,11 @@ def test_one_beam_chooses_the_best_of_each_round_and_nothing_needs_a_word() -> N
     result = searched(beams=1)
     assert result.best is not None and result.best.path[0] == 0
     assert "kept beside" not in shown(result) and "continuation of it won" not in render(result.trace)
+
+
+def test_the_demo_says_its_paths_in_one_piece(tmp_path: Path) -> None:
+    place = io.StringIO()
+    folder = tmp_path / "a long [bold]name"
+    demo.run(folder, Console(file=place, width=40, highlight=False))
+    for name in ("picture.png", "trace.json"):
+        assert str(folder / name) in place.getvalue()

@@ -274,6 +274,22 @@ def test_the_command(folder: Path) -> None:
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done
 
 
+@pytest.mark.parametrize("length", [30, 200])
+def test_paths_are_neither_wrapped_nor_cut(folder: Path, length: int) -> None:
+    """However long they are and however narrow the terminal: a part of a path is none that can be opened."""
+    deep = folder / "d"
+    for _ in range(4):
+        deep = deep / ("n" * length)
+    write_pictures(deep)
+    rows = [conversation(n, image=str(deep / name)) for n, name in enumerate(("no.png", "text.png", "cut.png"))]
+    rows.append(conversation(9, image=f"../{deep}/outside.png"))
+    write(folder, *rows)
+    command = [sys.executable, "-m", "structdecode", "data", "check", folder, "--images", folder / "d"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "60"})
+    for row in rows:
+        assert f"'{row['image']}'" in done.stdout, row["image"]
+
+
 def test_the_command_counts_with_a_checkpoints_processor(folder: Path) -> None:
     from structdecode.pocket import checkpoint_path
 

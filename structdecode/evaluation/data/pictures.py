@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from structdecode.evaluation.data.problems import BadRow, kind_of, shown
+from structdecode.evaluation.data.problems import BadRow, kind_of, shown_path
 from structdecode.images import MAX_PIXELS, ImageSource
 
 
@@ -74,18 +74,21 @@ class Pictures:
 
     def _path(self, name: str, own_path: bool) -> Path:
         if name.startswith(("http://", "https://")):
-            raise BadRow("remote-image", f"image {shown(name)}: not fetched from the network: download it")
+            raise BadRow("remote-image", f"image {shown_path(name)}: not fetched from the network: download it")
         if "\0" in name or not _encodable(name):
-            raise BadRow("bad-path", f"image {shown(name)}: not a name that a file can have: correct it")
+            raise BadRow("bad-path", f"image {shown_path(name)}: not a name that a file can have: correct it")
         if self.root is None:
             if not own_path:
-                raise BadRow("no-image-folder", f"image {shown(name)}: no folder is known to look in: give --images")
+                raise BadRow(
+                    "no-image-folder", f"image {shown_path(name)}: no folder is known to look in: give --images"
+                )
             return Path(name)
         root = os.path.abspath(self.root)
         path = os.path.normpath(os.path.join(root, name))
         if not path.startswith(root.rstrip(os.sep) + os.sep):
             raise BadRow(
-                "path-escape", f"image {shown(name)}: not in the folder of pictures: move it there, or give --images"
+                "path-escape",
+                f"image {shown_path(name)}: not in the folder of pictures: move it there, or give --images",
             )
         return Path(path)
 
@@ -100,9 +103,9 @@ class Pictures:
         if data is None:
             if not self.check:
                 return "missing"
-            raise BadRow("image-missing", f"image {shown(str(path))}: {reason}: correct the path, or give --images")
+            raise BadRow("image-missing", f"image {shown_path(path)}: {reason}: correct the path, or give --images")
         if self.check:
-            check_image(data, shown(str(path)))
+            check_image(data, shown_path(path))
         return _digest(data)
 
 

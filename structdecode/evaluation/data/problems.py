@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from decimal import Decimal
 from typing import Any
 
 from structdecode.evaluation.types import Rejected
+
+_LONGEST_PATH = 4 * 4096
+"""Linux takes paths of 4,096 bytes; the widest escape of a byte's character has four."""
 
 
 class BadRow(Exception):
@@ -28,6 +32,11 @@ def shown(value: object, length: int = 80) -> str:
     """A value of the data's, safe for one line of a terminal and not too long."""
     text = ascii(value)
     return text if len(text) <= length else text[: length - 4] + "...'"
+
+
+def shown_path(path: str | os.PathLike[str]) -> str:
+    """A path or address, whole: what is left of one that was cut names another file. What is longer is neither."""
+    return shown(str(path), _LONGEST_PATH)
 
 
 def kind_of(value: Any) -> str:

@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 
 from structdecode.errors import ConfigError, DataError, ImageError
 from structdecode.evaluation.data.files import json_rows
-from structdecode.evaluation.data.problems import BadRow, kind_of, shown
+from structdecode.evaluation.data.problems import BadRow, kind_of, shown, shown_path
 from structdecode.evaluation.data.rows import Row
 from structdecode.evaluation.types import Rejected
 from structdecode.images import load_picture
@@ -129,7 +129,7 @@ class StepDataset(Dataset[StepExample]):
             if image not in known:
                 known[image] = self._place(image).is_file()
             if not known[image]:
-                raise BadRow("image-missing", f"image {shown(image)}: no such file: correct the path")
+                raise BadRow("image-missing", f"image {shown_path(image)}: no such file: correct the path")
         return step
 
     def _settled(self, step: StepRow) -> StepRow:
