@@ -12,6 +12,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from structdecode.torchvision_import import tolerate_missing_operators
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ _HOMES = {
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted([*_HOME_OF, "__version__"])
+
+tolerate_missing_operators()
 
 
 def __getattr__(name: str) -> Any:

@@ -26,7 +26,7 @@ _ENGINE = ("*.py", "backends/**/*.py", "matching/**/*.py", *(f"evaluation/{n}.py
 )))  # fmt: skip
 _FACES = {
     f"{n}.py" for n in ("__init__", "__main__", "assembly", "cli", "demo", "doctor", "paths", "presets", "terminal",
-    "testing", "view")
+    "testing", "torchvision_import", "view")
 }  # fmt: skip
 """Modules of our own that decide no result: what they decide is in a cell's settings."""
 

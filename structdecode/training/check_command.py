@@ -100,16 +100,16 @@ def load_counter(model: str, *, trust_remote_code: bool = False) -> tuple[TokenC
     Raises:
         ModelError: there is no processor, or one without chat template.
     """
-    from transformers import AutoConfig, AutoProcessor
+    from transformers import AutoConfig
 
-    from structdecode.backends.transformers.loading import check_processor
+    from structdecode.backends.transformers.loading import check_processor, load_processor
     from structdecode.training.lengths import TokenCounter
 
     if model.startswith((".", "/", "~")) and not Path(model).is_dir():
         raise ModelError(f"model {model!r}: no such directory")
     try:
         config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
-        processor = AutoProcessor.from_pretrained(model, trust_remote_code=trust_remote_code)
+        processor = load_processor(model, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
         raise ModelError(f"model {model!r}: {str(error).strip().splitlines()[0][:300]}") from error
     check_processor(processor, model)

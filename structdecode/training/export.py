@@ -92,15 +92,9 @@ def told(left_out: Mapping[str, int]) -> str:
 
 
 def _processor(checkpoint: str) -> Any:
-    try:
-        from transformers import AutoProcessor
-    except ImportError:
-        raise MissingExtraError("transformers", "train") from None
-    try:
-        processor = AutoProcessor.from_pretrained(checkpoint)
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().split("\n")[0][:200]
-        raise ModelError(f"model {checkpoint!r}: {first}") from None
+    from structdecode.backends.transformers.loading import load_processor
+
+    processor = load_processor(checkpoint)
     if not getattr(processor, "chat_template", None):
         raise ModelError(f"model {checkpoint!r}: no chat template to render prompts with")
     return processor

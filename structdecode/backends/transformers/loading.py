@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging
 
 from structdecode.errors import ConfigError, ModelError
@@ -35,7 +36,7 @@ def load_model(
     logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-        processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
+        processor = load_processor(name, trust_remote_code=trust_remote_code)
         model = AutoModelForImageTextToText.from_pretrained(
             name,
             config=config,
@@ -49,6 +50,30 @@ def load_model(
         if progress:
             logging.enable_progress_bar()
     return model.to(place).eval(), processor
+
+
+def load_processor(name: str | Path, *, trust_remote_code: bool = False) -> Any:
+    """The processor of a directory or hub name, preparing pictures with PIL where it can do that.
+
+    transformers would choose torchvision wherever that is installed, whose pixels differ in the last bits: then the
+    same question could have another answer on the next machine. Some processors know no other way.
+
+    Raises:
+        ModelError: there is none, or it needs torchvision and that is not installed.
+    """
+    try:
+        processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
+        if getattr(getattr(processor, "image_processor", None), "backend", None) == "torchvision":
+            processor.image_processor = AutoImageProcessor.from_pretrained(
+                name, trust_remote_code=trust_remote_code, backend="pil"
+            )
+        return processor
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, AttributeError) as error:
+        if "torchvision" in str(error).lower() and find_spec("torchvision") is None:
+            raise ModelError(
+                f"model {str(name)!r}: its processor needs torchvision: pip install 'structdecode[vision]'"
+            ) from error
+        raise ModelError(f"model {str(name)!r}: {_first_line(error)}") from error
 
 
 def check_processor(processor: Any, name: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from structdecode.backends.transformers.loading import check_processor, find_device, load_model
+from structdecode.backends.transformers.loading import check_processor, find_device, load_model, load_processor
 from structdecode.errors import ModelError
 from structdecode.training.collate import IGNORED
 from structdecode.training.reward_model.config import FILE, HEAD, RewardConfig
@@ -191,7 +191,7 @@ def load(
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
-    from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModel, AutoModelForImageTextToText
 
     config, directory = RewardConfig.load(directory), Path(directory)
     place = find_device(device)
@@ -202,7 +202,7 @@ def load(
         backbone = wanted.from_pretrained(directory, dtype=kind, use_safetensors=True)
         model = RewardModel(backbone, likelihood=config.likelihood)
         model.head.load_state_dict(weights)
-        processor = AutoProcessor.from_pretrained(directory)
+        processor = load_processor(directory)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, AttributeError) as error:
         first = str(error).strip().split("\n")[0][:300]
         raise ModelError(f"reward model {str(directory)!r}: {first or type(error).__name__}") from error

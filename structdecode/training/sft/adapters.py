@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from structdecode.backends.transformers.loading import load_model
+from structdecode.backends.transformers.loading import load_model, load_processor
 from structdecode.backends.transformers.vision import vision_tower
 from structdecode.errors import ConfigError, MissingExtraError, ModelError
 from structdecode.training.sft.recipe import Recipe
@@ -106,7 +106,6 @@ def merge(
         ConfigError: no adapter there. ModelError: the base model cannot be loaded.
     """
     from peft import PeftConfig, PeftModel
-    from transformers import AutoProcessor
 
     if not (Path(adapter) / "adapter_config.json").is_file():
         raise ConfigError(f"{adapter}: no adapter_config.json: not a directory of adapters")
@@ -115,7 +114,7 @@ def merge(
         str(name), device="cpu", dtype=dtype, trust_remote_code=trust_remote_code, allow_pickle=False
     )
     if (Path(adapter) / "tokenizer_config.json").is_file():
-        processor = AutoProcessor.from_pretrained(str(adapter))
+        processor = load_processor(adapter)
         if len(processor.tokenizer) > model.get_output_embeddings().out_features + 1:  # Mllama's image token has no row
             grow(model, len(processor.tokenizer))
     merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()

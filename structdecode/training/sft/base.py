@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from structdecode.backends.transformers.loading import load_model
+from structdecode.backends.transformers.loading import load_model, load_processor
 from structdecode.errors import ConfigError, MissingExtraError, ModelError
 from structdecode.training.sft.adapters import with_adapters
 from structdecode.training.sft.recipe import Recipe
@@ -60,7 +60,7 @@ def freeze_all_but(model: nn.Module, patterns: tuple[str, ...]) -> None:
 
 def _quantized(name: str, trust_remote_code: bool) -> tuple[Any, Any]:
     """In 4 bits (NF4, double quantization), as in QLoRA (Dettmers et al., arXiv 2305.14314)."""
-    from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
+    from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
     config = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
@@ -74,4 +74,4 @@ def _quantized(name: str, trust_remote_code: bool) -> tuple[Any, Any]:
         raise MissingExtraError("bitsandbytes", "qlora") from None
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"model {name!r}: {str(error).splitlines()[0]}") from error
-    return model, AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
+    return model, load_processor(name, trust_remote_code=trust_remote_code)
