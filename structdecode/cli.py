@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from structdecode.errors import StructdecodeError
 from structdecode.evaluation import cli as evaluation
-from structdecode.paths import check_writable, write_whole
+from structdecode.paths import FULL, check_writable, write_whole
 from structdecode.training import cli as training
 
 if TYPE_CHECKING:
@@ -261,14 +262,24 @@ training.register(app)
 
 
 def main() -> None:
-    """Entry point: our own errors become one line on stderr and exit code 2."""
+    """Entry point: our own errors, and the system's about files, become one line on stderr and exit code 2."""
     try:
         app()
     except StructdecodeError as error:
-        print(f"structdecode: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _end(str(error))
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in FULL:
             raise
-        print(f"structdecode: {error.filename}: {error.strerror}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _end(f"{error.filename or 'writing failed'}: {error.strerror}" + (_RESUME if error.errno in FULL else ""))
+    except Exception as error:
+        if not any(os.strerror(number) in str(error) for number in FULL):
+            raise
+        _end(f"writing failed: {error}{_RESUME}")  # safetensors' own kind of error
+
+
+_RESUME = ": what was written whole is kept: make room and give the same command again"
+
+
+def _end(message: str) -> NoReturn:
+    print(f"structdecode: {message}", file=sys.stderr)
+    raise SystemExit(2) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -10,6 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from structdecode.errors import ConfigError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Nothing more can be written here."""
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An `OSError` of a write does not say of what."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 @contextmanager
@@ -26,11 +40,12 @@ def whole(path: Path, *, sync: bool = True) -> Iterator[Path]:
         return
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        yield partial
-        if sync:
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
-        os.replace(partial, path)
+        with naming(path):
+            yield partial
+            if sync:
+                with partial.open("rb") as file:
+                    os.fsync(file.fileno())
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)  # after an error, or where both names were links to one file
 
@@ -42,6 +57,19 @@ def _into(path: Path) -> Iterator[Path]:
         yield partial
         with partial.open("rb") as source, path.open("wb") as target:
             shutil.copyfileobj(source, target)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """As `whole`, a new folder with all that is in it; ``path`` is not there yet, or empty."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        with naming(path):
+            yield partial
+            os.replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -27,7 +27,7 @@ from structdecode.evaluation.store import (
 )
 from structdecode.evaluation.study import DataSource, Study, from_options, load_study, overridden
 from structdecode.evaluation.types import Question, Rejected
-from structdecode.paths import write_whole
+from structdecode.paths import naming, write_whole
 
 if TYPE_CHECKING:
     from structdecode.evaluation.recording import Matcher
@@ -253,7 +253,7 @@ def _open_directory(
     if differs is not None:
         raise ConfigError(f"{out}: holds a run of another study ({differs}): give the same options or another --out")
     there = _with_code(out, there, codes_of(study)[0], accept_changed_code)
-    with (out / "sessions.jsonl").open("a", encoding="utf-8") as file:
+    with naming(out / "sessions.jsonl"), (out / "sessions.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({**session, "pid": os.getpid()}, ensure_ascii=False) + "\n")
     return codes_of(there)
 

@@ -27,7 +27,7 @@ from structdecode.evaluation.recording import Matcher, compact_trace, counts, ma
 from structdecode.evaluation.store import Appender, read_records
 from structdecode.evaluation.types import Question, Record
 from structdecode.images import Picture
-from structdecode.paths import whole
+from structdecode.paths import FULL, whole
 from structdecode.protocols import Backend
 from structdecode.types import Prompt
 
@@ -140,6 +140,8 @@ class Runner:
             except StructdecodeError:
                 raise
             except Exception as error:
+                if isinstance(error, OSError) and error.errno in FULL:
+                    raise  # of no use to try the next one
                 place = f"cell {job.cell.name!r}, question {job.question.id!r}"
                 self.failures[place] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
                 continue

@@ -19,6 +19,7 @@ from structdecode.errors import ConfigError
 from structdecode.evaluation.code import code_changes, codes_of, with_accepted
 from structdecode.evaluation.store import as_lines, lines, read_run, read_study
 from structdecode.evaluation.types import Question, Record
+from structdecode.paths import whole_folder
 
 
 @dataclass(frozen=True)
@@ -199,14 +200,9 @@ def merge(directories: Sequence[Path], out: Path) -> int:
     """
     if out.exists():
         raise ConfigError(f"{out}: is there already: choose another folder")
-    partial = out.with_name(f".{out.name}.{os.getpid()}")
-    (partial / "pictures").mkdir(parents=True)
-    try:
-        count = _write_merged(directories, partial)
-        os.replace(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return count
+    with whole_folder(out) as partial:
+        (partial / "pictures").mkdir()
+        return _write_merged(directories, partial)
 
 
 def _write_merged(directories: Sequence[Path], partial: Path) -> int:

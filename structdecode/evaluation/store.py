@@ -21,6 +21,7 @@ from typing import IO, Any, NotRequired, TypedDict
 from structdecode.errors import ConfigError
 from structdecode.evaluation.types import Record, Rejected
 from structdecode.events import trace_problem
+from structdecode.paths import naming
 from structdecode.reading import parse_json, read_text
 from structdecode.shapes import misfit
 
@@ -149,7 +150,7 @@ def read_run(directory: str | Path) -> Run:
     order = {name: at for at, name in enumerate(cells)}
     records = [record for record in read_records(place).values() if record.cell in order]
     records.sort(key=lambda r: (order[r.cell], r.id, r.key))
-    rejected = tuple(Rejected(**line) for line in lines(place / "rejected.jsonl", Rejected))
+    rejected = tuple(map(Rejected.from_dict, lines(place / "rejected.jsonl", Rejected)))
     return Run(place, study, tuple(records), cells, rejected)
 
 
@@ -232,12 +233,14 @@ class Appender:
     def add(self, line: Mapping[str, Any]) -> None:
         """Returns when the line is on the disk."""
         text = json.dumps(line, ensure_ascii=False, separators=(", ", ": "), allow_nan=False)
-        self._file.write(text.encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with naming(self.path):
+            self._file.write(text.encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self._file.close()
+        with naming(self.path):
+            self._file.close()
 
     def _cut_torn_line(self) -> None:
         size = self._file.seek(0, os.SEEK_END)
@@ -257,13 +260,14 @@ class Appender:
 def write_new(path: Path, text: str) -> bool:
     """Writes a file whole unless it is there already; whether this call was the one that wrote it."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
     try:
-        os.link(partial, path)
+        with naming(path):
+            partial.write_text(text, encoding="utf-8")
+            os.link(partial, path)
     except FileExistsError:
         return False
     finally:
-        partial.unlink()
+        partial.unlink(missing_ok=True)
     return True
 
 

@@ -25,6 +25,10 @@ class Rejected:
         where = self.file if self.line is None else f"{self.file}:{self.line}"
         return f"{where}: {self.message}"
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Rejected:
+        return cls(**_known(cls, data))
+
 
 @dataclass(frozen=True)
 class Pooled:
@@ -101,8 +105,7 @@ class Record:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Record:
-        known = {f.name for f in fields(cls)}
-        given = {key: value for key, value in data.items() if key in known}
+        given = _known(cls, data)
         given["wrong_stages"] = tuple(given["wrong_stages"])
         given["failures"] = tuple(given.get("failures", ()))
         given["pool"] = tuple(Pooled(**{**p, "path": tuple(p["path"])}) for p in given["pool"])
@@ -111,3 +114,9 @@ class Record:
             for r in given["rounds"]
         )
         return cls(**given)
+
+
+def _known(kind: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what a newer version has added."""
+    names = {f.name for f in fields(kind)}
+    return {key: value for key, value in data.items() if key in names}

@@ -9,6 +9,7 @@ from typing import get_args
 from rich.progress import track
 
 from structdecode.errors import ConfigError, UnknownNameError
+from structdecode.paths import whole_folder
 from structdecode.pocket import world
 
 
@@ -24,6 +25,13 @@ def write_samples(out: Path, split: str, n: int, seed: int, force: bool) -> None
         raise ConfigError(f"n must be at least 1, not {n}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not force:
         raise ConfigError(f"{out}: is there already and not empty: choose another folder, or --force")
+    if force and out.exists():
+        return _write(out, split, n, seed)
+    with whole_folder(out) as partial:
+        _write(partial, split, n, seed)
+
+
+def _write(out: Path, split: str, n: int, seed: int) -> None:
     (out / "images").mkdir(parents=True, exist_ok=True)
     scenes = world.scenes(split, seed)  # type: ignore[arg-type]
     with (out / "questions.jsonl").open("w", encoding="utf-8") as file:

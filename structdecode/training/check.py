@@ -10,6 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -22,6 +23,7 @@ from structdecode.evaluation.data.problems import BadRow, shown
 from structdecode.evaluation.data.rows import Row
 from structdecode.evaluation.types import Rejected
 from structdecode.images import load_picture
+from structdecode.paths import whole
 from structdecode.schemas import LLAVA_O1
 from structdecode.training.check_report import CheckReport
 from structdecode.training.conversations import Conversation, examine
@@ -233,19 +235,17 @@ class _GoodRows:
     def __init__(self, path: Path, out: Path | None) -> None:
         self.path, self.out = path, out
         self._file: IO[bytes] | None = None
+        self._stack = ExitStack()
         if out is None:
             return
         if out.exists() and path.exists() and os.path.samefile(out, path):
             raise ConfigError(f"{out}: is the set itself: write the good rows to another file")
-        self._partial = out.with_name(f".{out.name}.{os.getpid()}")
         self._lines = enumerate(_raw_lines(path), start=1)
 
     def __enter__(self) -> _GoodRows:
         if self.out is not None:
-            try:
-                self._file = self._partial.open("wb")
-            except OSError as error:
-                raise ConfigError(f"{self.out}: cannot be written ({error.strerror})") from None
+            partial = self._stack.enter_context(whole(self.out))
+            self._file = self._stack.enter_context(partial.open("wb"))
         return self
 
     def keep(self, line: int) -> None:
@@ -254,16 +254,8 @@ class _GoodRows:
         data = next(data for number, data in self._lines if number == line)
         self._file.write(data.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n") + b"\n")
 
-    def __exit__(self, kind: object, *error: object) -> None:
-        if self._file is None or self.out is None:
-            return
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        if kind is None:
-            os.replace(self._partial, self.out)
-        else:
-            self._partial.unlink()
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
 
 
 def _raw_lines(path: Path) -> Iterator[bytes]:

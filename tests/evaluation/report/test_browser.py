@@ -23,7 +23,8 @@ def browse(page: Path, directory: Path, hash: str = "", script: str = "", width:
     """The DOM after the page's own script and a given one ran, and what was written to the console."""
     if script:
         copy = page.with_name("probed.html")
-        copy.write_text(page.read_text().replace("</body>", f"<script>{script}</script></body>"))
+        content = re.sub(r"script-src [^\"]+", "script-src 'unsafe-inline'", page.read_text())  # or it would not run
+        copy.write_text(content.replace("</body>", f"<script>{script}</script></body>"))
         page = copy
     assert BROWSER is not None
     done = subprocess.run(

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from structdecode.cli import app, main
+from tests.borders.commands import command, full_disk
 from tests.training.sft import sets
 
 runner = CliRunner()
@@ -85,3 +86,13 @@ def test_adapters_are_merged_where_nothing_is_yet(tmp_path: Path, recipe_file: A
 def test_the_tiny_set_is_a_good_one(tmp_path: Path) -> None:
     path = sets.write_set(tmp_path / "set", 6)
     assert runner.invoke(app, ["data", "check", str(path)]).exit_code == 0
+
+
+@pytest.mark.parametrize("room", [100, 20_000])  # the journal; the weights
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(tmp_path: Path, recipe_file: Any, room: int) -> None:
+    words = ["train", "--recipe", recipe_file(), "--max-steps", "1", "--out", tmp_path / "run"]
+    with full_disk(room):
+        done = command(*words)
+    told = done.err.strip().splitlines()[-1]
+    assert done.code == 2 and told.startswith("structdecode: ") and "File too large" in told
+    assert command(*words).code == 0 and (tmp_path / "run" / "model").is_dir()

@@ -1,0 +1,131 @@
+"""Traces are data of strangers: what is no trace is said in one line, and a page of one runs nothing."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import structdecode as sd
+from structdecode import registry
+from structdecode.errors import StructdecodeError
+from structdecode.trace import Trace
+from structdecode.view import render
+from tests.borders.commands import command, one_line
+
+SCRIPT = "</summary></pre><img src=x onerror=alert(1)><script>document.title = 'ran'</script>'\""
+
+
+@pytest.fixture(scope="module")
+def trace() -> dict[str, Any]:
+    backend = sd.ScriptedBackend(lambda prompt, prefix, stage, seed: f"{seed} {stage.end}")
+    strategy = registry.build(
+        "strategies", "stage-beam", {"candidates": 2, "verifier": registry.build("verifiers", "rule", {"pattern": "1"})}
+    )
+    return sd.decode(sd.Prompt("?"), backend=backend, strategy=strategy).trace.as_dict()
+
+
+def changed(kind: str, **fields: Any) -> Callable[[dict[str, Any]], Any]:
+    def change(trace: dict[str, Any]) -> Any:
+        next(e for e in trace["events"] if e["kind"] == kind).update(fields)
+        return trace
+
+    return change
+
+
+def without(kind: str, field: str) -> Callable[[dict[str, Any]], Any]:
+    def change(trace: dict[str, Any]) -> Any:
+        del next(e for e in trace["events"] if e["kind"] == kind)[field]
+        return trace
+
+    return change
+
+
+MALFORMED: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "null": lambda trace: None, "list": lambda trace: [], "empty": lambda trace: {}, "number": lambda trace: 7,
+    "no events": lambda trace: {"format": trace["format"]},
+    "events a mapping": lambda trace: {**trace, "events": {}},
+    "event null": lambda trace: {**trace, "events": [None]},
+    "event without kind": lambda trace: {**trace, "events": [{}]},
+    "kind a list": lambda trace: {**trace, "events": [{"kind": []}]},
+    "another format": lambda trace: {**trace, "format": "other/1"},
+    "question a list": lambda trace: {**trace, "question": ["?"]},
+    "path a text": changed("candidate", path=SCRIPT), "path of texts": changed("candidate", path=[SCRIPT]),
+    "path empty": changed("candidate", path=[]), "path of booleans": changed("candidate", path=[True]),
+    "text a list": changed("candidate", text=[]), "stage a number": changed("candidate", stage=1),
+    "tokens a text": changed("candidate", tokens=SCRIPT), "seed a text": changed("candidate", seed=SCRIPT),
+    "log_prob a text": changed("candidate", log_prob=SCRIPT), "closed a text": changed("candidate", closed="no"),
+    "values a number": changed("score", values=1), "values of texts": changed("score", values=[SCRIPT, SCRIPT]),
+    "one value too few": changed("score", values=[1.0]), "reasons null": changed("score", reasons=None),
+    "paths of numbers": changed("score", paths=[1, 2]), "no verifier": without("score", "verifier"),
+    "ranking a text": changed("result", ranking="x"), "usage a list": changed("result", usage=[1]),
+    "usage of texts": changed("result", usage={"generated_tokens": SCRIPT}),
+    "no path": without("candidate", "path"), "no text": without("candidate", "text"),
+}  # fmt: skip
+RAW = {
+    "NaN": b'{"a": NaN}',
+    "cut": b'{"format": "struct',
+    "nothing": b"",
+    "bytes": b"\xff\xfe\x00",
+    "deep": b"[" * 10_000,
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_what_is_no_trace_is_said_in_one_line(case: str, trace: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    path.write_text(json.dumps(MALFORMED[case](copy.deepcopy(trace))))
+    assert str(path) in one_line("view", path)
+    assert not path.with_suffix(".html").exists()
+
+
+@pytest.mark.parametrize("case", RAW)
+def test_what_is_no_json_is_said_in_one_line(case: str, tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    path.write_bytes(RAW[case])
+    assert str(path) in one_line("view", path)
+    with pytest.raises(StructdecodeError):
+        Trace.load(path)
+
+
+def hostile(trace: dict[str, Any]) -> dict[str, Any]:
+    """Every text of a trace, keys and header included, is a script."""
+    texts = ("text", "stage", "finish_reason", "verifier", "answer", "stopped_by", "lead")
+    events = [
+        {
+            key: SCRIPT if key in texts else [SCRIPT] * len(value) if key == "reasons" else value
+            for key, value in event.items()
+        }
+        for event in trace["events"]
+    ]
+    events[-1] |= {"usage": {SCRIPT: 1}, "usage_by_part": {SCRIPT: {SCRIPT: 1}}}
+    failure = {"kind": "failure", "verifier": SCRIPT, "error": SCRIPT}
+    header = {key: SCRIPT if isinstance(value, str) and key != "format" else value for key, value in trace.items()}
+    return {**header, SCRIPT: SCRIPT, "question": SCRIPT, "events": [failure, {"kind": SCRIPT}, *events]}
+
+
+def test_a_hostile_traces_page_holds_no_markup_of_its(trace: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    path.write_text(json.dumps(hostile(copy.deepcopy(trace))))
+    page = render(Trace.load(path))
+    assert "<script" not in page and "<img" not in page and page.count("&lt;script&gt;") > 20
+    assert "script-src" not in page and "default-src 'none'" in page
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
+def test_a_browser_runs_nothing_of_it(trace: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    path.write_text(json.dumps(hostile(copy.deepcopy(trace))))
+    assert command("view", path).code == 0
+    switches = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    seen = subprocess.run(
+        ["chromium", *switches, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", path.with_suffix(".html").as_uri()],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert "Search tree" in seen.stdout and "<title>ran</title>" not in seen.stdout and "<img" not in seen.stdout
