@@ -52,14 +52,14 @@ class _Cell(TypedDict):
 class _Model(TypedDict):
     name: str
     digest: str
-    dtype: str
-    device: str
+    dtype: NotRequired[str]
+    device: NotRequired[str]
 
 
 class _Data(TypedDict):
-    source: str
+    source: NotRequired[str]
     digest: str
-    questions: int
+    questions: NotRequired[int]
 
 
 class _Config(TypedDict):
