@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging
 
-from structdecode.errors import ConfigError, ModelError
-
-_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+from structdecode.backends.transformers.checkpoint import (
+    check_directory,
+    check_missing,
+    check_size,
+    check_vocabulary,
+    kept_report,
+    mismatch,
+)
+from structdecode.backends.transformers.templates import check_template
+from structdecode.errors import ConfigError, ModelError, StructdecodeError
 
 
 def load_model(
@@ -28,27 +33,32 @@ def load_model(
     """
     directory = Path(name)
     if directory.is_dir():
-        _check_directory(directory, trust_remote_code, allow_pickle)
+        check_directory(directory, trust_remote_code, allow_pickle)
     elif name.startswith((".", "/", "~")) or directory.exists():
         raise ModelError(f"model {name!r}: no such directory")
     place = find_device(device)
+    said: list[str] = []
     progress = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        if directory.is_dir():
+            check_size(config, directory)
         processor = load_processor(name, trust_remote_code=trust_remote_code)
-        model = AutoModelForImageTextToText.from_pretrained(
-            name,
-            config=config,
-            dtype=_dtype(dtype, place),
-            trust_remote_code=trust_remote_code,
-            use_safetensors=None if allow_pickle else True,
-        )
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"model {name!r}: {_first_line(error)}") from error
+        with kept_report() as said:
+            model, report = AutoModelForImageTextToText.from_pretrained(
+                name, config=config, dtype=_dtype(dtype, place), trust_remote_code=trust_remote_code,
+                use_safetensors=None if allow_pickle else True, output_loading_info=True,
+            )  # fmt: skip
+    except StructdecodeError:
+        raise
+    except Exception as error:  # a config that fits no model raises anything from KeyError to ZeroDivisionError
+        raise ModelError(f"model {name!r}: {mismatch(said) or _first_line(error)}") from error
     finally:
         if progress:
             logging.enable_progress_bar()
+    check_missing(report, name)
+    check_vocabulary(processor, model, name)
     return model.to(place).eval(), processor
 
 
@@ -83,29 +93,7 @@ def check_processor(processor: Any, name: str) -> None:
     tokenizer = getattr(processor, "tokenizer", None)
     if not (getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)):
         raise ModelError(f"model {name!r}: no chat template: add chat_template.jinja, or use the instruct version")
-
-
-def _check_directory(directory: Path, trust_remote_code: bool, allow_pickle: bool) -> None:
-    config_path = directory / "config.json"
-    if not config_path.exists():
-        raise ModelError(f"model {directory}: no config.json: not a checkpoint directory")
-    try:
-        config = json.loads(config_path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"model {directory}: config.json is not JSON ({error})") from None
-    if "auto_map" in config and not trust_remote_code:
-        raise ModelError(
-            f"model {directory}: brings code of its own; run it only if you trust it (--trust-remote-code)"
-        )
-    if not any((directory / f).exists() for f in ("processor_config.json", "preprocessor_config.json")):
-        raise ModelError(f"model {directory}: no processor (preprocessor_config.json): text-only, or copy it beside it")
-    has_safetensors = any(directory.glob("*.safetensors"))
-    if not has_safetensors and any((directory / f).exists() for f in _PICKLED) and not allow_pickle:
-        raise ModelError(
-            f"model {directory}: pickled weights can run code; convert them to safetensors, or pass --allow-pickle"
-        )
-    if not has_safetensors and not allow_pickle:
-        raise ModelError(f"model {directory}: no *.safetensors")
+    check_template(processor, name)
 
 
 def find_device(name: str | None) -> torch.device:

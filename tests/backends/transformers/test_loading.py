@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -85,3 +87,86 @@ def test_device_and_dtype() -> None:
     for options in ({"device": "cuda:77"}, {"device": "toaster"}, {"dtype": "int9"}):
         with pytest.raises(ConfigError):
             TransformersBackend.load(str(checkpoint_path()), **options)
+
+
+# ------------------------------------------------------------------ configurations and files of strangers
+
+CONFIGS: dict[str, tuple[dict[str, object], str]] = {
+    "layers without end": ({"text_config": {"num_hidden_layers": 10**9}}, "num_hidden_layers is 1,000,000,000"),
+    "layers of the vision tower": ({"vision_config": {"num_hidden_layers": 10**9}}, "vision_config.num_hidden_layers"),
+    "global layers": ({"vision_config": {"num_global_layers": 10**9}}, "num_global_layers"),
+    "more layers than weights": ({"text_config": {"num_hidden_layers": 12}}, "would be random numbers"),
+    "cross-attention beyond the last layer": ({"text_config": {"cross_attention_layers": [99]}}, "has 99"),
+    "cross-attention before the first layer": ({"text_config": {"cross_attention_layers": [-1]}}, "has -1"),
+    "cross-attention elsewhere": ({"text_config": {"cross_attention_layers": [1, 5]}}, "would be random numbers"),
+    "hidden size": ({"text_config": {"hidden_size": 10**7}}, "parameters"),
+    "hidden size a little off": ({"text_config": {"hidden_size": 256}}, "do not fit"),
+    "intermediate size": ({"text_config": {"intermediate_size": 10**9}}, "parameters"),
+    "vocabulary": ({"text_config": {"vocab_size": 10**9}}, "parameters"),
+    "tiles": ({"vision_config": {"max_num_tiles": 10**6}}, "parameters"),
+    "no heads": ({"text_config": {"num_attention_heads": 0}}, "zero"),
+    "layers as a text": ({"text_config": {"num_hidden_layers": "many"}}, "num_hidden_layers"),
+    "hidden size null": ({"text_config": {"hidden_size": None}}, ""),
+    "a list for a section": ({"text_config": []}, ""),
+    "a model nobody knows": ({"model_type": "nobody"}, "nobody"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_a_configuration_that_does_not_fit_is_refused_before_memory_is_spent(case: str, checkpoint: Path) -> None:
+    changes, message = CONFIGS[case]
+    config = json.loads((checkpoint / "config.json").read_text())
+    for name, value in changes.items():
+        config[name] = {**config[name], **value} if isinstance(value, dict) else value
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert message in failure(checkpoint)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB: one GiB
+
+
+@pytest.mark.parametrize("content", ["null", "[]", "7", '"a"', "[" * 10_000, '{"a": NaN}'])
+def test_what_is_no_configuration(content: str, checkpoint: Path) -> None:
+    (checkpoint / "config.json").write_text(content)
+    assert "config.json" in failure(checkpoint)
+
+
+def test_weights_without_a_place_are_said_in_one_line(checkpoint: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(checkpoint / "model.safetensors")
+    name = next(iter(weights))
+    more = {f"{name}.{i}": weights[name].clone() for i in range(60)}
+    save_file({**weights, **more}, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    with pytest.warns(UserWarning, match="60 weights of the checkpoint have no place") as said:
+        TransformersBackend.load(str(checkpoint))
+    assert len([w for w in said if "no place" in str(w.message)]) == 1 and "UNEXPECTED" not in capfd.readouterr().err
+
+
+def test_a_tokenizer_of_another_model_is_refused(checkpoint: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    tokenizer.add_tokens([f"<extra-{i}>" for i in range(20)])
+    tokenizer.save_pretrained(checkpoint)
+    assert "<extra-19>" in failure(checkpoint)
+
+
+@pytest.mark.parametrize("asked", ["always", "of one prompt"])
+def test_a_chat_template_without_end_is_given_up(asked: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from structdecode.backends.transformers import encoding, loading, templates
+
+    monkeypatch.setattr(encoding, "SECONDS", 0.5)
+    monkeypatch.setattr(loading, "check_template", partial(templates.check_template, seconds=0.5))
+    loop = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    if asked == "always":
+        (checkpoint / "chat_template.jinja").write_text(loop)
+        assert "it loops" in failure(checkpoint)
+        return
+    template = (checkpoint / "chat_template.jinja").read_text()
+    (checkpoint / "chat_template.jinja").write_text(
+        "{% if messages[0].content[-1].text == 'loop' %}" + loop + "{% endif %}" + template
+    )
+    backend = TransformersBackend.load(str(checkpoint))
+    with pytest.raises(PromptError, match="EndlessTemplateError"):
+        backend.codec.inputs(sd.Prompt("loop"))
+    assert backend.codec.inputs(sd.Prompt("go on"))["input_ids"].shape[0] == 1
