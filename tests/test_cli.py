@@ -65,7 +65,7 @@ def test_terminal_trace_and_view(picture: Path, tmp_path: Path) -> None:
         assert text in done.stdout
     run("view", trace)
     page = trace.with_suffix(".html").read_text()
-    assert "Search tree" in page and "http" not in page and "<script" not in page
+    assert "Search tree" in page and "http:" not in page and "https:" not in page and "<script" not in page
     assert page.count("<details") == 16
 
 

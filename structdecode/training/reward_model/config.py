@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from structdecode.errors import ConfigError, ModelError
-from structdecode.reading import parse_json, read_text
+from structdecode.reading import read_text
 from structdecode.types import Prompt, Schema, Stage
 
 FILE, HEAD = "reward_model.json", "reward_head.safetensors"
@@ -59,7 +60,7 @@ class RewardConfig:
             what = "no such directory" if not Path(directory).is_dir() else f"no {FILE} in it"
             raise ConfigError(f"reward model {str(directory)!r}: {what}: make one with `structdecode train-verifier`")
         try:
-            found = parse_json(read_text(path))
+            found = json.loads(read_text(path))  # earlier versions wrote NaN for figures that are not known
             version = found.pop("format")
             if version != FORMAT:
                 raise ModelError(f"{path}: format {version!r}, not {FORMAT!r}: train it again with this version")
@@ -68,7 +69,8 @@ class RewardConfig:
             raise ModelError(f"{path}: not a reward model's description ({type(error).__name__}: {error})") from None
 
     def text(self) -> str:
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
+        described = {"format": FORMAT, **asdict(self), "held_out": _known(self.held_out)}
+        return json.dumps(described, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     @property
     def digest(self) -> str:
@@ -87,3 +89,12 @@ class RewardConfig:
     def asked(self, prompt: Prompt) -> str:
         """The question with the instruction around it."""
         return Schema(self.schema, (Stage("ANSWER"),), self.instruction).ask(prompt).question
+
+
+def _known(value: Any) -> Any:
+    """Figures as JSON has them: null for those that there are too few rows for."""
+    if isinstance(value, Mapping):
+        return {name: _known(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_known(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
