@@ -6,8 +6,27 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from structdecode.errors import ConfigError, UnknownNameError
+from structdecode.training.ranges import (
+    ABOVE_ZERO,
+    BELOW_ONE,
+    COUNT,
+    COUNT_OR_ZERO,
+    SEED,
+    SHARE,
+    ZERO_OR_MORE,
+    check_numbers,
+)
 
 Method = Literal["head", "lora", "full"]
+
+RANGES = {
+    **dict.fromkeys(("batch-size", "accumulation", "lora-rank", "lora-alpha", "keep", "log-every", "max-length"), COUNT),
+    **dict.fromkeys(("max-steps", "eval-every", "save-every", "workers"), COUNT_OR_ZERO),
+    **dict.fromkeys(("lr", "epochs", "held-out"), ABOVE_ZERO),
+    **dict.fromkeys(("weight-decay", "language-modelling"), ZERO_OR_MORE),
+    "warmup": SHARE, "lora-dropout": BELOW_ONE, "seed": SEED,
+}  # fmt: skip
+"""Of the settings that are numbers, by their options' names."""
 
 
 @dataclass(frozen=True)
@@ -63,20 +82,6 @@ class Settings:
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
             raise UnknownNameError("method", self.method, get_args(Method))
-        for name in ("epochs", "batch_size", "accumulation", "lr", "lora_rank", "lora_alpha", "keep", "log_every"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name.replace('_', '-')} must be above 0, not {getattr(self, name)}")
-        for name in (
-            "max_steps",
-            "warmup",
-            "weight_decay",
-            "lora_dropout",
-            "eval_every",
-            "save_every",
-            "workers",
-            "language_modelling",
-        ):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name.replace('_', '-')} must be 0 or more, not {getattr(self, name)}")
+        check_numbers({name.replace("_", "-"): value for name, value in vars(self).items()}, RANGES)
         if self.language_modelling and not self.likelihood:
             raise ConfigError("language-modelling needs likelihood: without it the model has no output layer")

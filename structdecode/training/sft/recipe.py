@@ -10,12 +10,24 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from structdecode.errors import ConfigError, UnknownNameError
 from structdecode.reading import parse_yaml, read_text
+from structdecode.training.ranges import ABOVE_ZERO, BELOW_ONE, COUNT, COUNT_OR_ZERO, SEED, ZERO_OR_MORE, check_numbers
 
 Method = Literal["full", "lora", "qlora"]
 Precision = Literal["fp32", "bf16"]
 
 OWN_DATA = "pocket"
 """As ``data``: the embedded model's curriculum, which makes its lessons while it trains."""
+
+
+RANGES = {
+    **dict.fromkeys(("batch_size", "accumulation", "log_every", "save_every", "keep", "lora_rank", "lora_alpha"), COUNT),
+    **dict.fromkeys(("eval_batch_size", "max_length"), COUNT),
+    **dict.fromkeys(("eval_every", "accuracy_every", "accuracy_questions", "workers", "max_steps"), COUNT_OR_ZERO),
+    **dict.fromkeys(("lr", "epochs", "held_out"), ABOVE_ZERO),
+    **dict.fromkeys(("warmup", "weight_decay", "max_grad_norm"), ZERO_OR_MORE),
+    **dict.fromkeys(("lora_dropout", "betas"), BELOW_ONE), "seed": SEED,
+}  # fmt: skip
+"""Of the settings that are numbers."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +101,7 @@ class Recipe:
     curriculum: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "accumulation", "log_every", "save_every", "keep", "lora_rank", "lora_alpha"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("eval_every", "accuracy_every", "accuracy_questions", "workers", "max_steps", "warmup"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        check_numbers({name: getattr(self, name) for name in self.__dataclass_fields__}, RANGES)
         for name in ("save_every", "eval_every"):
             if getattr(self, name) % self.log_every:  # else a resumed run would log means over fewer steps
                 raise ConfigError(
@@ -102,8 +109,6 @@ class Recipe:
                 )
         if self.save_dtype not in (None, "float32", "bfloat16", "float16"):
             raise ConfigError(f"save_dtype must be float32, bfloat16 or float16, not {self.save_dtype!r}")
-        if self.lr <= 0 or self.epochs <= 0:
-            raise ConfigError(f"lr and epochs must be above 0, not {self.lr} and {self.epochs}")
         if self.train_only and self.method != "full":
             raise ConfigError(f"train_only is for method full: {self.method} trains adapters")
         if self.fsdp and self.method == "qlora":
@@ -224,7 +229,7 @@ def _as_float(value: Any) -> Any:
         return _NOT
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return _NOT
 
 

@@ -71,6 +71,34 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, recipe_file: Any, refused
     assert "Using fsdp only works in distributed" in refused("train", "--recipe", path, "--set", "fsdp=true", *out)
 
 
+@pytest.mark.parametrize("command", ["train", "train-verifier"])
+@pytest.mark.parametrize(
+    ("option", "value", "wanted"),
+    [
+        ("held-out", "nan", "a finite number, not nan"),
+        ("held-out", "-3", "above 0, not -3.0"),
+        ("held-out", "inf", "a finite number, not inf"),
+        ("seed", "-1", "at least 0, not -1"),
+        ("seed", str(2**32), "at most 4294967295"),
+        ("lr", "nan", "a finite number, not nan"),
+        ("epochs", "inf", "a finite number, not inf"),
+        ("warmup", "-0.1", "at least 0, not -0.1"),
+        ("lora-dropout", "1", "below 1, not 1.0"),
+    ],
+)
+def test_numbers_out_of_range(
+    tmp_path: Path, refused: Refused, command: str, option: str, value: str, wanted: str
+) -> None:
+    words = [command, "--out", str(tmp_path / "run"), f"--{option}", value]
+    if command == "train" and option not in ("held-out", "seed"):
+        words[3:] = ["--set", f"{option.replace('-', '_')}={value}"]
+    if command == "train-verifier":
+        words += [str(tmp_path / "rows.jsonl"), "--model", "pocket"]
+    name = option.replace("-", "_") if command == "train" else option
+    assert f"{name} must be {wanted}" in refused(*words)
+    assert not (tmp_path / "run").exists()
+
+
 def test_adapters_are_merged_where_nothing_is_yet(tmp_path: Path, recipe_file: Any, refused: Refused) -> None:
     run = tmp_path / "run"
     words = ["train", "--recipe", str(recipe_file(method="lora", epochs=1)), "--out", str(run), "--quiet"]

@@ -43,9 +43,25 @@ def test_flags_change_values_as_yaml_reads_them() -> None:
     [
         (["learning_rate=1"], "unknown setting of a recipe 'learning_rate'"),
         (["lr=fast"], "lr is 'fast': float is wanted"),
-        (["lr=0"], "lr and epochs must be above 0"),
+        (["lr=0"], "lr must be above 0, not 0"),
         (["method=lorra"], "method is 'lorra': full or lora or qlora is wanted"),
         (["batch_size=0"], "batch_size must be at least 1, not 0"),
+        (["lr=.nan"], "lr must be a finite number, not nan"),
+        (["lr=nan"], "lr must be a finite number, not nan"),
+        (["epochs=.inf"], "epochs must be a finite number, not inf"),
+        (["betas=[0.9, 1]"], "betas must be below 1, not 1.0"),
+        (["betas=[nan, 0.9]"], "betas must be a finite number"),
+        (["held_out=.nan"], "held_out must be a finite number"),
+        (["held_out=-3"], "held_out must be above 0, not -3"),
+        (["seed=-1"], "seed must be at least 0, not -1"),
+        (["seed=4294967296"], "seed must be at most 4294967295"),
+        (["max_steps=9999999999"], "max_steps must be at most 2147483647"),
+        (["lora_dropout=1"], "lora_dropout must be below 1"),
+        (["weight_decay=-1"], "weight_decay must be at least 0"),
+        (["max_grad_norm=.inf"], "max_grad_norm must be a finite number"),
+        (["eval_batch_size=0"], "eval_batch_size must be at least 1"),
+        (["max_length=0"], "max_length must be at least 1"),
+        (["scheduler_options={min_lr_ratio: .nan}"], "scheduler_options must be a finite number"),
         (["batch_size=2.5"], "batch_size is 2.5: int is wanted"),
         (["betas=[0.9]"], "betas is"),
         (["method=lora", "train_only=[x]"], "train_only is for method full"),
@@ -64,7 +80,7 @@ def test_a_wrong_setting_is_told_in_one_line(settings: list[str], words: str) ->
 def test_unknown_recipes_and_files(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'pocket'"):
         load_recipe("poket")
-    with pytest.raises(ConfigError, match="no such file"):
+    with pytest.raises(ConfigError, match="No such file"):
         load_recipe(str(tmp_path / "mine.yaml"))
     (tmp_path / "list.yaml").write_text("- lr: 1")
     with pytest.raises(ConfigError, match="a recipe is a mapping"):
