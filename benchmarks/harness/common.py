@@ -49,6 +49,14 @@ def run(command: Sequence[str], folder: Path, **environment: str) -> str:
     return output
 
 
+def written(folder: Path, pattern: str, output: str) -> Path:
+    """The file that a harness has left; harnesses end with code 0 when they fail, so its own words are shown."""
+    found = next(folder.rglob(pattern), None)
+    if found is None:
+        raise SystemExit(f"the harness wrote no {pattern}; the end of what it said:\n{output[-4000:]}")
+    return found
+
+
 def write(
     name: str, title: str, packages: Sequence[str], facts: Mapping[str, Any], rows: Sequence[dict[str, Any]]
 ) -> None:

@@ -1,6 +1,6 @@
 """Runs lmms-eval itself on pocket pictures with stage beam, and holds its figures against the search without it.
 
-In an environment with lmms-eval, from the repository's root: ``python -m benchmarks.harness.run_lmms_eval``.
+``make harness-lmms-eval`` makes an environment for it and runs it (``python -m benchmarks.harness.run_lmms_eval``).
 Writes ``lmms-eval.md`` and ``lmms-eval.json`` beside this file. No network is used.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict
 
-from benchmarks.harness.common import HERE, directly, run, scenes, write
+from benchmarks.harness.common import HERE, directly, run, scenes, write, written
 from structdecode.types import Prompt
 from structdecode.verifiers.log_prob import LogProb
 
@@ -40,8 +40,8 @@ def evaluate(
     ]
     command += ["--include_path", str(HERE / "pocket_count"), "--use_cache", cache, "--log_samples"]
     output = run([*command, "--output_path", out], folder)
-    results = json.loads(next((folder / out).rglob("*_results.json")).read_text())
-    lines = next((folder / out).rglob("*_samples_pocket_count.jsonl")).read_text().splitlines()
+    results = json.loads(written(folder / out, "*_results.json", output).read_text())
+    lines = written(folder / out, "*_samples_pocket_count.jsonl", output).read_text().splitlines()
     samples = sorted((json.loads(line) for line in lines), key=lambda sample: int(sample["doc_id"]))
     found = re.search(r"ResponseCache stats: (\d+) hits.*?(\d+) misses", output)
     return results, samples, {"hits": int(found[1]), "misses": int(found[2])} if found else {}

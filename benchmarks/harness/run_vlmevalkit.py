@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.harness.common import directly, run, scenes, write
+from benchmarks.harness.common import directly, run, scenes, write, written
 from structdecode.integrations.vlmevalkit import content_id
 from structdecode.pocket.world import Scene
 from structdecode.types import Prompt
@@ -34,8 +34,8 @@ def row(index: int, scene: Scene) -> dict[str, Any]:
     return {"index": index, "image": image, "question": scene.question.text, "answer": scene.answer}
 
 
-def predictions(folder: Path, name: str) -> pd.DataFrame:
-    file = next((folder / "out").rglob(f"{name}_pocket_count.*"))
+def predictions(folder: Path, name: str, output: str) -> pd.DataFrame:
+    file = written(folder / "out", f"{name}_pocket_count.*", output)
     table = pd.read_excel(file) if file.suffix == ".xlsx" else pd.read_csv(file, sep="\t")
     return table.sort_values("index")
 
@@ -50,8 +50,8 @@ def main() -> None:
         table.to_csv(folder / "pocket_count.tsv", sep="\t", index=False)
         (folder / "study.json").write_text(json.dumps({"model": models, "data": data}))
         command = ["-m", "structdecode.integrations.vlmevalkit", "--config", "study.json", "--mode", "infer"]
-        print(run([*command, "--work-dir", "out", "--api-nproc", "8"], folder, LMUData=str(folder)))
-        found = {name: predictions(folder, name) for name in NAMES}
+        output = run([*command, "--work-dir", "out", "--api-nproc", "8"], folder, LMUData=str(folder))
+        found = {name: predictions(folder, name, output) for name in NAMES}
         pictures = sorted((folder / "images" / "pocket_count").iterdir(), key=lambda path: int(path.stem))
         prompts = [Prompt(s.question.text, [path]) for s, path in zip(drawn, pictures, strict=True)]
     expected = directly(prompts, [content_id(prompt, "pocket_count") for prompt in prompts], SelfJudge())
