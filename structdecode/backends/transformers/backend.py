@@ -15,6 +15,7 @@ from structdecode.backends.transformers.encoding import Codec
 from structdecode.backends.transformers.loading import check_processor, load_model
 from structdecode.backends.transformers.packing import pack_linears
 from structdecode.backends.transformers.plain.session import PlainSession
+from structdecode.backends.transformers.plain.stepwise import StepwiseSession, needs_steps
 from structdecode.backends.transformers.slots.attention import slots_can_run, text_configs
 from structdecode.backends.transformers.slots.forward import Forward
 from structdecode.backends.transformers.slots.prefixes import PrefixCache
@@ -86,7 +87,10 @@ class TransformersBackend:
             raise UnknownNameError("engine", engine, get_args(Engine))
         if max_rows < 1 or prefix_cache_bytes < 0:
             raise ConfigError(f"max_rows must be 1 or more (not {max_rows}), prefix_cache_bytes 0 or more")
-        self.engine: Engine = engine if slots_can_run(model) else "plain"
+        stepwise = needs_steps(model, text_configs(model))
+        self.engine: Engine = engine if slots_can_run(model) and not stepwise else "plain"
+        plain = StepwiseSession if stepwise else PlainSession
+        self._session: type[SlotSession | PlainSession] = SlotSession if self.engine == "slots" else plain
         self.prefixes = PrefixCache(prefix_cache_bytes)
         self._pack_weights = pack_weights
         self._borrowed = Borrowed(model, self._prepare)
@@ -136,7 +140,7 @@ class TransformersBackend:
     @asynccontextmanager
     async def open_sharing(self, prompt: Prompt, images: ImageMemory) -> AsyncIterator[Session]:
         """A session whose pictures are looked up in (and added to) an image memory."""
-        session = (SlotSession if self.engine == "slots" else PlainSession)(self, prompt, images)
+        session = self._session(self, prompt, images)
         try:
             yield session
         finally:
@@ -185,6 +189,11 @@ class TransformersBackend:
     def epoch(self) -> int:
         """What is computed now is good as long as this stays the same."""
         return self._borrowed.epoch
+
+    @property
+    def rotates(self) -> bool:
+        """Whether positions behind pictures lag behind the number of tokens (mRoPE), and are given to the model."""
+        return self._borrowed.positioned is not None
 
     def forward(self, **inputs: Any) -> tuple[Any, int]:
         """The model's output, and how far its next position is from the number of tokens (mRoPE; else 0)."""

@@ -13,6 +13,8 @@ from structdecode.backends.transformers.templates import SECONDS, within
 from structdecode.errors import PromptError
 from structdecode.types import Prompt
 
+_FOR_TRAINING = frozenset({"labels"})
+"""What some processors (PaliGemma's) give with every prompt."""
 _REMEMBERED = 4096
 """Texts whose tokens are kept."""
 
@@ -52,7 +54,9 @@ class Codec:
         length = batch["input_ids"].shape[1]
         if length >= self.max_length:
             raise PromptError(f"the prompt has {length} tokens, the model's context {self.max_length}: shorten it")
-        return self.placed({key: value for key, value in batch.items() if isinstance(value, Tensor)})
+        return self.placed(
+            {key: value for key, value in batch.items() if isinstance(value, Tensor) and key not in _FOR_TRAINING}
+        )
 
     def placed(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The inputs where the model is now, and of its type."""

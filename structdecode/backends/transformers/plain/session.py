@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -73,8 +73,7 @@ class PlainSession:
             rest: dict[int, Tensor] = {}
             if fed:
                 bill.admit(sum(map(len, fed.values())))
-                logits, _, _ = self._feed([self.prefix.root()] * len(fed), list(fed.values()))  # [B, L, V], left-padded
-                rest = {i: row[-len(fed[i]) :] for i, row in zip(fed, logits, strict=True)}
+                rest = dict(zip(fed, self._behind_prompt(list(fed.values())), strict=True))
             bill.charge(Usage(model_calls=1))
             values = [text_log_probs(ids, self.prefix.logits, rest.get(i)) for i, ids in enumerate(encoded)]
             return Work(values, bill.usage)
@@ -113,9 +112,13 @@ class PlainSession:
             output, rope_delta = self.backend.forward(**inputs, use_cache=True, logits_to_keep=1)
         if self.prompt.images and self.images.misses > seen:
             bill.charge(Usage(images_encoded=len(self.prompt.images)))
-        cache = output.past_key_values
+        self.prefix = self._read(output, inputs, rope_delta)
+
+    def _read(self, output: Any, inputs: dict[str, Tensor], rope_delta: int) -> Prefix:
+        """What is kept of a prompt's prefill."""
+        cache, length = output.past_key_values, inputs["input_ids"].shape[1]
         cross_mask = inputs.get("cross_attention_mask")
-        self.prefix = Prefix(
+        return Prefix(
             layers=[_layer(cache, index, output.logits) for index in range(len(cache.layers))],
             cross=self.backend.cross_layers,
             length=length,
@@ -143,12 +146,17 @@ class PlainSession:
         if () in missing:
             self.branches[()] = missing.pop(())
         if missing:
-            fed = [ids[branch.length :] for ids, branch in missing.items()]
-            logits, cache, widths = self._feed(list(missing.values()), fed)
-            for row, (ids, branch) in enumerate(missing.items()):
-                keep = self._own_places(branch.length, len(fed[row]), widths)
-                self.branches[ids] = Branch(harvest(cache, self.prefix, row, keep), len(ids), logits[row, -1])
+            self._compute(missing)
         return [self.branches[writing.wanted] for writing in writings]
+
+    def _compute(self, missing: dict[tuple[int, ...], Branch]) -> None:
+        """Adds branches, each from what is known of its beginning."""
+        assert self.prefix is not None
+        fed = [ids[branch.length :] for ids, branch in missing.items()]
+        logits, cache, widths = self._feed(list(missing.values()), fed)
+        for row, (ids, branch) in enumerate(missing.items()):
+            keep = self._own_places(branch.length, len(fed[row]), widths)
+            self.branches[ids] = Branch(harvest(cache, self.prefix, row, keep), len(ids), logits[row, -1])
 
     def _longest_known(self, candidate: Candidate, ids: tuple[int, ...]) -> Branch:
         """The candidate's own branch, else an ancestor's, else the bare prompt: as much as need not be computed."""
@@ -158,6 +166,12 @@ class PlainSession:
             if known is not None and known.length < len(ids):
                 return known
         return self.prefix.root()
+
+    def _behind_prompt(self, texts: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Logits [T, V] behind each token of each text."""
+        assert self.prefix is not None
+        logits, _, _ = self._feed([self.prefix.root()] * len(texts), texts)  # [B, L, V], left-padded
+        return [row[-len(text) :] for text, row in zip(texts, logits, strict=True)]
 
     def _own_places(self, own: int, fed: int, widths: tuple[int, int]) -> Tensor:
         """Where in the cache a row's own tokens are: the last ``own`` before and ``fed`` after the old end."""

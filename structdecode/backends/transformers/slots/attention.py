@@ -181,10 +181,16 @@ def text_configs(model: nn.Module) -> list[Any]:
 
 
 def slots_can_run(model: nn.Module) -> bool:
-    """Whether the text model attends fully and causally, and lets its attention be put in from outside."""
+    """Whether the text model attends fully and causally, lets its attention be put in from outside, and caches the keys
+    and values that it attends to.
+    """
     if not getattr(model, "_supports_attention_backend", False):
         return False
+    if any(hasattr(module, "sinks") for module in model.get_decoder().modules()):  # type: ignore[operator]
+        return False  # a share of the attention that goes to no token
     for config in text_configs(model):
+        if getattr(config, "kv_lora_rank", None):
+            return False  # latents are cached, and made keys and values behind the cache
         kinds = set(getattr(config, "layer_types", None) or ())
         window = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
         capped = getattr(config, "attn_logit_softcapping", None)

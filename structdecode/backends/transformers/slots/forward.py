@@ -278,7 +278,11 @@ class Forward:
             )  # fmt: skip
         for row, length in zip(rows, lengths, strict=True):
             row.filled += length
-        if every or len(last) == 1:
+        if every:
+            return logits
+        if logits.shape[1] != len(last):  # a forward that does not know `logits_to_keep` gives all
+            last = list(range(longest))
+        if len(last) == 1:
             return logits
         at = torch.tensor([last.index(length - 1) for length in lengths], device=device)
         return logits[torch.arange(len(rows), device=device), at][:, None]
