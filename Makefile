@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test law4 lint pocket card study bench bench-cpu bench-gpu clean
+.PHONY: help demo test law4 architectures lint pocket card study bench bench-cpu bench-gpu clean
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -21,6 +21,9 @@ test: $(STAMP) ## the whole test suite, a process a core (at most four)
 
 law4: $(STAMP) ## 200 questions with every strategy and verifier, in any company (about 90 minutes on 2 cores)
 	STRUCTDECODE_LAW4_QUESTIONS=200 $(BIN)/python -m pytest tests/test_determinism.py
+
+architectures: $(STAMP) ## every family of image-text models against its own generate: docs/architectures.md (about 15 minutes on 2 cores)
+	$(BIN)/python -m tests.families
 
 lint: $(STAMP) ## ruff and mypy --strict
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

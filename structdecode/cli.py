@@ -61,6 +61,9 @@ def generate(
     engine: Annotated[
         str, typer.Option(help="slots (one batch of all open rows) or plain (one request at a time).")
     ] = "slots",
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="First hold the engine against the model's own generate.")
+    ] = True,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that a checkpoint brings.")
     ] = False,
@@ -91,8 +94,9 @@ def generate(
     chosen_schema = find_schema(schema) if schema else None
     limits = Budget.parse(budget)
     backend = load_backend(
-        model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, engine=engine
-    )
+        model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, engine=engine,
+        check=check,
+    )  # fmt: skip
     options = {"schema": chosen_schema, "strategy": made, "budget": limits, "seed": seed}
     result = _run(prompt, backend, options, settings=repr(made), as_json=as_json, show_stages=show_stages)
     if trace is not None:

@@ -48,6 +48,9 @@ def compare(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     engine: Annotated[str, typer.Option(help="slots or plain.")] = "slots",
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="First hold the engine against the model's own generate.")
+    ] = True,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that a checkpoint brings.")
     ] = False,
@@ -94,7 +97,7 @@ def compare(
     try:
         failed = commands.compare(
             commands.study_of(study, options, source, model=model, judge=judge, seeds=seed or []), out, shard=part,
-            concurrency=concurrency, quiet=quiet, command=sys.argv, device=device, dtype=dtype, engine=engine,
+            concurrency=concurrency, quiet=quiet, command=sys.argv, device=device, dtype=dtype, engine=engine, check=check,
             trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, accept_changed_code=accept_changed_code,
         )  # fmt: skip
     except KeyboardInterrupt:

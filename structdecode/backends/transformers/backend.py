@@ -16,6 +16,7 @@ from structdecode.backends.transformers.loading import check_processor, load_mod
 from structdecode.backends.transformers.packing import pack_linears
 from structdecode.backends.transformers.plain.session import PlainSession
 from structdecode.backends.transformers.plain.stepwise import StepwiseSession, needs_steps
+from structdecode.backends.transformers.selfcheck import check_once
 from structdecode.backends.transformers.slots.attention import slots_can_run, text_configs
 from structdecode.backends.transformers.slots.forward import Forward
 from structdecode.backends.transformers.slots.prefixes import PrefixCache
@@ -57,9 +58,12 @@ class TransformersBackend:
         record_steps: on CUDA, record a decoding step as a CUDA graph and replay it while the rows stay the same.
         pack_weights: on a CPU in float32, multiply by a second copy of the weights that is laid out for few rows
             (where there is room for it); a step takes about half the time.
+        check: hold the engine against the model's own ``generate`` on a few tokens, once for each configuration in a
+            process (`selfcheck.py`).
 
     Raises:
-        ModelError: the processor takes no pictures or has no chat template.
+        ModelError: the processor takes no pictures or has no chat template, or the engine does not give what the
+            model gives.
         ConfigError: the engine is unknown or a limit below what makes sense.
     """
 
@@ -74,6 +78,7 @@ class TransformersBackend:
         prefix_cache_bytes: int = 1 << 30,
         pack_weights: bool = True,
         record_steps: bool = True,
+        check: bool = True,
     ) -> None:
         self.model, self.processor = model, processor
         self.name = name or str(getattr(model, "name_or_path", "") or type(model).__name__)
@@ -102,6 +107,8 @@ class TransformersBackend:
         look_every = LOOK_EVERY if on_cuda else 1
         self.scheduler = Scheduler(forward, self._borrowed, self.prefixes.clear, max_rows, look_every)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="structdecode-model")
+        if check:
+            check_once(self)
 
     @classmethod
     def load(
@@ -117,6 +124,7 @@ class TransformersBackend:
         prefix_cache_bytes: int = 1 << 30,
         pack_weights: bool = True,
         record_steps: bool = True,
+        check: bool = True,
     ) -> TransformersBackend:
         """Loads a checkpoint directory or hub name; ``device=None`` is CUDA where there is one. The rest as above.
 
@@ -130,7 +138,7 @@ class TransformersBackend:
         )
         return cls(
             model, processor, name, engine=engine, max_rows=max_rows, prefix_cache_bytes=prefix_cache_bytes,
-            pack_weights=pack_weights, record_steps=record_steps,
+            pack_weights=pack_weights, record_steps=record_steps, check=check,
         )  # fmt: skip
 
     def open(self, prompt: Prompt) -> AbstractAsyncContextManager[Session]:

@@ -86,6 +86,11 @@ class PrefixCache:
         self._known.clear()
         return had
 
+    def reset(self) -> None:
+        """As it was made: nothing known, nothing counted."""
+        self.clear()
+        self.hits = self.hit_tokens = 0
+
     @contextmanager
     def coming(self, ids: tuple[int, ...], images: tuple[str, ...]) -> Iterator[None]:
         """While this is open, prompts that share tokens with this one had better wait for it."""
