@@ -82,7 +82,7 @@ async def adecode(
     header = {
         "question": prompt.question, "images": [p.digest for p in prompt.images], "schema": schema.name,
         "stages": [s.name for s in schema.stages], "strategy": repr(search), "backend": backend.name,
-        "seed": seed, "sample_id": sample_id,
+        "seed": seed, "sample_id": sample_id, **_asked_by(backend),
     }  # fmt: skip
     trace = Trace(header, observer=observer)
     async with backend.open(schema.ask(prompt)) as session:
@@ -94,6 +94,12 @@ async def adecode(
         finally:
             await decoder.stop()
     return _result(ranked, schema, meter, trace, seed)
+
+
+def _asked_by(backend: Backend) -> dict[str, Any]:
+    """What the checkpoint itself asks of decoding (repetition penalty and the like), where it does."""
+    found = getattr(backend, "constraints", None)
+    return {"generation_config": dict(found)} if found else {}
 
 
 def decode(prompt: Prompt, *, backend: Backend, **options: Any) -> Result:

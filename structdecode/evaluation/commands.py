@@ -247,7 +247,8 @@ def _open_directory(
     there = read_study(out)
     if there["config"]["record_version"] < RECORD_VERSION:
         raise ConfigError(
-            f"{out}: was begun by an earlier version, which did not keep what code made its results: give another --out"
+            f"{out}: was begun by an earlier version, whose results may be others (records of form "
+            f"{there['config']['record_version']}, now {RECORD_VERSION}): give another --out"
         )
     differs = difference(there, study)
     if differs is not None:

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 import torch
 
+from structdecode.backends.transformers.constraints import check_constraints, constraints
 from structdecode.backends.transformers.encoding import Codec
 from structdecode.backends.transformers.loading import check_processor, load_model
 from structdecode.backends.transformers.packing import pack_linears
@@ -62,8 +63,8 @@ class TransformersBackend:
             process (`selfcheck.py`).
 
     Raises:
-        ModelError: the processor takes no pictures or has no chat template, or the engine does not give what the
-            model gives.
+        ModelError: the processor takes no pictures or has no chat template, ``generation_config`` asks for what is not done
+            here, or the engine does not give what the model gives.
         ConfigError: the engine is unknown or a limit below what makes sense.
     """
 
@@ -83,6 +84,7 @@ class TransformersBackend:
         self.model, self.processor = model, processor
         self.name = name or str(getattr(model, "name_or_path", "") or type(model).__name__)
         check_processor(processor, self.name)
+        check_constraints(model, self.name)
         self.codec = Codec(processor, model)
         self.image_token: int | None = getattr(model.config, "image_token_id", None)
         self.tower = vision_tower(model)
@@ -177,6 +179,11 @@ class TransformersBackend:
         release_team()
         begun = self._worker.submit(guarded)
         return await until_stopped(asyncio.wrap_future(begun), lambda: begun.cancel() or give_up())
+
+    @property
+    def constraints(self) -> dict[str, Any]:
+        """What the checkpoint's ``generation_config`` asks of drawing, and is done (for the trace)."""
+        return constraints(self.model)
 
     @property
     def running(self) -> Any:

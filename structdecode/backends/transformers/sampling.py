@@ -40,9 +40,13 @@ def draw(logits: Tensor, sampling: Sampling, uniform: Tensor) -> Tensor:
 
 
 def token_statistics(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each row's token: log-probability under the model itself, and KL(uniform || model). [B, V], [B] -> [B], [B]"""
+    """Of each row's token: log-probability under the model itself, and KL(uniform || model) over the tokens that the model
+    allows. [B, V], [B] -> [B], [B]
+    """
     log_probs = logits.log_softmax(-1)
-    certainty = -log_probs.mean(-1) - float(np.log(logits.shape[-1]))
+    masked = log_probs == -torch.inf  # some models forbid themselves tokens of pictures
+    allowed = logits.shape[-1] - masked.sum(-1)
+    certainty = -log_probs.masked_fill(masked, 0).sum(-1) / allowed - allowed.log()
     return log_probs.gather(-1, tokens[:, None]).squeeze(-1), certainty
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from structdecode.backends.transformers.constraints import Constraint
 from structdecode.backends.transformers.encoding import Codec
 from structdecode.protocols import Row
 from structdecode.tags import close_span, forced_prefix, stopped
@@ -48,6 +49,7 @@ class Writing:
     row: Row
     order: Order
     codec: Codec
+    constraint: Constraint | None = None
     ids: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
     certainties: list[float] = field(default_factory=list)

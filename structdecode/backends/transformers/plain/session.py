@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from structdecode.backends.transformers.constraints import Constraint, constrained, constraint
 from structdecode.backends.transformers.encoding import pad_left
 from structdecode.backends.transformers.plain.kv import Branch, Prefix, batch_cache, harvest
 from structdecode.backends.transformers.sampling import draw, text_log_probs, token_statistics, uniforms
@@ -33,6 +34,7 @@ class PlainSession:
         self.prefix: Prefix | None = None
         self.branches: dict[tuple[int, ...], Branch] = {}
         self.epoch = 0
+        self.constraint: Constraint | None = None
 
     # ------------------------------------------------------------------ the protocol
     async def extend(
@@ -50,8 +52,8 @@ class PlainSession:
         order, bill = Order(stage, sampling, force_begin, separator, stops, deadline), Tally(account)
 
         def work() -> Work[list[Span]]:
-            writings = [Writing(row, order, self.codec) for row in rows]
             self._prefill(bill)
+            writings = [Writing(row, order, self.codec, self.constraint) for row in rows]
             starts = self._start(writings, bill)
             bill.charge(Usage(model_calls=1))
             try:
@@ -105,6 +107,7 @@ class PlainSession:
         if self.prefix is not None:
             return
         inputs = self.codec.inputs(self.prompt)
+        self.constraint = constraint(self.backend.model, inputs)
         length = inputs["input_ids"].shape[1]
         bill.admit(length)
         seen = self.images.misses
@@ -218,7 +221,9 @@ class PlainSession:
                 writing.done |= late or step >= min(writing.row.max_tokens, room - branch.length)
             if all(writing.done for writing in writings):
                 break
-            tokens = draw(logits.float(), order.sampling, uniforms(generators, 1, logits.device)[:, 0])  # [B]
+            tokens = draw(
+                constrained(writings, logits.float()), order.sampling, uniforms(generators, 1, logits.device)[:, 0]
+            )  # [B]
             take(writings, tokens[None], *(v[None] for v in token_statistics(logits.float(), tokens)))
             if all(writing.done for writing in writings):
                 break

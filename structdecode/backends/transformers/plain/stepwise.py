@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from structdecode.backends.transformers.constraints import constrained
 from structdecode.backends.transformers.plain.session import PlainSession
 from structdecode.backends.transformers.sampling import draw, token_statistics, uniforms
 from structdecode.backends.transformers.writing import Order, Writing, take
@@ -140,7 +141,9 @@ class StepwiseSession(PlainSession):
             live, generators, logits = [live[i] for i in going], [generators[i] for i in going], logits[going]
             if not live:
                 return
-            tokens = draw(logits.float(), order.sampling, uniforms(generators, 1, logits.device)[:, 0])  # [n]
+            tokens = draw(
+                constrained(live, logits.float()), order.sampling, uniforms(generators, 1, logits.device)[:, 0]
+            )  # [n]
             take(live, tokens[None], *(v[None] for v in token_statistics(logits.float(), tokens)))
             going = [at for at, writing in enumerate(live) if not writing.done]
             state = self._leave(live, going, state)

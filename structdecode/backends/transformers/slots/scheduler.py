@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from structdecode.backends.transformers.constraints import constrained
 from structdecode.backends.transformers.memory import free_memory, out_of_memory
 from structdecode.backends.transformers.sampling import draw, token_statistics, uniforms
 from structdecode.backends.transformers.slots.forward import Forward, O, Slots
@@ -316,12 +317,14 @@ class Scheduler:
         """
         rows, logits = slots.rows, self._logits(slots.rows)
         steps = min(self.look_every, *(min(row.tokens_left, self.forward.room(row)) for row in rows))
+        if any(row.writing.constraint is not None for row in rows):
+            steps = 1  # what may be drawn depends on what was
         uniform = uniforms([row.generator for row in rows], steps, logits.device)  # [n, steps]
         drawn: list[tuple[Tensor, Tensor, Tensor]] = []
         for step in range(steps):
             if step:
                 logits = self.forward.step(slots, drawn[-1][0]).float()
-            tokens = self._draw(rows, logits, uniform[:, step])
+            tokens = self._draw(rows, constrained([row.writing for row in rows], logits), uniform[:, step])
             drawn.append((tokens, *token_statistics(logits, tokens)))
         take([row.writing for row in rows], *(torch.stack(each) for each in zip(*drawn, strict=True)))
         return drawn[-1][0]

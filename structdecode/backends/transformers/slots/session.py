@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from structdecode.backends.transformers.constraints import constraint
 from structdecode.backends.transformers.sampling import text_log_probs
 from structdecode.backends.transformers.slots.forward import Place, View
 from structdecode.backends.transformers.slots.kv import Segment
@@ -60,8 +61,10 @@ class SlotSession:
     ) -> Work[list[Span]]:
         order = Order(stage, sampling, force_begin, separator, stops, deadline)
         await self._read()
+        assert self.inputs is not None
+        bound = constraint(self.backend.model, self.inputs)
         return await self.backend.scheduler.run(
-            self._extend([Writing(row, order, self.codec) for row in rows], Tally(account))
+            self._extend([Writing(row, order, self.codec, bound) for row in rows], Tally(account))
         )
 
     async def log_probs(self, continuations: Sequence[str], *, account: Account = UNMETERED) -> Work[list[list[float]]]:

@@ -1,0 +1,84 @@
+"""What a checkpoint's ``generation_config`` asks of drawing besides temperature, top-k and top-p: repetition penalty,
+n-grams that may not repeat, suppressed tokens and the like, by transformers' own processors.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessorList
+
+from structdecode.errors import ModelError
+
+if TYPE_CHECKING:
+    from structdecode.backends.transformers.writing import Writing
+
+_HONOURED = {
+    "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "bad_words_ids": None, "sequence_bias": None, "min_length": 0,
+    "min_new_tokens": None, "suppress_tokens": None, "begin_suppress_tokens": None,
+    "exponential_decay_length_penalty": None,
+}  # fmt: skip
+"""Settings of ``generation_config`` that are obeyed, each with what means nothing. How tokens are sampled (``temperature``,
+``top_k``, ``top_p``, ``min_p`` and kin) is the stage's `Sampling` alone."""
+_REFUSED = {
+    "guidance_scale": 1.0, "watermarking_config": None, "encoder_repetition_penalty": 1.0,
+    "encoder_no_repeat_ngram_size": 0, "forced_eos_token_id": None,
+}  # fmt: skip
+
+
+def constraints(model: Any) -> dict[str, Any]:
+    """What the model's ``generation_config`` asks for, by setting; empty where drawing is free."""
+    return _given(model.generation_config, _HONOURED)
+
+
+def check_constraints(model: Any, name: str) -> None:
+    """Raises `ModelError` where ``generation_config`` asks for what is not done here."""
+    for setting, value in _given(model.generation_config, _REFUSED).items():
+        raise ModelError(
+            f"model {name!r}: its generation_config asks for {setting}={value!r}, which is not supported: "
+            f"set model.generation_config.{setting} = {_REFUSED[setting]!r}, or take it out of generation_config.json"
+        )
+
+
+def _given(config: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    values = {setting: getattr(config, setting, None) for setting in settings}
+    return {setting: value for setting, value in values.items() if value not in (None, [], settings[setting])}
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What rows behind one prompt may draw."""
+
+    processors: LogitsProcessorList
+    prompt: tuple[int, ...]
+
+    def __call__(self, writing: Writing, logits: Tensor) -> Tensor:
+        """[V] -> [V], of one row."""
+        ids = torch.tensor([(*self.prompt, *writing.wanted, *writing.ids)], device=logits.device)
+        found: Tensor = self.processors(ids, logits[None].clone())[0]
+        return found
+
+
+def constraint(model: Any, inputs: dict[str, Tensor]) -> Constraint | None:
+    """For one prompt; None where drawing is free."""
+    if not constraints(model):
+        return None
+    config = copy.deepcopy(model.generation_config)
+    config.do_sample = False
+    device, ids = model.device, inputs["input_ids"][0]
+    model._prepare_special_tokens(config, device=device)
+    processors = model._get_logits_processor(config, input_ids_seq_length=len(ids), device=device)
+    return Constraint(processors, tuple(ids.tolist()))
+
+
+def constrained(writings: Sequence[Writing], logits: Tensor) -> Tensor:
+    """What the rows draw from. [n, V] -> [n, V]; the model's own logits where nothing is asked for."""
+    if all(writing.constraint is None for writing in writings):
+        return logits
+    rows = zip(writings, logits, strict=True)
+    return torch.stack([row if w.constraint is None else w.constraint(w, row) for w, row in rows])
