@@ -50,21 +50,20 @@ class Subject:
             raise Wrong(f"log-probabilities off by {worst:.2g}")
 
 
-async def greedy(subject: Subject, prompt: Prompt, tokens: int = 24) -> None:
-    """Written in one go and in pieces by equal rows it is what `generate` writes."""
-    expected = subject.oracle.greedy(prompt, tokens)
-    for lengths, rows in (([tokens], 1), ([5, 7, tokens - 12], 2)):
+async def greedy(subject: Subject, prompt: Prompt, *ways: tuple[list[int], int]) -> None:
+    """Written in pieces of these lengths, by so many equal rows, it is what `generate` writes."""
+    expected = subject.oracle.greedy(prompt, sum(ways[0][0]))
+    for lengths, rows in ways:
         async with subject.backend.open(prompt) as session:
             candidate = Candidate()
             for length in lengths:
-                work = await session.extend(
-                    [Row(candidate, 0, length)] * rows, OPEN, sampling=Sampling(temperature=0, max_tokens=length)
-                )
+                sampling = Sampling(temperature=0, max_tokens=length)
+                work = await session.extend([Row(candidate, 0, length)] * rows, OPEN, sampling=sampling)
                 candidate = candidate.extended(work.value[-1], 0)
         if list(candidate.token_ids) != expected:
             same = sum(a == b for a, b in zip(candidate.token_ids, expected, strict=False))
             raise Wrong(f"{same} of {len(expected)} greedy tokens")
-        subject.agree(prompt, [candidate])
+    subject.agree(prompt, [candidate])
 
 
 async def forked(session: Session) -> list[Candidate]:
@@ -144,7 +143,7 @@ def about(question: str = QUESTION, *pictures: Image.Image) -> Prompt:
 
 Check = Callable[[Subject], Awaitable[None]]
 CHECKS: dict[str, Check] = {
-    "greedy": lambda s: greedy(s, about(QUESTION, WIDE)),
+    "greedy": lambda s: greedy(s, about(QUESTION, WIDE), ([24], 1), ([5, 7, 12], 2)),
     "forks": lambda s: forks(s, about(QUESTION, WIDE)),
     "many": lambda s: mixed(s, about(QUESTION, WIDE)),
     "judge": lambda s: judge(s, about(QUESTION, WIDE)),
@@ -152,6 +151,6 @@ CHECKS: dict[str, Check] = {
     "no picture": lambda s: forks(s, about()),
     "two pictures": lambda s: forks(s, about(QUESTION, WIDE, TALL)),
     "prefix cache": lambda s: cached(s, about(QUESTION, WIDE)),
-    "long answer": lambda s: greedy(s, about(QUESTION, WIDE), 60),
+    "long answer": lambda s: greedy(s, about(QUESTION, WIDE), ([25, 25], 1)),
     "long prompt": lambda s: forks(s, about(f"{QUESTION} {'One and one is two, a red square. ' * 12}", WIDE)),
 }

@@ -45,7 +45,10 @@ class Oracle:
         inputs = dict(
             self.processor(text=[text] * rows, images=pictures, add_special_tokens=False, return_tensors="pt")
         )
-        return {name: value for name, value in inputs.items() if name != "labels"}
+        return {name: self._placed(value) for name, value in inputs.items() if name != "labels"}
+
+    def _placed(self, value: Any) -> Any:
+        return value.to(self.model.dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
     def greedy(self, prompt: Prompt, tokens: int) -> list[int]:
         inputs = self.inputs(prompt)

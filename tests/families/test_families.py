@@ -8,17 +8,22 @@ from pathlib import Path
 import pytest
 import torch
 
+from structdecode.backends.transformers import TransformersBackend
 from structdecode.backends.transformers.backend import Engine
+from structdecode.backends.transformers.selfcheck import compare
 from tests.families.catalogue import FAMILIES
 from tests.families.run import examined
 
 pytest.importorskip("torchvision")
-ORDINARY = ("qwen3_vl", "internvl", "llava_onevision", "glm4v", "molmo2")
 USUAL = ("forks", "judge")
+ORDINARY = ("qwen3_vl", "internvl", "llava_onevision")
+WINDOWS = ("gemma3_mid", "llama4_mid")
+STATES = ("qwen3_5", "lfm2_vl", "kimi_k25", "gemma4_shared")
+OF_THEIR_OWN = ("video_llama_3", "paligemma", "mistral3")
+REFUSED = ("blip2",)
 CASES: list[tuple[str, Engine, tuple[str, ...]]] = [
     *((name, "slots", USUAL) for name in ORDINARY),
-    *((name, "slots", ("forks",)) for name in ("mistral3", "deepseek_vl", "gemma3_wide")),
-    ("qwen2_5_vl", "plain", ("forks",)),
+    *((name, "slots", ("forks",)) for name in (*WINDOWS, *STATES, *OF_THEIR_OWN, *REFUSED)),
 ]
 
 
@@ -36,3 +41,9 @@ def test_a_family_decodes_as_its_own_generate(
 ) -> None:
     outcome = examined(FAMILIES[name], FAMILIES[name].save(tmp_path), engine, checks)
     assert not outcome.wrong
+
+
+def test_the_self_check_looks_around_the_window(tmp_path: Path) -> None:
+    backend = TransformersBackend.load(FAMILIES["gemma3_mid"].save(tmp_path), check=False)
+    compared = compare(backend)
+    assert compared.tokens > 70 and compared.worst < 1e-3  # a short prompt alone gives some thirty

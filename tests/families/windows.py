@@ -42,7 +42,7 @@ def gemma4(window: int = 16, **more: Any) -> tuple[Any, Any]:
         vision_config={"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4,
                        "head_dim": 8, "patch_size": 14, "position_embedding_size": 64, "pooling_kernel_size": 2},
         text_config=text(tok, tie_word_embeddings=False, sliding_window=window, layer_types=SLIDING[:2] + SLIDING[:2], num_hidden_layers=4, rope_parameters=TWO_ROPES, global_head_dim=8,
-                         vocab_size_per_layer_input=len(tok), hidden_size_per_layer_input=8, **{"num_kv_shared_layers": 0, **more}),
+                         vocab_size_per_layer_input=len(tok) + 4, hidden_size_per_layer_input=8, **{"num_kv_shared_layers": 0, **more}),
     )  # fmt: skip
     pictures = part("Gemma4ImageProcessor", "gemma4")(patch_size=14, pooling_kernel_size=2, max_soft_tokens=70)
     videos = part("Gemma4VideoProcessor", "gemma4")(patch_size=14, pooling_kernel_size=2, max_soft_tokens=70)

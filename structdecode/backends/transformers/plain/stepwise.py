@@ -35,6 +35,7 @@ def needs_steps(model: nn.Module, text_configs: Sequence[Any]) -> bool:
         getattr(config, "num_kv_shared_layers", 0)
         or any(type(layer) is not DynamicLayer for layer in DynamicCache(config=config).layers)
         for config in text_configs
+        if hasattr(config, "num_hidden_layers")  # Chameleon's decoder holds its codebook's, too
     )
 
 
