@@ -45,10 +45,16 @@ class Outcome:
     accuracy: Accuracy | None
 
 
-def train(recipe: Recipe, out: str | Path, *, trust_remote_code: bool = False, quiet: bool = False) -> Outcome:
+def train(
+    recipe: Recipe, out: str | Path, *, trust_remote_code: bool = False, quiet: bool = False,
+    callbacks: tuple[Any, ...] = (),
+) -> Outcome:  # fmt: skip
     """Trains until the recipe is done, and writes model, card and curves into the run directory.
 
     Under `accelerate launch` every process calls it.
+
+    Args:
+        callbacks: more of transformers' callbacks.
 
     Raises:
         ConfigError: the directory was made with another recipe, or a setting makes no sense for the model.
@@ -68,6 +74,8 @@ def train(recipe: Recipe, out: str | Path, *, trust_remote_code: bool = False, q
     keep_settings(out / DATA, job.facts)
     if quiet:
         trainer.remove_callback(PrinterCallback)
+    for callback in callbacks:
+        trainer.add_callback(callback)
     last = checkpoints.last_checkpoint(Path(args.output_dir))
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     return _finish(trainer, out)

@@ -13,6 +13,7 @@ from structdecode.evaluation.types import Question
 from structdecode.training.buckets import BucketSampler, bucket_sampler
 from structdecode.training.sft.accuracy import Accuracy, staged_accuracy
 from structdecode.training.sft.recipe import Recipe
+from structdecode.training.sft.sharding import CheckSharded, shard_on_cpu
 from structdecode.types import Schema
 
 
@@ -48,8 +49,17 @@ class StagedTrainer(Trainer):
         self.sampler: BucketSampler | None = None
         super().__init__(
             model=job.model, args=args, data_collator=job.collator, train_dataset=job.train, eval_dataset=job.held_out,
-            processing_class=job.processor, callbacks=[_Epochs(self), *callbacks],
+            processing_class=job.processor, callbacks=[_Epochs(self), CheckSharded(), *callbacks],
         )  # fmt: skip
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        shard_on_cpu(self)
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **options: Any) -> Any:
+        if self.recipe.fsdp_options.get("activation_checkpointing"):  # a recomputed layer would add its keys again
+            inputs = {**inputs, "use_cache": False}
+        return super().compute_loss(model, inputs, *args, **options)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset = train_dataset if train_dataset is not None else self.train_dataset
@@ -142,5 +152,7 @@ def training_arguments(recipe: Recipe, out: Path) -> TrainingArguments:
         logging_strategy="steps", logging_steps=recipe.log_every, logging_first_step=False,
         save_strategy="steps", save_steps=recipe.save_every, save_total_limit=recipe.keep,
         report_to=["tensorboard"], remove_unused_columns=False, label_names=["labels"], prediction_loss_only=True,
-        dataloader_drop_last=False, ddp_find_unused_parameters=False, **workers, **fsdp,
+        dataloader_drop_last=False, **workers, **fsdp,
+        # rows without a picture leave the vision tower unused, and some towers have layers that nothing ever uses
+        ddp_find_unused_parameters=True,
     )  # fmt: skip
