@@ -203,7 +203,7 @@ def choices(found: Sequence[sd.Result], noise: float) -> dict[str, Any]:
             gaps = [(scored[best] - scored[p]) / max(1.0, abs(scored[best]), abs(scored[p])) for p in rivals]
             made += 1
             tied += min(gaps) <= resolution
-            left_open += any(abs(gap - resolution) <= 2 * noise for gap in gaps)
+            left_open += noise > 0 and any(abs(gap - resolution) <= 2 * noise for gap in gaps)
     return {"choices": made, "tied_at_the_resolution": tied, "left_open": left_open}
 
 
