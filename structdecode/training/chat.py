@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from structdecode.backends.transformers.templates import rendered
 from structdecode.errors import ModelError
 from structdecode.evaluation.data.problems import BadRow
 
@@ -123,7 +124,7 @@ class ChatRenderer:
 
     def _apply(self, messages: Sequence[Message], *, prompt: bool = False) -> str:
         try:
-            return str(self.processor.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt))
+            return rendered(self.processor, messages, generate=prompt)
         except Exception as error:  # a template raises whatever it likes
             first = str(error).strip().split("\n")[0]
             raise ModelError(f"the chat template refuses the chat: {type(error).__name__}: {first}") from error

@@ -197,10 +197,10 @@ def preference_text(row: Mapping[str, Any], processor: Any) -> Row:
     to stop in the middle of its answer. Here the prompt is rendered alone, as decoding does it, with the beginning
     behind it; ``chosen`` and ``rejected`` are one stage's text and nothing else, no end of turn among it.
     """
+    from structdecode.backends.transformers.templates import rendered
+
     user, *begun = row["prompt"]
     parts = [*({"type": "image"} for _ in row["images"]), {"type": "text", "text": user["content"]}]
-    text = processor.apply_chat_template(
-        [{"role": "user", "content": parts}], add_generation_prompt=True, tokenize=False
-    )
+    text = rendered(processor, [{"role": "user", "content": parts}])
     texts = {name: row[name][0]["content"] for name in ("chosen", "rejected")}
     return {**row, "prompt": text + "".join(turn["content"] for turn in begun), **texts}

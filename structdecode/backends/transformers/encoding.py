@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from structdecode.backends.transformers.templates import SECONDS, within
+from structdecode.backends.transformers.templates import SECONDS, rendered, within
 from structdecode.errors import PromptError
 from structdecode.types import Prompt
 
@@ -39,8 +39,7 @@ class Codec:
             PromptError: the chat template or the processor refuses it, or it is longer than the model's context.
         """
         try:
-            messages, render = self._messages(prompt), self.processor.apply_chat_template
-            text = within(SECONDS, lambda: render(messages, add_generation_prompt=True, tokenize=False))
+            text = within(SECONDS, lambda: rendered(self.processor, self._messages(prompt)))
             bos = self.tokenizer.bos_token
             batch = self.processor(
                 text=[text],

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_TOWERS = ("vision_model", "vision_tower", "visual", "vision_encoder", "image_tower")
+_TOWERS = ("vision_model", "vision_tower", "visual", "vision_encoder", "image_tower", "vqmodel")
 """What transformers' image-text models call the module that sees the pixels."""
 
 
@@ -47,7 +47,8 @@ class ImageMemory:
             self.misses += 1
             yield
             return
-        compute = tower.forward
+        name = "encode" if hasattr(tower, "encode") else "forward"  # tokenizers of pictures (VQ) are asked to encode
+        compute = getattr(tower, name)
 
         def remembered(*args: Any, **kwargs: Any) -> Any:
             key = _digest([*args, *(kwargs[name] for name in sorted(kwargs))])
@@ -56,15 +57,15 @@ class ImageMemory:
                 self.outputs[key] = compute(*args, **kwargs)
             return copy.copy(self.outputs[key])  # callers put their own fields into an output (Qwen does)
 
-        had_own = "forward" in vars(tower)
-        tower.forward = remembered
+        had_own = name in vars(tower)
+        setattr(tower, name, remembered)
         try:
             yield
         finally:
             if had_own:
-                tower.forward = compute
+                setattr(tower, name, compute)
             else:
-                del tower.forward
+                delattr(tower, name)
 
 
 def _digest(values: list[Any]) -> bytes:

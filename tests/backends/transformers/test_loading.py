@@ -170,3 +170,20 @@ def test_a_chat_template_without_end_is_given_up(asked: str, checkpoint: Path, m
     with pytest.raises(PromptError, match="EndlessTemplateError"):
         backend.codec.inputs(sd.Prompt("loop"))
     assert backend.codec.inputs(sd.Prompt("go on"))["input_ids"].shape[0] == 1
+
+
+@pytest.mark.parametrize("kind", ["parts", "texts"])
+def test_a_template_that_only_the_tokenizer_has(kind: str) -> None:
+    from structdecode.backends.transformers.templates import rendered
+    from tests.backends.transformers import tiny
+
+    _, processor = tiny.build("llava")
+    parts = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many?"}]}]
+    expected = rendered(processor, parts)
+    processor.chat_template = None
+    if kind == "texts":
+        processor.tokenizer.chat_template = (
+            "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}{% endfor %}"
+            "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+        )
+    assert rendered(processor, parts) == expected and "<image>How many?" in expected
