@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -20,11 +21,26 @@ class Measured(Protocol):
     pictures: NDArray[np.int64]
 
 
-def bucket_sampler(dataset: Measured, batch_size: int, seed: int) -> BucketSampler:
-    """With examples with and without a picture apart, where there are both: see `Collator`."""
-    with_picture = np.asarray(dataset.pictures) > 0
-    mixed = with_picture.any() and not with_picture.all()
-    return BucketSampler(dataset.lengths, batch_size, seed=seed, groups=with_picture if mixed else None)
+def bucket_sampler(dataset: Measured, batch_size: int, seed: int, *, by_count: bool = False) -> BucketSampler:
+    """With examples apart that may not share a batch: see `picture_groups`."""
+    return BucketSampler(dataset.lengths, batch_size, seed=seed, groups=picture_groups(dataset, by_count))
+
+
+def picture_groups(dataset: Measured, by_count: bool) -> NDArray[np.int64] | None:
+    """[N] the group of each example, None where all are of one: with and without a picture, or by how many."""
+    pictures = np.asarray(dataset.pictures)
+    groups = pictures if by_count else (pictures > 0).astype(np.int64)
+    return groups if len(np.unique(groups)) > 1 else None
+
+
+def counts_pictures(model: Any) -> bool:
+    """Whether a model's rows see the padding of others with more pictures.
+
+    So it is where text attends to pictures beside it (Mllama): transformers (5.23) masks what follows the
+    cross-attention, not its output, so places that no picture precedes attend to all slots of the batch alike.
+    """
+    forwards = (inspect.signature(module.forward).parameters for module in model.modules())
+    return any("cross_attention_mask" in parameters for parameters in forwards)
 
 
 class BucketSampler(Sampler[int]):
@@ -39,7 +55,7 @@ class BucketSampler(Sampler[int]):
         batch_size: of all processes together, so that those that wait for each other have batches of one length.
         pool: a large one pads less and shuffles less.
         groups: [N] of the examples; a batch never mixes two groups, and where a group does not fill its last batch some
-            of its examples come a second time in the epoch. Mllama needs ``groups=dataset.pictures > 0``: see `Collator`.
+            of its examples come a second time in the epoch. See `picture_groups`.
     """
 
     def __init__(

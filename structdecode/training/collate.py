@@ -32,13 +32,12 @@ class Collator:
     that the processor refuses) is left out of its batch with a warning, never cut.
     ``ConversationDataset.without_longer_than`` finds long ones before.
 
-    Mllama does not keep a row without a picture apart in a batch with pictures: transformers (5.23) masks what follows
-    its cross-attention, not the attention's output, so the row sees padding (Meta's own code masks both). A batch that
-    mixes the two is made all the same, with a warning; ``BucketSampler(groups=dataset.pictures > 0)`` makes none.
+    Mllama does not keep rows with different numbers of pictures apart (see `counts_pictures`). A batch that mixes them
+    is made all the same, with a warning; ``BucketSampler(groups=dataset.pictures)`` makes none.
 
     Attributes:
         rejected: "source: reason" of the examples left out so far, by this process.
-        mixed: whether a batch mixed examples with and without a picture for a model that does not keep them apart.
+        mixed: whether a batch mixed examples with different numbers of pictures for a model that does not keep them apart.
     """
 
     def __init__(
@@ -88,14 +87,14 @@ class Collator:
         return rendered, self.chat.tokens(rendered)
 
     def _warn_of_mixing(self, batch: dict[str, Tensor]) -> None:
-        """Once, where rows without a picture would attend to the padding of others' pictures."""
-        seen = batch.get("cross_attention_mask")
-        if self.mixed or seen is None or seen.flatten(1).any(dim=1).all():
+        """Once, where rows would attend to the padding of others' pictures."""
+        seen = batch.get("cross_attention_mask")  # [B, L, pictures, tiles]
+        if self.mixed or seen is None or seen.flatten(3).any(dim=3).any(dim=1).all():
             return
         self.mixed = True
         _log.warning(
-            "a batch mixes examples with and without a picture, and this model lets those without attend to padding: "
-            "use BucketSampler(groups=dataset.pictures > 0)"
+            "a batch mixes examples with different numbers of pictures, and this model lets those with fewer attend to "
+            "padding: use BucketSampler(groups=dataset.pictures)"
         )
 
     def _long(self, batch: dict[str, Tensor]) -> list[str]:

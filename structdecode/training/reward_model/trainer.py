@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
+from transformers import EvalPrediction, TrainerCallback, TrainingArguments
 
 from structdecode.training.buckets import bucket_sampler
+from structdecode.training.collate import IGNORED
+from structdecode.training.held_out import HeldOutTrainer
 from structdecode.training.reward_model.collate import StepCollator
 from structdecode.training.reward_model.measures import Scored, measured, with_errors
 from structdecode.training.reward_model.model import RewardModel
@@ -21,7 +23,7 @@ WEIGHTS = "trained.safetensors"
 """In a checkpoint: the weights that are trained, and no others."""
 
 
-class RewardTrainer(Trainer):  # type: ignore[misc]
+class RewardTrainer(HeldOutTrainer):
     """Batches of one length; held-out figures by stage. ``figures()`` has them with standard errors."""
 
     def __init__(
@@ -39,10 +41,10 @@ class RewardTrainer(Trainer):  # type: ignore[misc]
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset = train_dataset if train_dataset is not None else self.train_dataset
         step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return bucket_sampler(dataset, step, self.settings.seed)
+        return bucket_sampler(dataset, step, self.settings.seed, by_count=self.by_count)
 
-    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        return bucket_sampler(eval_dataset, self.args.eval_batch_size * self.args.world_size, seed=0)
+    def _places(self, labels: torch.Tensor) -> torch.Tensor:
+        return (labels != IGNORED).sum()
 
     def _measures(self, found: EvalPrediction) -> dict[str, float]:
         labels, kinds, rows = found.label_ids

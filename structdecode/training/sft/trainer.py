@@ -1,4 +1,4 @@
-"""transformers' Trainer with batches of one length and staged accuracy. Nothing of its loop is replaced."""
+"""transformers' Trainer with batches of one length, a held-out loss by token, and staged accuracy. Nothing of its loop is replaced."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText, Trainer, TrainerCallback, TrainingArguments
+from transformers import AutoModelForImageTextToText, TrainerCallback, TrainingArguments
 
 from structdecode.evaluation.types import Question
 from structdecode.training.buckets import BucketSampler, bucket_sampler
+from structdecode.training.collate import IGNORED
+from structdecode.training.held_out import HeldOutTrainer
 from structdecode.training.sft.accuracy import Accuracy, staged_accuracy
 from structdecode.training.sft.recipe import Recipe
 from structdecode.training.sft.sharding import CheckSharded, shard_on_cpu
@@ -41,7 +43,7 @@ class Job:
     trust_remote_code: bool = False
 
 
-class StagedTrainer(Trainer):
+class StagedTrainer(HeldOutTrainer):
     """Attributes: ``job``, ``recipe``, ``sampler`` (of the training data; None where the job has its own order)."""
 
     def __init__(self, job: Job, recipe: Recipe, args: TrainingArguments, callbacks: list[TrainerCallback]) -> None:
@@ -56,19 +58,21 @@ class StagedTrainer(Trainer):
         super().create_accelerator_and_postprocess()
         shard_on_cpu(self)
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **options: Any) -> Any:
+    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **options: Any) -> Any:
         if self.recipe.fsdp_options.get("activation_checkpointing"):  # a recomputed layer would add its keys again
             inputs = {**inputs, "use_cache": False}
-        return super().compute_loss(model, inputs, *args, **options)
+        if not model.training:
+            options["num_items_in_batch"] = None  # the mean of this batch of this process
+        return super().compute_loss(model, inputs, return_outputs, **options)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset = train_dataset if train_dataset is not None else self.train_dataset
         step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        self.sampler = bucket_sampler(dataset, step, self.recipe.seed)
+        self.sampler = bucket_sampler(dataset, step, self.recipe.seed, by_count=self.by_count)
         return self.sampler
 
-    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        return bucket_sampler(eval_dataset, self.args.eval_batch_size * self.args.world_size, seed=0)
+    def _places(self, labels: torch.Tensor) -> torch.Tensor:
+        return (labels[:, 1:] != IGNORED).sum()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Whole models through `from_pretrained`, strictly.

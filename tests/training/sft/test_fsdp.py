@@ -117,6 +117,7 @@ def test_two_whole_copies_train_rows_without_a_picture(tmp_path: Path, recipes: 
         assert {kind for rank in shards(out) for kind, _, _ in rank.values()} == {"Parameter"}
         if "lora" not in out.name:  # adapters' dropout is drawn anew in each process
             assert figures(out, "loss") == pytest.approx(figures(alone, "loss"), abs=1e-4)
+            assert figures(out, "eval_loss") == pytest.approx(figures(alone, "eval_loss"), abs=1e-4)
 
 
 def test_sharding_that_is_not_in_force_is_an_error(base: Path) -> None:
