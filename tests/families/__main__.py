@@ -39,7 +39,7 @@ every token that was written has to be that of a `generate` that is forced to wr
 The same is tried when a backend is made (`structdecode/backends/transformers/selfcheck.py`): some thirty tokens of
 forked, ragged rows behind a small picture, and around the model's window where it has one of 4096 tokens at most, once
 for each configuration in a process. A model that would be decoded otherwise, or not at all, is refused in one line. It
-takes half a second on the pocket model; models of more than a billion parameters on a CPU are tried on short text
+takes less than a second on the pocket model; models of more than a billion parameters on a CPU are tried on short text
 alone. `check=False` (`--no-check`) leaves it out, and `structdecode doctor --model M` shows what it found.
 """
 

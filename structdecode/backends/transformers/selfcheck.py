@@ -97,8 +97,9 @@ def compare(backend: TransformersBackend, thorough: bool = True) -> Comparison:
         return Comparison(why_not=reason)
     try:
         pairs: Pairs = []
-        for prompt, candidates in run_sync(_written(backend, thorough)):
-            pairs += _compared(backend, backend.codec.inputs(prompt), candidates)
+        written, reference = run_sync(_written(backend, thorough)), _reference(backend.model)
+        for prompt, candidates in written:
+            pairs += _compared(reference, backend.codec.inputs(prompt), candidates)
     except _NotComparableError as error:
         return Comparison(why_not=str(error))
     finally:
@@ -198,19 +199,24 @@ class _Forced(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter(1, tokens[:, None], 0.0)
 
 
-def _compared(backend: TransformersBackend, inputs: dict[str, Tensor], candidates: Sequence[Candidate]) -> Pairs:
+def _reference(model: Any) -> Any:
+    """A twin whose `generate` has no beams or penalties of its own."""
+    reference: Any = twin(model)
+    bos = getattr(model.generation_config, "bos_token_id", None)
+    reference.generation_config = GenerationConfig(pad_token_id=0, bos_token_id=bos)
+    return reference
+
+
+def _compared(reference: Any, inputs: dict[str, Tensor], candidates: Sequence[Candidate]) -> Pairs:
     """All rows at once; one at a time where that fails or is not alike, for some models repeat a prompt wrongly.
 
     Raises:
         _NotComparableError: `generate` fails.
     """
-    reference: Any = twin(backend.model)
-    bos = getattr(backend.model.generation_config, "bos_token_id", None)
-    reference.generation_config = GenerationConfig(pad_token_id=0, bos_token_id=bos)  # no beams or penalties of its own
     rows = [candidate.token_ids for candidate in candidates]
     try:
         pairs = _pairs(candidates, _forced(reference, inputs, rows))
-        if not _off(backend.model, pairs):
+        if not _off(reference, pairs):
             return pairs
     except Exception:  # whatever transformers raises
         pass

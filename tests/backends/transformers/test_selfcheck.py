@@ -9,10 +9,12 @@ import torch
 from PIL import Image
 from transformers import LlavaForConditionalGeneration
 
+from structdecode.assembly import load_backend
 from structdecode.backends.transformers import TransformersBackend, selfcheck
 from structdecode.backends.transformers.backend import Engine
 from structdecode.engine import decode
 from structdecode.errors import ModelError
+from structdecode.pocket import checkpoint_path
 from structdecode.types import Prompt
 from tests.backends.transformers import tiny
 from tests.backends.transformers.test_borrowing import state
@@ -89,6 +91,16 @@ def test_models_that_are_decoded_right_pass_and_stay_as_they_were(
     assert compared.worst < (1e-4 if dtype == torch.float32 else 1.0)
     assert state(model) == before and torch.equal(torch.random.get_rng_state(), drawn)
     assert backend.prefixes.hits == 0 and not backend.prefixes.clear()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_pocket_model_passes_here_and_is_not_checked_again_by_every_command(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = selfcheck.compare(TransformersBackend.load(checkpoint_path(), engine=engine, check=False))
+    assert compared.tokens > 15 and compared.worst < 1e-4
+    monkeypatch.setattr(selfcheck, "compare", lambda *_: pytest.fail("compared"))
+    load_backend(None, engine=engine)
 
 
 def test_a_configuration_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
