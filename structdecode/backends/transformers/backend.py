@@ -17,6 +17,7 @@ from structdecode.backends.transformers.loading import check_processor, load_mod
 from structdecode.backends.transformers.packing import pack_linears
 from structdecode.backends.transformers.plain.session import PlainSession
 from structdecode.backends.transformers.plain.stepwise import StepwiseSession, needs_steps
+from structdecode.backends.transformers.refusals import check_architecture
 from structdecode.backends.transformers.selfcheck import check_once
 from structdecode.backends.transformers.slots.attention import slots_can_run, text_configs
 from structdecode.backends.transformers.slots.forward import Forward
@@ -63,8 +64,9 @@ class TransformersBackend:
             process (`selfcheck.py`).
 
     Raises:
-        ModelError: the processor takes no pictures or has no chat template, ``generation_config`` asks for what is not done
-            here, or the engine does not give what the model gives.
+        ModelError: the processor takes no pictures or has no chat template, the architecture cannot be decoded from a
+            kept beginning (`refusals.py`), ``generation_config`` asks for what is not done here, or the engine does not
+            give what the model gives.
         ConfigError: the engine is unknown or a limit below what makes sense.
     """
 
@@ -84,6 +86,7 @@ class TransformersBackend:
         self.model, self.processor = model, processor
         self.name = name or str(getattr(model, "name_or_path", "") or type(model).__name__)
         check_processor(processor, self.name)
+        check_architecture(model, self.name)
         check_constraints(model, self.name)
         self.codec = Codec(processor, model)
         self.image_token: int | None = getattr(model.config, "image_token_id", None)
