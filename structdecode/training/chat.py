@@ -74,8 +74,14 @@ class ChatRenderer:
 
         Raises:
             ModelError: the template refuses the chat, or leaves turns out.
-            BadRow: it changes a text in it.
+            BadRow: it changes a text in it, or a text holds the model's own mark for a picture: the processor would
+                look for one more.
         """
+        for message in messages:
+            for part in message["content"]:
+                if self.image_token and part["type"] == "text" and self.image_token in part["text"]:
+                    problem = f"{self.image_token!r} in a text of the {message['role']}'s: take it out"
+                    raise BadRow("image-token-in-text", problem)
         texts = [part["text"] for m in messages for part in m["content"] if part["type"] == "text"]
         roles = [m["role"] for m in messages for part in m["content"] if part["type"] == "text"]
         if len(texts) != len(messages) or roles[-1:] != ["assistant"]:

@@ -286,6 +286,7 @@ def train_verifier(
         bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
     ] = False,
     max_length: Annotated[int | None, typer.Option(help="In tokens; longer answers are left out.")] = None,
+    max_left_out: Annotated[float, typer.Option(help="The share of rows that may be unusable.")] = 0.01,
     eval_every: Annotated[int, typer.Option(help="Steps between measurements; 0: at the end only.")] = 200,
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints; 0: none.")] = 200,
     keep: Annotated[int, typer.Option(help="Checkpoints that stay.")] = 2,
@@ -317,7 +318,7 @@ def train_verifier(
         language_modelling=language_modelling, sentences=sentences,
         held_out=held_out, epochs=epochs, max_steps=max_steps, batch_size=batch_size, accumulation=accumulation,
         lr=lr, warmup=warmup, weight_decay=weight_decay, lora_rank=lora_rank, lora_alpha=lora_alpha,
-        lora_dropout=lora_dropout, gradient_checkpointing=gradient_checkpointing, max_length=max_length,
+        lora_dropout=lora_dropout, gradient_checkpointing=gradient_checkpointing, max_length=max_length, max_left_out=max_left_out,
         eval_every=eval_every, save_every=save_every, keep=keep, log_every=log_every, workers=workers, seed=seed,
         trust_remote_code=trust_remote_code, quiet=quiet,
     )  # fmt: skip

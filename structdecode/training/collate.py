@@ -30,7 +30,7 @@ class Collator:
 
     An example that cannot be used (more than ``max_length`` tokens, an image mark of the model's in its text, a picture
     that the processor refuses) is left out of its batch with a warning, never cut.
-    ``ConversationDataset.without_longer_than`` finds long ones before.
+    ``ConversationDataset.usable`` finds such ones before.
 
     Mllama does not keep rows with different numbers of pictures apart (see `counts_pictures`). A batch that mixes them
     is made all the same, with a warning; ``BucketSampler(groups=dataset.pictures)`` makes none.
@@ -79,7 +79,6 @@ class Collator:
 
     def _encoded(self, example: Example) -> tuple[Rendered, Tokens] | None:
         try:
-            check_marks(example, self.chat.image_token)
             rendered = self.chat.render(example.messages)
         except BadRow as bad:
             self._reject(example, str(bad))
@@ -158,13 +157,3 @@ class Collator:
             trained = torch.tensor(tokens.trained[-tail:])
             labels[row, at[trained]] = ids[trained]
         return labels
-
-
-def check_marks(example: Example, image_token: str | None) -> None:
-    """Raises `BadRow` where a text holds the model's own mark for a picture: the processor would look for one more."""
-    for message in example.messages:
-        for part in message["content"]:
-            if image_token and part["type"] == "text" and image_token in part["text"]:
-                raise BadRow(
-                    "image-token-in-text", f"{image_token!r} in a text of the {message['role']}'s: take it out"
-                )

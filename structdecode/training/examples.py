@@ -7,12 +7,10 @@ read again on access, so a set of any size costs a few bytes a row, in each work
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from decimal import Decimal
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +28,14 @@ from structdecode.evaluation.types import Rejected
 from structdecode.images import ImageSource, load_picture
 from structdecode.schemas import LLAVA_O1
 from structdecode.training.chat import Message
+from structdecode.training.check import PictureDecoder
 from structdecode.training.conversations import Conversation, conversation_of
 from structdecode.training.lengths import TokenCounter
+from structdecode.training.usable import examined
 from structdecode.types import Schema
 
 _BYTES_A_TOKEN, _TOKENS_A_PICTURE = 4, 256
 """Rough figures for lengths that only decide which examples share a batch."""
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class Example:
 class ConversationDataset(Dataset[Example]):
     """The good rows of a file, in its order; bad ones are in ``rejected`` and left out.
 
-    Whether a picture is there and can be decoded is seen when it is needed.
+    Whether a picture is there and can be decoded is seen by `usable`, or when it is needed.
 
     Attributes:
         lengths: [N] roughly the tokens of each example; for `BucketSampler`.
@@ -126,50 +124,53 @@ class ConversationDataset(Dataset[Example]):
     def __getitem__(self, index: int) -> Example:
         """An example with its pictures decoded.
 
-        Where a picture cannot be used, the next example that can be read takes its place, and a warning says so:
-        a long run does not end for one file. `structdecode data check` finds such rows before.
-
         Raises:
-            DataError: no example has pictures that can be used, or the file changed.
+            DataError: a picture of it cannot be used (`usable` finds such rows before), or the file changed.
         """
-        first = range(len(self))[index]
-        for at in chain(range(first, len(self)), range(first)):
-            conversation = self.conversation(at)
-            try:
-                images = tuple(load_picture(self._source(cell)).image for cell in conversation.images)
-            except ImageError as error:
-                _log.warning("%s:%s: %s; the next example takes its place", self.path, conversation.line, error)
-                continue
-            where = f"{self.path}:{conversation.line}"
-            return Example(conversation.id, conversation.messages(self.schema), images, where)
-        raise DataError(f"{self.path}: no picture can be used: give the right folder of pictures")
+        conversation = self.conversation(index)
+        where = f"{self.path}:{conversation.line}"
+        try:
+            images = tuple(load_picture(self._source(cell)).image for cell in conversation.images)
+        except ImageError as error:
+            raise DataError(f"{where}: {error}: leave the row out (structdecode data check --fix)") from None
+        return Example(conversation.id, conversation.messages(self.schema), images, where)
 
     def _source(self, cell: Any) -> ImageSource:
         """Path or bytes. Raises `BadRow` where the cell names nothing that may be opened."""
         (source,) = _Named(self.images).sources(cell)
         return source
 
-    def without_longer_than(self, max_length: int, counter: TokenCounter) -> ConversationDataset:
-        """The same set without examples of more than ``max_length`` tokens, which are added to ``rejected``.
+    def usable(self, counter: TokenCounter, max_length: int | None = None) -> ConversationDataset:
+        """The same set without examples that a model cannot be trained on, which are added to ``rejected``.
 
-        ``lengths`` are exact afterwards. Headers of pictures are read for their size.
+        These are the ones with a picture that is not there or cannot be decoded, with a text that the chat template
+        or the processor does not take, and of more than ``max_length`` tokens. ``lengths`` are exact afterwards.
+
+        Raises:
+            DataError: none is left.
         """
-        kept, lengths, rejected = [], [], []
-        for index in range(len(self)):
-            conversation = self.conversation(index)
-            try:
-                length = counter.of_chat(conversation.messages(self.schema), self._sizes(conversation))
-                if length > max_length:
-                    raise BadRow("too-long", too_long(length, max_length))
-            except BadRow as bad:
-                rejected.append(bad.rejected(str(self.path), conversation.line))
-                continue
-            kept.append(index)
-            lengths.append(length)
-        if not kept:
-            raise DataError(f"{self.path}: no example has at most {max_length} tokens: raise max_length")
-        other = self.only(kept)
-        other.lengths, other.rejected = np.array(lengths, dtype=np.int64), [*self.rejected, *rejected]
+        decoder = PictureDecoder(self.images)
+
+        def sizes_of(index: int) -> list[tuple[int, int]]:
+            return [decoder.look(cell)[0] for cell in self.conversation(index).images]
+
+        def length_of(index: int, sizes: Sequence[tuple[int, int]]) -> int:
+            length = counter.of_chat(self.conversation(index).messages(self.schema), sizes)
+            if max_length is not None and length > max_length:
+                raise BadRow("too-long", too_long(length, max_length))
+            return length
+
+        found = examined(len(self), sizes_of, length_of)
+        bad = [
+            problem.rejected(str(self.path), int(line))
+            for line, problem in zip(self.lines, found, strict=True)
+            if isinstance(problem, BadRow)
+        ]
+        if len(bad) == len(found):
+            raise DataError(f"{self.path}: no row can be used; the first, line {bad[0].line}: {bad[0].message}")
+        other = self.only([index for index, length in enumerate(found) if not isinstance(length, BadRow)])
+        other.lengths = np.array([length for length in found if not isinstance(length, BadRow)], dtype=np.int64)
+        other.rejected = sorted([*self.rejected, *bad], key=lambda rejected: rejected.line or 0)
         return other
 
     def only(self, kept: Sequence[int] | NDArray[Any]) -> ConversationDataset:
@@ -178,13 +179,6 @@ class ConversationDataset(Dataset[Example]):
         other.lines, other.offsets = self.lines[kept], self.offsets[kept]
         other.lengths, other.pictures = self.lengths[kept], self.pictures[kept]
         return other
-
-    def _sizes(self, conversation: Conversation) -> list[tuple[int, int]]:
-        """Of the pictures; none where one cannot be read, which is found again, and said, on access."""
-        try:
-            return [upright_size(self._source(cell)) for cell in conversation.images]
-        except ImageError:
-            return []
 
 
 class _Named(Pictures):
@@ -196,17 +190,6 @@ class _Named(Pictures):
 
 def too_long(length: int, max_length: int) -> str:
     return f"{length} tokens, more than {max_length}: raise max_length, shorten it or leave it out"
-
-
-def upright_size(source: ImageSource) -> tuple[int, int]:
-    """Width and height of a stored picture as `load_picture` gives it; only its header is read."""
-    try:
-        with Image.open(source) if isinstance(source, str | Path) else load_picture(source).image as image:
-            turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientation: 5 to 8 lie on their side
-            return (image.height, image.width) if turned else (image.width, image.height)
-    except Exception as error:  # decoders raise anything on damaged bytes
-        name = source if isinstance(source, str | Path) else "a picture in the row"
-        raise ImageError(f"{name}: {error}") from None
 
 
 def line_starts(path: Path) -> NDArray[np.int64]:

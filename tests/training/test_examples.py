@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import pickle
 from pathlib import Path
 from typing import Any
@@ -99,15 +98,27 @@ def test_workers_read_the_same(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("image", ["cut.png", "nowhere.png", "text.png", "bomb.png"])
-def test_a_picture_that_cannot_be_used_does_not_end_a_run(
-    folder: Path, image: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    data = ConversationDataset(
-        write(folder, conversation(0), conversation(1, image=image), conversation(2), conversation(3, image=image))
-    )
-    with caplog.at_level(logging.WARNING):
-        assert [data[i].id for i in range(4)] == ["c0", "c2", "c2", "c0"]
-    assert "train.jsonl:2: " in caplog.text and image.split("/")[-1] in caplog.text
+def test_a_row_whose_picture_cannot_be_used_is_left_out_before_and_never_replaced(folder: Path, image: str) -> None:
+    from tests.training import processors
+
+    rows = [conversation(0), conversation(1, image=image), conversation(2), conversation(3, image=image)]
+    data = ConversationDataset(write(folder, *rows))
+    with pytest.raises(DataError, match=rf"train\.jsonl:2: .*{image}"):
+        data[1]
+    usable = data.usable(TokenCounter(processors.build("llava")[1]))
+    assert [usable[i].id for i in range(len(usable))] == ["c0", "c2"]
+    assert [rejected.line for rejected in usable.rejected] == [2, 4] and not data.rejected
+
+
+@pytest.mark.parametrize("architecture", ["mllama", "llava"])
+def test_a_row_that_holds_the_models_own_mark_is_left_out_before(folder: Path, architecture: str) -> None:
+    from tests.training import processors
+
+    processor = processors.build(architecture)[1]
+    marked = ANSWER.replace("dog", f"dog {processor.image_token}")
+    data = ConversationDataset(write(folder, conversation(0), conversation(1, marked)))
+    usable = data.usable(TokenCounter(processor))
+    assert len(usable) == 1 and [rejected.problem for rejected in usable.rejected] == ["image-token-in-text"]
 
 
 def test_mistakes_of_the_users_are_named(folder: Path) -> None:
@@ -115,7 +126,7 @@ def test_mistakes_of_the_users_are_named(folder: Path) -> None:
         ConversationDataset(folder / "none.jsonl")
     with pytest.raises(DataError, match="none of 1 rows is good"):
         ConversationDataset(write(folder, {"id": 1}))
-    with pytest.raises(DataError, match="no picture can be used"):
+    with pytest.raises(DataError, match=r"train\.jsonl:1: .*leave the row out"):
         ConversationDataset(write(folder, conversation(1)), images=folder / "elsewhere")[0]
     data = ConversationDataset(write(folder, conversation(1), conversation(2)))
     write(folder, conversation("other", ANSWER + ANSWER), conversation(2))
@@ -133,16 +144,16 @@ def test_lengths_without_pixels_are_those_of_the_batch(folder: Path, architectur
     data = ConversationDataset(write(folder, *rows))
     exact = [int(Collator(processor)([data[i]])["attention_mask"].sum()) for i in range(3)]
     counter = TokenCounter(processor)
-    assert data.without_longer_than(max(exact), counter).lengths.tolist() == exact
-    shorter = data.without_longer_than(max(exact) - 1, counter)
+    assert data.usable(counter, max(exact)).lengths.tolist() == exact
+    shorter = data.usable(counter, max(exact) - 1)
     assert [shorter[i].id for i in range(len(shorter))] == [
         d.id for d, n in zip(data, exact, strict=False) if n < max(exact)
     ]  # type: ignore[call-overload]
     assert {r.problem for r in shorter.rejected} == {"too-long"} and f"{max(exact)} tokens" in shorter.rejected[
         0
     ].message
-    with pytest.raises(DataError, match="no example has at most 3 tokens"):
-        data.without_longer_than(3, counter)
+    with pytest.raises(DataError, match=r"no row can be used; the first, line 1: .*more than 3"):
+        data.usable(counter, 3)
 
 
 LENGTHS = np.random.default_rng(0).integers(10, 2000, 1003)

@@ -6,19 +6,16 @@ A row is read once to be checked. What stays in memory is a byte offset, a lengt
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from torch.utils.data import Dataset
 
 from structdecode.errors import ConfigError, DataError, ImageError
@@ -29,13 +26,13 @@ from structdecode.evaluation.types import Rejected
 from structdecode.images import load_picture
 from structdecode.seeds import derive
 from structdecode.training.chat import Message
-from structdecode.training.examples import Example, line_starts
+from structdecode.training.examples import Example, line_starts, too_long
+from structdecode.training.lengths import TokenCounter
 from structdecode.training.reward_model.config import SEPARATOR, RewardConfig
+from structdecode.training.usable import Size, examined
 
 _BYTES_A_TOKEN, _TOKENS_A_PICTURE = 4, 256
 _SENTENCE = re.compile(r"[.!?](?=\s)")
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -99,13 +96,13 @@ class StepDataset(Dataset[StepExample]):
         self.rejected: list[Rejected] = []
         numbers: dict[str, int] = {}
         found: list[tuple[int, int, int, int, bool]] = []
-        known: dict[str, bool] = {}
+        self._known: dict[str, Size | BadRow] = {}
         for row in json_rows(self.path):
             if isinstance(row, Rejected):
                 self.rejected.append(row)
                 continue
             try:
-                step = self._checked(row, known)
+                step = self._checked(row)
             except BadRow as bad:
                 self.rejected.append(bad.rejected(str(self.path), row.line))
                 continue
@@ -123,14 +120,55 @@ class StepDataset(Dataset[StepExample]):
         self.offsets: NDArray[np.int64] = starts[self.lines - 1]
         self._of_question = _grouped(self.questions)
 
-    def _checked(self, row: Row, known: dict[str, bool]) -> StepRow:
+    def _checked(self, row: Row) -> StepRow:
         step = self._settled(read_step(row.cells, self.config))
         for image in step.images:
-            if image not in known:
-                known[image] = self._place(image).is_file()
-            if not known[image]:
-                raise BadRow("image-missing", f"image {shown_path(image)}: no such file: correct the path")
+            self._size(image)
         return step
+
+    def _size(self, image: str) -> Size:
+        """Of a picture, which is decoded once. Raises `BadRow` where it cannot be."""
+        if image not in self._known:
+            place = self._place(image)
+            try:
+                self._known[image] = load_picture(place).image.size
+            except ImageError as error:
+                there = place.is_file()
+                message = str(error) if there else f"image {shown_path(image)}: no such file: correct the path"
+                self._known[image] = BadRow("broken-image" if there else "image-missing", message)
+        found = self._known[image]
+        if isinstance(found, BadRow):
+            raise BadRow(found.problem, str(found))
+        return found
+
+    def usable(self, counter: TokenCounter, max_length: int | None = None) -> StepDataset:
+        """The same set without answers that the processor does not take or that have more than ``max_length`` tokens.
+
+        They are added to ``rejected``; ``lengths`` are exact afterwards. Raises `DataError` where none is left.
+        """
+
+        def sizes_of(index: int) -> list[Size]:
+            return [self._size(image) for image in self.step(index).images]
+
+        def length_of(index: int, sizes: Sequence[Size]) -> int:
+            step = self.step(index)
+            length = counter.of_chat(chat(step.asked, step.images, SEPARATOR.join(step.completions)), sizes)
+            if max_length is not None and length > max_length:
+                raise BadRow("too-long", too_long(length, max_length))
+            return length
+
+        found = examined(len(self), sizes_of, length_of)
+        bad = [
+            problem.rejected(str(self.path), int(line))
+            for line, problem in zip(self.lines, found, strict=True)
+            if isinstance(problem, BadRow)
+        ]
+        if len(bad) == len(found):
+            raise DataError(f"{self.path}: no row can be used; the first, line {bad[0].line}: {bad[0].message}")
+        other = self._only(np.array([not isinstance(length, BadRow) for length in found]))
+        other.lengths = np.array([length for length in found if not isinstance(length, BadRow)], dtype=np.int64)
+        other.rejected = sorted([*self.rejected, *bad], key=lambda rejected: rejected.line or 0)
+        return other
 
     def _settled(self, step: StepRow) -> StepRow:
         """With the last label that the file of outcomes has."""
@@ -155,23 +193,20 @@ class StepDataset(Dataset[StepExample]):
             raise DataError(f"{self.path}:{line}: the file changed since it was opened: start again") from None
 
     def __getitem__(self, index: int) -> StepExample:
-        """A row with its pictures decoded; the next one takes its place where they cannot be (a warning says so)."""
-        first = range(len(self))[index]
-        for at in chain(range(first, len(self)), range(first)):
-            step = self.step(at)
-            where = f"{self.path}:{int(self.lines[at])}"
-            try:
-                images = tuple(load_picture(self._place(image)).image for image in step.images)
-            except ImageError as error:
-                _log.warning("%s: %s; the next row takes its place", where, error)
-                continue
-            marks = stage_marks(step, self.config)
-            if self.sentences:
-                siblings = [self.step(i) for i in self._of_question[int(self.questions[at])]]
-                marks = tuple(sorted((*marks, *sentence_marks(step, siblings, self.config)), key=lambda m: m.end))
-            answer = SEPARATOR.join(step.completions)
-            return StepExample(step.question, chat(step.asked, images, answer), images, where, marks, at)
-        raise DataError(f"{self.path}: no picture can be used")
+        """A row with its pictures decoded. Raises `DataError` where they cannot be any more, or the file changed."""
+        index = range(len(self))[index]
+        step = self.step(index)
+        where = f"{self.path}:{int(self.lines[index])}"
+        try:
+            images = tuple(load_picture(self._place(image)).image for image in step.images)
+        except ImageError as error:
+            raise DataError(f"{where}: {error}: it changed since the rows were read") from None
+        marks = stage_marks(step, self.config)
+        if self.sentences:
+            siblings = [self.step(i) for i in self._of_question[int(self.questions[index])]]
+            marks = tuple(sorted((*marks, *sentence_marks(step, siblings, self.config)), key=lambda m: m.end))
+        answer = SEPARATOR.join(step.completions)
+        return StepExample(step.question, chat(step.asked, images, answer), images, where, marks, index)
 
     def parted(self, held_out: float, seed: int) -> tuple[StepDataset, StepDataset]:
         """(training, held out): all rows of a question are on one side.
@@ -256,7 +291,7 @@ def _texts(cells: Mapping[str, Any], name: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def chat(asked: str, images: Sequence[Image.Image], answer: str, history: Sequence[Message] = ()) -> list[Message]:
+def chat(asked: str, images: Sequence[object], answer: str, history: Sequence[Message] = ()) -> list[Message]:
     """For a chat template, as decoding makes it: pictures first in the first user turn."""
     messages = [*history, {"role": "user", "content": [{"type": "text", "text": asked}]}]
     at = next(number for number, message in enumerate(messages) if message["role"] == "user")

@@ -14,16 +14,18 @@ from transformers import set_seed
 from structdecode.assembly import find_schema
 from structdecode.errors import ConfigError, MissingExtraError
 from structdecode.evaluation.identity import versions
+from structdecode.training.lengths import TokenCounter
 from structdecode.training.reward_model.card import draw, write_card
 from structdecode.training.reward_model.collate import StepCollator
 from structdecode.training.reward_model.config import RewardConfig
-from structdecode.training.reward_model.model import choose_trained, from_base, merged, save
+from structdecode.training.reward_model.model import RewardModel, choose_trained, from_base, merged, save
 from structdecode.training.reward_model.rows import StepDataset
 from structdecode.training.reward_model.settings import Settings
 from structdecode.training.reward_model.trainer import RewardTrainer, training_arguments
 from structdecode.training.sft import checkpoints
 from structdecode.training.sft.directory import check_same, keep_settings, sha256
 from structdecode.training.sft.journal import Journal, read_journal
+from structdecode.training.usable import check_left_out, left_out
 
 SETTINGS, JOURNAL, CURVES, MODEL = "settings.yaml", "journal.jsonl", "curves.png", "model"
 """What a run directory holds, beside ``checkpoints/``. ``model/`` is there when all is done."""
@@ -58,13 +60,18 @@ def train(
         raise ConfigError(f"{out / MODEL} is there already: choose another --out, or remove it")
     config = RewardConfig.of(find_schema(settings.schema), likelihood=settings.likelihood, base_model=settings.model)
     data = StepDataset(settings.rows, config, sentences=settings.sentences, outcomes=settings.outcomes)
-    for bad in data.rejected[:5]:
-        _log.warning("left out: %s:%s: %s", bad.file, bad.line, bad.message)
-    facts = _facts(settings, data)
-    out.mkdir(parents=True, exist_ok=True)
-    belonging = {**asdict(settings), "sha256": facts["sha256"]}
+    belonging = {**asdict(settings), "sha256": sha256(data.path)}
     check_same(out / SETTINGS, belonging, "recipe")
-    trainer, processor = _trainer(settings, config, data, out, trust_remote_code, quiet, callbacks)
+    set_seed(settings.seed)
+    model, processor = from_base(
+        settings.model, likelihood=settings.likelihood, language_modelling=settings.language_modelling,
+        trust_remote_code=trust_remote_code, dtype=_dtype(settings),
+    )  # fmt: skip
+    data = data.usable(TokenCounter(processor), settings.max_length)
+    check_left_out(data.path, data.rejected, len(data), settings.max_left_out)
+    facts = {**_facts(settings, data), "sha256": belonging["sha256"]}
+    out.mkdir(parents=True, exist_ok=True)
+    trainer = _trainer(model, processor, settings, data, facts, out, quiet, callbacks)
     keep_settings(out / SETTINGS, belonging)
     last = checkpoints.last_checkpoint(out / "checkpoints")
     trainer.train(resume_from_checkpoint=str(last) if last else None)
@@ -72,15 +79,10 @@ def train(
 
 
 def _trainer(
-    settings: Settings, config: RewardConfig, data: StepDataset, out: Path, trust_remote_code: bool, quiet: bool,
-    callbacks: tuple[Any, ...],
-) -> tuple[RewardTrainer, Any]:  # fmt: skip
+    model: RewardModel, processor: Any, settings: Settings, data: StepDataset, facts: Mapping[str, Any], out: Path,
+    quiet: bool, callbacks: tuple[Any, ...],
+) -> RewardTrainer:  # fmt: skip
     train_rows, held_out = data.parted(settings.held_out, settings.seed)
-    set_seed(settings.seed)
-    model, processor = from_base(
-        settings.model, likelihood=settings.likelihood, language_modelling=settings.language_modelling,
-        trust_remote_code=trust_remote_code, dtype=_dtype(settings),
-    )  # fmt: skip
     choose_trained(model, settings)
     steps = settings.max_steps or math.ceil(
         settings.epochs * math.ceil(len(train_rows) / settings.batch_size) / settings.accumulation
@@ -92,11 +94,11 @@ def _trainer(
     args.disable_tqdm = quiet
     checkpoints.remove_torn(out / "checkpoints")
     done = checkpoints.step_of(checkpoints.last_checkpoint(out / "checkpoints"))
-    own = [checkpoints.MarkComplete(), Journal(out / JOURNAL, done), *callbacks]
+    own = [checkpoints.MarkComplete(), Journal(out / JOURNAL, done, {"data": facts}), *callbacks]
     collator = StepCollator(processor, max_length=settings.max_length)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     _log.info("%s parameters are trained, on %s answers, in %s steps", f"{trained:,}", f"{len(train_rows):,}", steps)
-    return RewardTrainer(model, settings, train_rows, held_out, collator, args, own), processor
+    return RewardTrainer(model, settings, train_rows, held_out, collator, args, own)
 
 
 def _dtype(settings: Settings) -> str:
@@ -108,8 +110,8 @@ def _dtype(settings: Settings) -> str:
 
 def _facts(settings: Settings, data: StepDataset) -> dict[str, Any]:
     return {
-        "rows": data.path.name, "sha256": sha256(data.path), "answers": len(data), "questions": len(data.names),
-        "left out": len(data.rejected), "held out": f"{settings.held_out:g} of the questions, by seed {settings.seed}",
+        "rows": data.path.name, "answers": len(data), "questions": len(data.names),
+        "left out": left_out(data.rejected, len(data)), "held out": f"{settings.held_out:g} of the questions, by seed {settings.seed}",
     }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ RANGES = {
     **dict.fromkeys(("max-steps", "eval-every", "save-every", "workers"), COUNT_OR_ZERO),
     **dict.fromkeys(("lr", "epochs", "held-out"), ABOVE_ZERO),
     **dict.fromkeys(("weight-decay", "language-modelling"), ZERO_OR_MORE),
-    "warmup": SHARE, "lora-dropout": BELOW_ONE, "seed": SEED,
+    "warmup": SHARE, "max-left-out": SHARE, "lora-dropout": BELOW_ONE, "seed": SEED,
 }  # fmt: skip
 """Of the settings that are numbers, by their options' names."""
 
@@ -47,6 +47,7 @@ class Settings:
         batch_size: answers in a batch; ``accumulation`` batches make up a step.
         warmup: a share of the steps. The learning rate then falls along a cosine.
         max_length: tokens; longer answers are left out.
+        max_left_out: the share of rows that may be left out for other reasons; above it the run ends.
         eval_every, save_every: in steps; 0: at the end only. keep: checkpoints that stay.
         workers: processes that read and decode pictures ahead.
     """
@@ -72,6 +73,7 @@ class Settings:
     lora_dropout: float = 0.05
     gradient_checkpointing: bool = False
     max_length: int | None = None
+    max_left_out: float = 0.01
     eval_every: int = 200
     save_every: int = 200
     keep: int = 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ from structdecode.training.sft.base import load_base
 from structdecode.training.sft.directory import sha256
 from structdecode.training.sft.recipe import Recipe
 from structdecode.training.sft.trainer import Job
+from structdecode.training.usable import check_left_out, left_out
 from structdecode.types import Schema
+
+_log = logging.getLogger(__name__)
 
 HELD_OUT = "held-out.jsonl"
 """In the run directory: the rows that were kept back, so that any other tool can measure on them too."""
@@ -37,16 +41,21 @@ def prepare(recipe: Recipe, out: Path, *, trust_remote_code: bool = False) -> Jo
     path, schema = Path(recipe.data), find_schema(recipe.schema)
     images = Path(recipe.images) if recipe.images else path.parent
     dataset = ConversationDataset(path, images=images, schema=schema)
-    train, held_out = parted(dataset, recipe, out / HELD_OUT)
     model, processor = load_base(recipe, schema, trust_remote_code=trust_remote_code)
-    if recipe.max_length:
-        counter = TokenCounter(processor)
-        train = train.without_longer_than(recipe.max_length, counter)
-        held_out = held_out.without_longer_than(recipe.max_length, counter)
+    counter = TokenCounter(processor)
+    _log.info("looking at %s rows and their pictures", f"{len(dataset):,}")
+    dataset = dataset.usable(counter, recipe.max_length)
+    check_left_out(path, dataset.rejected, len(dataset), recipe.max_left_out)
+    train, held_out = parted(dataset, recipe, out / HELD_OUT)
+    if isinstance(recipe.held_out, str):
+        held_out = held_out.usable(counter, recipe.max_length)
+        check_left_out(held_out.path, held_out.rejected, len(held_out), recipe.max_left_out)
     facts = {
         "data": path.name, "sha256": sha256(path), "examples": len(train), "held out": len(held_out),
-        "left out": len(train.rejected), "images": str(recipe.images or "beside the data"),
+        "left out": left_out(dataset.rejected, len(dataset)), "images": str(recipe.images or "beside the data"),
     }  # fmt: skip
+    if held_out.rejected:
+        facts["left out of held out"] = left_out(held_out.rejected, len(held_out))
     questions = questions_of(held_out.path, images, recipe.accuracy_questions, schema)
     collator = Collator(processor, max_length=recipe.max_length)
     return Job(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,14 @@ class Journal(TrainerCallback):
     Args:
         path: the JSONL file.
         done: the step that the run goes on from.
+        first: what is said of the data, in a line of its own before the first step.
     """
 
-    def __init__(self, path: Path, done: int) -> None:
+    def __init__(self, path: Path, done: int, first: Mapping[str, Any] | None = None) -> None:
         self.path = path
         kept = [line for line in read_journal(path) if line["step"] <= done] if done else []
+        if not kept and first:
+            kept = [{"step": 0, "seconds": 0.0, **first}]
         write_whole(path, "".join(_text(line) for line in kept))
         self.before = max((line["seconds"] for line in kept), default=0.0)
         self.started = time.monotonic()

@@ -10,7 +10,16 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from structdecode.errors import ConfigError, UnknownNameError
 from structdecode.reading import parse_yaml, read_text
-from structdecode.training.ranges import ABOVE_ZERO, BELOW_ONE, COUNT, COUNT_OR_ZERO, SEED, ZERO_OR_MORE, check_numbers
+from structdecode.training.ranges import (
+    ABOVE_ZERO,
+    BELOW_ONE,
+    COUNT,
+    COUNT_OR_ZERO,
+    SEED,
+    SHARE,
+    ZERO_OR_MORE,
+    check_numbers,
+)
 
 Method = Literal["full", "lora", "qlora"]
 Precision = Literal["fp32", "bf16"]
@@ -25,7 +34,7 @@ RANGES = {
     **dict.fromkeys(("eval_every", "accuracy_every", "accuracy_questions", "workers", "max_steps"), COUNT_OR_ZERO),
     **dict.fromkeys(("lr", "epochs", "held_out"), ABOVE_ZERO),
     **dict.fromkeys(("warmup", "weight_decay", "max_grad_norm"), ZERO_OR_MORE),
-    **dict.fromkeys(("lora_dropout", "betas"), BELOW_ONE), "seed": SEED,
+    **dict.fromkeys(("lora_dropout", "betas"), BELOW_ONE), "max_left_out": SHARE, "seed": SEED,
 }  # fmt: skip
 """Of the settings that are numbers."""
 
@@ -50,6 +59,7 @@ class Recipe:
         precision: ``bf16`` computes in bfloat16 (autocast); weights that are trained stay in float32.
         fsdp: shard weights, gradients and optimizer over the processes; ``fsdp_options`` as transformers has them.
         max_length: tokens; longer examples are left out.
+        max_left_out: the share of rows that may be left out for other reasons (no picture, say); above it the run ends.
         eval_every: steps between two measurements of the held-out loss; 0: at the end only.
         accuracy_every, accuracy_questions: staged accuracy, decoded with this project's engine on so many held-out
             questions; 0 questions: never.
@@ -88,6 +98,7 @@ class Recipe:
     fsdp: bool = False
     fsdp_options: Mapping[str, Any] = field(default_factory=dict)
     max_length: int | None = None
+    max_left_out: float = 0.01
     eval_every: int = 200
     eval_batch_size: int | None = None
     accuracy_every: int = 500

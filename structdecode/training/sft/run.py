@@ -90,7 +90,7 @@ def make_trainer(job: Job, recipe: Recipe, args: Any, out: Path) -> StagedTraine
     accuracy = MeasureAccuracy(recipe.accuracy_every)
     callbacks = [checkpoints.MarkComplete(), accuracy]
     if args.process_index == 0:
-        callbacks.append(Journal(out / JOURNAL, done))
+        callbacks.append(Journal(out / JOURNAL, done, {"data": job.facts}))
     try:
         with _environment("TENSORBOARD_LOGGING_DIR", str(out / "tensorboard")):  # the only way to tell transformers
             trainer = (job.trainer or StagedTrainer)(job, recipe, args, callbacks)

@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from structdecode.errors import ConfigError, UnknownNameError
+from structdecode.errors import ConfigError, DataError, UnknownNameError
 from structdecode.training.reward_model.config import HEAD, RewardConfig
 from structdecode.training.reward_model.model import from_base, load
 from structdecode.training.reward_model.run import train
@@ -137,3 +137,19 @@ def test_wrong_settings() -> None:
         Settings("r.jsonl", method="ful")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="batch-size must be above 0, not 0"):
         Settings("r.jsonl", batch_size=0)
+
+
+def test_rows_that_cannot_be_used_are_counted_and_too_many_end_the_run(rows: Path, tmp_path: Path) -> None:
+    lines = rows.read_text().splitlines()
+    place = tmp_path / "set"
+    place.mkdir()
+    for picture in rows.parent.glob("*.png"):
+        (place / picture.name).write_bytes(picture.read_bytes() if picture.name != "3.png" else b"\x89PNG")
+    lines[0] = lines[0].replace("</SUMMARY>", "<|image|> </SUMMARY>")
+    (place / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    given = {"save_every": 0, "max_steps": 1, "batch_size": 1}
+    counted = r"4 of 120 rows \(3 broken-image, 1 image-token-in-text\)"
+    with pytest.raises(DataError, match=rf"{counted} cannot be used, more than max_left_out \(1 %\)"):
+        train(settings(place / "rows.jsonl", **given), tmp_path / "run", quiet=True)
+    done = train(settings(place / "rows.jsonl", max_left_out=0.1, **given), tmp_path / "run", quiet=True)
+    assert "| left out | 4 of 120 rows" in (done.model / "README.md").read_text()

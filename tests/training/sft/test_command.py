@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from structdecode.cli import app, main
+from structdecode.training.sft.journal import read_journal
 from tests.borders.commands import command, full_disk
 from tests.training.sft import sets
 
@@ -97,6 +98,33 @@ def test_numbers_out_of_range(
     name = option.replace("-", "_") if command == "train" else option
     assert f"{name} must be {wanted}" in refused(*words)
     assert not (tmp_path / "run").exists()
+
+
+def test_rows_that_cannot_be_used_are_counted_and_too_many_end_the_run(
+    tmp_path: Path, recipe_file: Any, refused: Refused, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = sets.write_set(tmp_path / "set", 24, text_only=6)
+    (tmp_path / "empty").mkdir()
+    path, out = str(recipe_file(data=str(data), epochs=1, accuracy_questions=0)), tmp_path / "run"
+    told = refused("train", "--recipe", path, "--images", str(tmp_path / "empty"), "--out", str(out))
+    assert "18 of 24 rows (18 image-missing) cannot be used, more than max_left_out (1 %); the first, line 1: " in told
+    assert not (out / "journal.jsonl").exists()
+
+    lines = data.read_text().splitlines()
+    lines[20] = lines[20].replace("</SUMMARY>", "<|image|></SUMMARY>")
+    lines[2] = "{"
+    (tmp_path / "set" / "images" / "5.png").write_bytes(b"\x89PNG")
+    data.write_text("\n".join(lines) + "\n")
+    words = ["train", "--recipe", path, "--out", str(out), "--quiet", "--set", "batch_size=1", "--set", "log_every=1"]
+    assert "3 of 24 rows" in refused(*words)
+    done = runner.invoke(app, [*words, "--set", "max_left_out=0.2"])
+    assert done.exit_code == 0, done.output
+    counted = "3 of 24 rows (1 bad-json, 1 not-an-image, 1 image-token-in-text)"
+    assert f"| left out | {counted} |" in (out / "model" / "README.md").read_text()
+    journal = read_journal(out / "journal.jsonl")
+    assert journal[0]["step"] == 0 and journal[0]["data"]["left out"] == counted
+    assert len([row for row in journal if "loss" in row]) == journal[0]["data"]["examples"] == 17
+    assert f"left out: {counted}" in caplog.text
 
 
 def test_adapters_are_merged_where_nothing_is_yet(tmp_path: Path, recipe_file: Any, refused: Refused) -> None:
