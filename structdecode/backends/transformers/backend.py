@@ -13,6 +13,7 @@ import torch
 
 from structdecode.backends.transformers.constraints import check_constraints, constraints
 from structdecode.backends.transformers.encoding import Codec
+from structdecode.backends.transformers.failures import model_failure
 from structdecode.backends.transformers.loading import check_processor, load_model
 from structdecode.backends.transformers.packing import pack_linears
 from structdecode.backends.transformers.plain.session import PlainSession
@@ -165,7 +166,7 @@ class TransformersBackend:
         Cancelled, it calls ``give_up`` (or does not begin) and ends when the work has ended.
 
         Raises:
-            ModelError: the weights were overwritten meanwhile.
+            ModelError: the model failed on it, or its weights were overwritten meanwhile.
         """
 
         def guarded() -> T:
@@ -176,6 +177,9 @@ class TransformersBackend:
                     if self._borrowed.overwritten():
                         raise changed_midway()
                     return done
+            except Exception as error:
+                failure = model_failure(error)
+                raise failure from failure.__cause__
             finally:
                 release_team()
 

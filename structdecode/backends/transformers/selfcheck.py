@@ -22,6 +22,8 @@ from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList
 from transformers import __version__ as transformers_version
 
+from structdecode.backends.transformers.failures import ModelFailedError
+from structdecode.backends.transformers.memory import out_of_memory
 from structdecode.backends.transformers.slots.attention import text_configs
 from structdecode.backends.transformers.threads import release_team
 from structdecode.backends.transformers.twin import twin
@@ -147,12 +149,13 @@ async def _written(backend: TransformersBackend, thorough: bool) -> list[tuple[P
         if error.__cause__ is None:  # longer than the context, say
             raise _NotComparableError(str(error)) from error
         raise ModelError(f"model {backend.name!r}: {error}") from error
-    except StructdecodeError:
-        raise
-    except torch.OutOfMemoryError as error:
-        raise _NotComparableError("there is no memory for it") from error
     except Exception as error:
-        raise ModelError(f"{_what(backend)} fails: {_first_line(error)}; {_remedy(backend)}") from error
+        cause = error.__cause__ if isinstance(error, ModelFailedError) else error
+        if isinstance(cause, StructdecodeError) or not isinstance(cause, Exception):
+            raise
+        if out_of_memory(cause):
+            raise _NotComparableError("there is no memory for it") from error
+        raise ModelError(f"{_what(backend)} fails: {_first_line(cause)}; {_remedy(backend)}") from error
 
 
 def _window(backend: TransformersBackend) -> int:

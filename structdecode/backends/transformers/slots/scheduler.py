@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from structdecode.backends.transformers.constraints import constrained
+from structdecode.backends.transformers.failures import model_failure
 from structdecode.backends.transformers.memory import free_memory, out_of_memory
 from structdecode.backends.transformers.sampling import draw, token_statistics, uniforms
 from structdecode.backends.transformers.slots.forward import Forward, O, Slots
@@ -83,7 +84,7 @@ class Scheduler:
         """The generator's return value. Cancelled, its rows end with the next step, and so does this.
 
         Raises:
-            whatever the generator raises, and what the model raises on its work.
+            ModelError: what the model raises on its work. Besides, whatever the generator raises.
         """
         loop = asyncio.get_running_loop()
         job = _Job(steps, loop.create_future(), loop)
@@ -157,7 +158,7 @@ class Scheduler:
         except Exception as error:  # the model itself failed: every open request was part of the batch
             if out_of_memory(error) and self._shrink():
                 return
-            self._fail(error)
+            self._fail(model_failure(error))
 
     def _advance(self, job: _Job) -> None:
         try:

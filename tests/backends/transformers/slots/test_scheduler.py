@@ -13,11 +13,13 @@ from PIL import Image
 
 from structdecode import registry
 from structdecode.backends.transformers import TransformersBackend
+from structdecode.backends.transformers.backend import Engine
 from structdecode.backends.transformers.slots import scheduler
 from structdecode.backends.transformers.slots.kv import Pool
 from structdecode.budget import Budget, Meter, Usage
 from structdecode.decoder import MeteredDecoder
 from structdecode.engine import adecode, decode_many
+from structdecode.errors import ModelError
 from structdecode.protocols import Row
 from structdecode.trace import Trace
 from structdecode.types import Candidate, Prompt, Sampling, Schema, Stage
@@ -187,12 +189,29 @@ def test_rows_wait_for_memory_while_others_run(picture: Image.Image, monkeypatch
     assert answers(backend(), prompts) == expected
 
 
-def test_a_failing_model_fails_the_question_and_not_the_backend(picture: Image.Image) -> None:
-    built = backend()
+@pytest.mark.parametrize("engine", ["slots", "plain"])
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (IndexError("index 9 is out of bounds\nand more"), "the model failed: IndexError: index 9 is out of bounds; "),
+        (TypeError("'NoneType' object is not subscriptable"), "the model failed: TypeError: 'NoneType' object"),
+        (torch.OutOfMemoryError("CUDA out of memory.\nTried to"), "the model ran out of memory: lower max_rows"),
+    ],
+)
+def test_a_failing_model_fails_the_question_in_one_line_and_not_the_backend(
+    picture: Image.Image, engine: Engine, error: Exception, said: str
+) -> None:
+    built = TransformersBackend(*tiny.build("mllama"), engine=engine)
     forward = built.forward
-    built.forward = lambda **inputs: 1 / 0  # type: ignore[assignment, method-assign]
-    with pytest.raises(ZeroDivisionError):
+
+    def failing(**_: Any) -> Any:
+        raise error
+
+    built.forward = failing  # type: ignore[method-assign]
+    with pytest.raises(ModelError) as caught:
         asyncio.run(adecode(Prompt("?", [picture]), backend=built, schema=SHORT))
+    assert str(caught.value).startswith(said) and "\n" not in str(caught.value)
+    assert caught.value.__cause__ is error
     built.forward = forward  # type: ignore[method-assign]
     assert asyncio.run(adecode(Prompt("?", [picture]), backend=built, schema=SHORT)).best is not None
 
