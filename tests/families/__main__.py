@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import sys
-import warnings
-from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from transformers.utils import logging
 
 from tests.families.catalogue import FAMILIES
 from tests.families.checks import CHECKS
-from tests.families.run import ENGINES, Outcome, examined
+from tests.families.run import Outcome, quiet, under_both_engines
 
 PAGE = Path(__file__).parents[2] / "docs" / "architectures.md"
 INTRODUCTION = """# Architectures
@@ -45,41 +44,27 @@ alone. `check=False` (`--no-check`) leaves it out, and `structdecode doctor --mo
 
 
 def main(names: list[str]) -> int:
-    warnings.simplefilter("ignore")
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    torch.set_num_threads(1)
-    outcomes: list[Outcome] = []
+    outcomes: dict[str, list[Outcome]] = {}
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
+    workers = ProcessPoolExecutor(min(os.cpu_count() or 1, 4), get_context("spawn"), quiet)
+    with workers, Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=len(names))
-        for name in names:
-            progress.update(task, description=name)
-            for outcome in both(name):
-                outcomes.append(outcome)
-                for line in outcome.wrong:
-                    progress.console.print(line, markup=False, highlight=False)
-            progress.advance(task)
+        for done in as_completed([workers.submit(under_both_engines, name) for name in names]):
+            found = done.result()
+            outcomes[found[0].family] = found
+            progress.update(task, description=found[0].family, advance=1)
+            for line in [line for outcome in found for line in outcome.wrong]:
+                progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
     if set(names) == set(FAMILIES):
-        PAGE.write_text(page(outcomes), encoding="utf-8")
+        PAGE.write_text(page([outcomes[name] for name in names]), encoding="utf-8")
         console.print(f"{PAGE} is written")
-    wrong = sum(bool(outcome.wrong) for outcome in outcomes)
-    console.print(f"{len(names)} families, {len(outcomes)} runs, {wrong} with a failed check")
+    wrong = sum(any(outcome.wrong for outcome in found) for found in outcomes.values())
+    console.print(f"{len(names)} families, {wrong} with a failed check")
     return int(wrong > 0)
 
 
-def both(name: str) -> Iterable[Outcome]:
-    """Under both engines, or once where one is not there for the family."""
-    with FAMILIES[name].saved() as directory:
-        for engine in ENGINES:
-            outcome = examined(FAMILIES[name], Path(directory), engine)
-            yield outcome
-            if outcome.engine != engine:
-                return
-
-
-def page(outcomes: list[Outcome]) -> str:
+def page(families: list[list[Outcome]]) -> str:
     versions = ", ".join(
         f"{name} {importlib.metadata.version(name)}" for name in ("structdecode", "torch", "transformers")
     )
@@ -88,8 +73,8 @@ def page(outcomes: list[Outcome]) -> str:
     lines.append(f"| family | model | layers | engine | {' | '.join(names)} | seconds |")
     lines.append("| --- " * (len(names) + 5) + "|")
     refusals = []
-    for name in dict.fromkeys(outcome.family for outcome in outcomes):
-        first, *rest = [outcome for outcome in outcomes if outcome.family == name]
+    for first, *rest in families:
+        name = first.family
         seconds = sum(outcome.seconds for outcome in (first, *rest))
         if first.refusal:
             refusals.append(f"- `{name}`: {first.refusal}")

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+from transformers.utils import logging
+
 from structdecode.backends.transformers import TransformersBackend
 from structdecode.backends.transformers.backend import Engine
 from structdecode.errors import ModelError, PromptError
-from tests.families.catalogue import Family
+from tests.families.catalogue import FAMILIES, Family
 from tests.families.checks import CHECKS, Subject, Wrong
 from tests.families.oracle import Oracle
 
@@ -44,6 +48,25 @@ class Outcome:
             for name, cell in self.cells.items()
             if cell not in ("ok", "refused")
         ]
+
+
+def quiet() -> None:
+    """In each worker: one thread, and nothing said but what is wrong."""
+    warnings.simplefilter("ignore")
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    torch.set_num_threads(1)
+
+
+def under_both_engines(name: str) -> list[Outcome]:
+    """All checks of a family; once where one of the engines is not there for it."""
+    found: list[Outcome] = []
+    with FAMILIES[name].saved() as directory:
+        for engine in ENGINES:
+            found.append(examined(FAMILIES[name], Path(directory), engine))
+            if found[-1].engine != engine:
+                break
+    return found
 
 
 def examined(family: Family, directory: Path, asked: Engine, checks: Sequence[str] = tuple(CHECKS)) -> Outcome:

@@ -66,7 +66,7 @@ def check_size(config: Any, directory: Path) -> None:
     sizes = _tensor_sizes(directory)
     for place, settings in _sections(config.to_dict()):
         for name, value in settings.items():
-            if isinstance(value, int) and _LAYERS.fullmatch(name) and sizes and value > len(sizes):
+            if isinstance(value, int) and _LAYERS.fullmatch(str(name)) and sizes and value > len(sizes):
                 raise ModelError(
                     f"model {directory}: config.json: {place}{name} is {value:,}, but there are {len(sizes):,} tensors"
                 )

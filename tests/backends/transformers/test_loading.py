@@ -9,9 +9,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from transformers import AriaConfig
 
 import structdecode as sd
 from structdecode.backends.transformers import TransformersBackend
+from structdecode.backends.transformers.checkpoint import check_size
 from structdecode.errors import ConfigError, ModelError, PromptError
 from structdecode.pocket import checkpoint_path
 
@@ -187,3 +189,9 @@ def test_a_template_that_only_the_tokenizer_has(kind: str) -> None:
             "{% if add_generation_prompt %}<|assistant|>{% endif %}"
         )
     assert rendered(processor, parts) == expected and "<image>How many?" in expected
+
+
+def test_settings_with_numbers_for_names_are_no_layers(tmp_path: Path) -> None:
+    """Aria's table of queries by patches."""
+    layers = {"num_hidden_layers": 1}
+    check_size(AriaConfig(text_config=layers, vision_config=layers, projector_patch_to_query_dict={4: 2}), tmp_path)
