@@ -188,8 +188,8 @@ class _Judge:
         if images > 1:
             yield BadRow("several-images", f"{images} pictures")
         first, *later = (pair.marks for pair in conversation.pairs)
-        if first not in (0, images) or any(later):
-            yield BadRow("image-mark", f"{first + sum(later)} image marks in the questions for {images} pictures")
+        if any(later) and first + sum(later) == images:
+            yield BadRow("image-mark", f"{sum(later)} of {images} image marks are in later questions")
 
     def _doubles(self, conversation: Conversation, digests: list[str]) -> Iterator[BadRow]:
         if conversation.id:

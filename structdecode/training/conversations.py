@@ -14,13 +14,11 @@ from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from structdecode.evaluation.data.llava import read_stages
+from structdecode.evaluation.data.pictures import IMAGE_MARK, check_image_marks, picture_cells
 from structdecode.evaluation.data.problems import BadRow, kind_of, shown
 from structdecode.evaluation.data.rows import Row, checked_text, plain_text, text_cell
 from structdecode.schemas import LLAVA_O1
 from structdecode.types import Schema
-
-IMAGE_MARK = "<image>"
-"""LLaVA's mark for where a picture goes. It is taken out: the chat template puts the pictures in their place."""
 
 NO_IMAGE, NO_FOLDER = "(no image)", "(no folder)"
 """Sources of rows that name none: without a picture, and with one that is in no folder."""
@@ -83,7 +81,9 @@ def examine(row: Row, schema: Schema = LLAVA_O1) -> tuple[Conversation | None, l
     turns = _attempt(problems, partial(read_turns, row.cells), list[str]())
     if not turns:
         return None, problems
-    images = image_cells(row.cells)
+    images = _attempt(problems, partial(picture_cells, row.cells), tuple[Any, ...]())
+    marks = sum(human.count(IMAGE_MARK) for human in turns[::2])
+    _attempt(problems, partial(check_image_marks, marks, len(images)), None)
     pairs = []
     for number, (human, gpt) in enumerate(zip(turns[::2], turns[1::2], strict=True), start=1):
         question = human.replace(IMAGE_MARK, "").strip()
@@ -92,7 +92,7 @@ def examine(row: Row, schema: Schema = LLAVA_O1) -> tuple[Conversation | None, l
         where = f"answer {number}: " if len(turns) > 2 else ""
         stages = _attempt(problems, partial(_stages, gpt, schema, bool(images)), dict[str, str](), where)
         pairs.append(Pair(question, gpt.strip(), stages, human.count(IMAGE_MARK)))
-    return Conversation(name, tuple(pairs), images, source_of(row.cells), row.line), problems
+    return Conversation(name, tuple(pairs), images, source_of(row.cells, images), row.line), problems
 
 
 def _attempt(problems: list[BadRow], read: Callable[[], T], default: T, where: str = "") -> T:
@@ -144,19 +144,11 @@ def read_turns(cells: Mapping[str, Any]) -> list[str]:
     return texts
 
 
-def image_cells(cells: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What names pictures: nothing, one path, or a list."""
-    value = cells.get("image")
-    values: Sequence[Any] = value if isinstance(value, list) else [value]
-    return tuple(v for v in values if v is not None and not (isinstance(v, str) and not v.strip()))
-
-
-def source_of(cells: Mapping[str, Any]) -> str:
+def source_of(cells: Mapping[str, Any], images: Sequence[Any]) -> str:
     """Where a row came from: its field ``source``, else the first folder of its picture's path."""
     given = cells.get("source")
     if isinstance(given, str) and given.strip():
         return given.strip()
-    images = image_cells(cells)
     if not images:
         return NO_IMAGE
     first = images[0]

@@ -39,6 +39,9 @@ KINDS: dict[str, Kind] = {
     "text-outside-tags": Kind(True, "the model would learn to write outside of its stages: move the text into a stage"),
     "empty-stage": Kind(True, "the model would learn to skip the stage: fill it in or drop the row"),
     "image-missing": Kind(True, "correct the path, or give the folder that paths are relative to with --images"),
+    "mark-without-image": Kind(True, "name the picture under image (or images), or take the <image> mark out"),
+    "image-without-mark": Kind(True, "give each picture its <image> mark in the question, or take all marks out"),
+    "two-image-fields": Kind(True, "name the pictures under image or under images, not under both"),
     "no-image-folder": Kind(True, "give the folder with --images"),
     "path-escape": Kind(True, "the path leaves the folder of pictures: move the picture, or give --images"),
     "bad-path": Kind(True, "no file can have this name: correct it"),
@@ -56,7 +59,9 @@ KINDS: dict[str, Kind] = {
     "rewritten-text": Kind(True, "the model's chat template changes the text (a </think> in it?): take that out"),
     "duplicate-content": Kind(False, "same picture, questions and answers as an earlier row: --fix keeps the first"),
     "several-images": Kind(False, "LLaVA-CoT has one picture a row: see that the model was trained for several"),
-    "image-mark": Kind(False, "<image> belongs once a picture into the first question; marks are taken out"),
+    "image-mark": Kind(
+        False, "<image> belongs into the first question, where the pictures are put; marks are taken out"
+    ),
     "special-token-in-text": Kind(False, "the tokenizer reads it as a control token: take it out unless it is meant"),
 }
 """By the names that readers of rows, stages and pictures use, and those that `check` adds."""

@@ -37,7 +37,8 @@ def write(folder: Path, *rows: dict[str, Any] | bytes, end: bytes = b"\n") -> Pa
 
 
 def two_pairs(name: str, image: str | None) -> dict[str, Any]:
-    turns = [{"from": "human", "value": "<image>\nWas ist das? é"}, {"from": "gpt", "value": f" {ANSWER}\n"}]
+    asked = ("<image>\n" if image else "") + "Was ist das? é"
+    turns = [{"from": "human", "value": asked}, {"from": "gpt", "value": f" {ANSWER}\n"}]
     turns += [{"from": "human", "value": "And now?"}, {"from": "gpt", "value": ANSWER.replace("dog", "cat")}]
     return {"id": name, **({"image": image} if image else {}), "conversations": turns}
 

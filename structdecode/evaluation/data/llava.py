@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from structdecode import tags
-from structdecode.evaluation.data.pictures import Pictures
+from structdecode.evaluation.data.pictures import IMAGE_MARK, Pictures, check_image_marks, picture_cells
 from structdecode.evaluation.data.problems import BadRow, kind_of, shown
 from structdecode.evaluation.data.rows import Row, checked_text, plain_text, text_cell
 from structdecode.evaluation.types import Question
@@ -31,8 +31,9 @@ def question_of(row: Row, file: str, pictures: Pictures) -> Question:
         raise BadRow("missing-field", "no 'id': add one")
     name = plain_text("id", cells["id"])
     human, gpt = _first_turns(cells)
-    text = human.replace("<image>", "").strip()  # LLaVA's mark for where the picture goes; it is passed beside the text
-    images = pictures.sources(cells.get("image"))
+    text = human.replace(IMAGE_MARK, "").strip()
+    images = pictures.sources(picture_cells(cells))
+    check_image_marks(_marks(cells["conversations"]), len(images))
     stages = read_stages(gpt, LLAVA_O1, with_image=bool(images))
     return Question(
         id=name,
@@ -62,6 +63,12 @@ def _first_turns(cells: Mapping[str, Any]) -> tuple[str, str]:
             )
         texts.append(text_cell(turn, "value"))
     return texts[0], texts[1]
+
+
+def _marks(turns: list[Any]) -> int:
+    """In the questions of all turns, as far as they can be read."""
+    asked = (turn.get("value") for turn in turns if isinstance(turn, dict) and turn.get("from") == "human")
+    return sum(text.count(IMAGE_MARK) for text in asked if isinstance(text, str))
 
 
 def read_stages(text: str, schema: Schema, *, with_image: bool) -> dict[str, str]:

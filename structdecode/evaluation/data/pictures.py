@@ -7,14 +7,52 @@ import binascii
 import io
 import os
 import warnings
+from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from structdecode.evaluation.data.problems import BadRow, kind_of, shown_path
+from structdecode.evaluation.data.problems import BadRow, kind_of, shown, shown_path
 from structdecode.images import MAX_PIXELS, ImageSource
+
+IMAGE_MARK = "<image>"
+"""LLaVA's mark for where a picture goes. It is taken out: pictures are passed beside the text."""
+
+IMAGE_FIELDS = ("image", "images")
+
+
+def picture_cells(cells: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What names a row's pictures, under one of `IMAGE_FIELDS`: nothing, one, or a list. Empty texts name none.
+
+    Raises:
+        BadRow: two fields name different pictures.
+    """
+    found = [_named(cells.get(field)) for field in IMAGE_FIELDS]
+    if all(found) and found[0] != found[1]:
+        raise BadRow("two-image-fields", f"image is {shown(cells['image'])} and images {shown(cells['images'])}")
+    return found[0] or found[1]
+
+
+def _named(value: Any) -> tuple[Any, ...]:
+    values = value if isinstance(value, list | tuple) else [value]
+    return tuple(v for v in values if v is not None and not (isinstance(v, str) and not v.strip()))
+
+
+def check_image_marks(marks: int, pictures: int) -> None:
+    """Pictures need no marks; where there are any, there is one for each.
+
+    Args:
+        marks: how often `IMAGE_MARK` is in the row's questions. pictures: how many it names.
+
+    Raises:
+        BadRow: the row says that there is a picture and names none, or names one that no mark stands for.
+    """
+    if marks > pictures:
+        raise BadRow("mark-without-image", f"{IMAGE_MARK} is there {marks} times, for {pictures} pictures")
+    if 0 < marks < pictures:
+        raise BadRow("image-without-mark", f"{pictures} pictures, and {IMAGE_MARK} is there {marks} times")
 
 
 class Pictures:

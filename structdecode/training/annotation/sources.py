@@ -11,7 +11,7 @@ from typing import Any
 
 from structdecode.errors import ConfigError, DataError
 from structdecode.evaluation.data import files, hub, vqa
-from structdecode.evaluation.data.pictures import Pictures
+from structdecode.evaluation.data.pictures import IMAGE_MARK, Pictures, check_image_marks, picture_cells
 from structdecode.evaluation.data.problems import BadRow, kind_of, shown
 from structdecode.evaluation.data.rows import Row, checked_text, plain_text, text_cell
 from structdecode.evaluation.types import Question, Rejected
@@ -214,11 +214,12 @@ def _item(
     if cells.get("conversations") is not None:
         name = cells.get("id")
         turns = _conversation(cells["conversations"], file, row.line, hint)
-        images = pictures.sources(cells.get("image"))
+        images = pictures.sources(picture_cells(cells))
     else:
         question = vqa.question_of(row, file, pictures, columns)
         name = columns.get(cells, "id")
         turns, images = (Turn(replace(question, images=()), question.text, hint),), question.images
+    check_image_marks(sum(turn.asked.count(IMAGE_MARK) for turn in turns), len(images))
     if len(images) > 1:
         raise BadRow("several-images", f"{len(images)} pictures: LLaVA-CoT data have one a record")
     item_id = f"{source.name}-{row.line}" if name is None else plain_text("id", name)
@@ -248,7 +249,7 @@ def _conversation(turns: Any, file: str, line: int, hint: str) -> tuple[Turn, ..
 
 def _turn(human: Mapping[str, Any], gpt: Mapping[str, Any], where: str, hint: str) -> Turn:
     asked = text_cell(human, "value")
-    text = checked_text("the question", asked.replace("<image>", "").strip())
+    text = checked_text("the question", asked.replace(IMAGE_MARK, "").strip())
     standard = text_cell(gpt, "value").strip()
     concluded = _CONCLUSION.search(standard)
     answer = concluded[1].strip() if concluded else standard

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 
 from structdecode.errors import ConfigError, DataError, ImageError
 from structdecode.evaluation.data.files import json_rows
+from structdecode.evaluation.data.pictures import IMAGE_MARK, check_image_marks, picture_cells
 from structdecode.evaluation.data.problems import BadRow, kind_of, shown, shown_path
 from structdecode.evaluation.data.rows import Row
 from structdecode.evaluation.types import Rejected
@@ -262,7 +263,9 @@ def read_step(cells: Mapping[str, Any], config: RewardConfig) -> StepRow:
     if not isinstance(asked, str) or not asked.strip():
         raise BadRow("missing-field", f"prompt is {kind_of(asked)}, not a text: export it with --to prm")
     completions, stages = _texts(cells, "completions"), _texts(cells, "stages")
-    labels, images = cells.get("labels"), _texts(cells, "images") if cells.get("images") else ()
+    labels, images = cells.get("labels"), _texts({"images": list(picture_cells(cells))}, "images")
+    check_image_marks(asked.count(IMAGE_MARK), len(images))
+    asked = asked.replace(IMAGE_MARK, "").strip()
     if not isinstance(labels, list) or not all(isinstance(label, bool) for label in labels):
         raise BadRow("wrong-type", f"labels are {kind_of(labels)}, not a list of true and false")
     if not completions or not len(completions) == len(stages) == len(labels):
