@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from structdecode.backends.transformers.controls import Escaper, control_tokens
 from structdecode.backends.transformers.templates import SECONDS, rendered, within
 from structdecode.errors import PromptError
 from structdecode.types import Prompt
@@ -27,6 +28,7 @@ class Codec:
         self.end_of_text = frozenset(_as_list(model.generation_config.eos_token_id)) | frozenset(
             _as_list(self.tokenizer.eos_token_id)
         )
+        self._as_text = Escaper(control_tokens(processor, model.config))
         text_config = model.config.get_text_config()
         self._may_end: dict[tuple[int, str], bool] = {}
         self._encoded = lru_cache(_REMEMBERED)(self._encode)  # several threads ask
@@ -64,9 +66,10 @@ class Codec:
 
     def _messages(self, prompt: Prompt) -> list[dict[str, Any]]:
         messages: list[dict[str, Any]] = [
-            {"role": turn.role, "content": [{"type": "text", "text": turn.text}]} for turn in prompt.history
+            {"role": turn.role, "content": [{"type": "text", "text": self._as_text(turn.text)}]}
+            for turn in prompt.history
         ]
-        messages.append({"role": "user", "content": [{"type": "text", "text": prompt.question}]})
+        messages.append({"role": "user", "content": [{"type": "text", "text": self._as_text(prompt.question)}]})
         first = next(message for message in messages if message["role"] == "user")
         first["content"] = [{"type": "image"} for _ in prompt.images] + first["content"]
         return messages

@@ -80,9 +80,11 @@ def test_truncated_weights(checkpoint: Path) -> None:
 
 def test_prompts_that_do_not_fit() -> None:
     backend = TransformersBackend.load(str(checkpoint_path()))
-    for question, message in (("red " * 600, "context"), ("What is <|image|> that?", "refuses the prompt")):
-        with pytest.raises(PromptError, match=message):
-            sd.decode(sd.Prompt(question), backend=backend)
+    with pytest.raises(PromptError, match="context"):
+        sd.decode(sd.Prompt("red " * 600), backend=backend)
+    backend.processor.chat_template = "{{ raise_exception('not that') }}"
+    with pytest.raises(PromptError, match="refuses the prompt: TemplateError: not that"):
+        sd.decode(sd.Prompt("What is that?"), backend=backend)
 
 
 def test_device_and_dtype() -> None:
