@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from structdecode.backends.transformers.loading import load_model, load_processor
@@ -115,8 +116,36 @@ def merge(
     )
     if (Path(adapter) / "tokenizer_config.json").is_file():
         processor = load_processor(adapter)
-        if len(processor.tokenizer) > model.get_output_embeddings().out_features + 1:  # Mllama's image token has no row
-            grow(model, len(processor.tokenizer))
+    rows, layer = _rows(adapter, model), model.get_output_embeddings() or model.get_input_embeddings()
+    if rows is not None and rows != len(layer.weight):
+        grow(model, rows)
     merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    say_whether_tied(merged)
     merged.save_pretrained(str(out))
     processor.save_pretrained(str(out))
+
+
+def _rows(adapter: str | Path, model: Any) -> int | None:
+    """For how many tokens the output layer (else the embeddings) was saved with the adapters; None where it was not.
+
+    A tokenizer does not tell: models have rows to spare, and Mllama's image token has none in its output layer.
+    """
+    from peft import load_peft_weights
+
+    layer = model.get_output_embeddings() or model.get_input_embeddings()
+    name = next(name for name, module in model.named_modules() if module is layer)
+    saved = load_peft_weights(str(adapter), device="cpu")
+    return next((len(weight) for key, weight in saved.items() if key.endswith(f"{name}.weight")), None)
+
+
+def say_whether_tied(model: Any) -> None:
+    """A model whose output layer is no longer its input embeddings must not be read back as if it were.
+
+    Adapters save both where both are trained (as they are for new tags), each with what it learned.
+    """
+    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if head is None or torch.equal(embeddings.weight, head.weight):
+        return
+    for config in (model.config, model.config.get_text_config()):
+        if getattr(config, "tie_word_embeddings", False):
+            config.tie_word_embeddings = False

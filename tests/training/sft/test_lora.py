@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from itertools import islice
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from PIL import Image
 from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText
 
 from structdecode.backends.transformers import TransformersBackend
 from structdecode.engine import decode
@@ -20,8 +23,9 @@ from structdecode.schemas import LLAVA_O1
 from structdecode.strategies.best_of_n import BestOfN
 from structdecode.training.sft.adapters import language_linears, merge
 from structdecode.training.sft.base import load_base
-from structdecode.training.sft.recipe import load_recipe
+from structdecode.training.sft.recipe import Recipe, load_recipe
 from structdecode.training.sft.run import train
+from structdecode.training.sft.tags import grow
 from structdecode.types import Prompt
 from structdecode.verifiers.log_prob import LogProb
 from tests.training import processors
@@ -77,6 +81,41 @@ def test_adapters_go_on_the_language_model_and_nowhere_else(name: str) -> None:
     ]
     layers = [n for n in linears if ".layers." in n and not any(word in n for word in ("vision", "visual"))]
     assert sorted(chosen) == sorted(layers)
+
+
+@pytest.mark.parametrize("spare", [0, 7, 9])
+@pytest.mark.parametrize(("name", "tied"), [("mllama", False), ("llava", False), ("llava", True)])
+def test_new_tags_are_merged_whatever_rows_a_model_has_to_spare(
+    tmp_path: Path, name: str, spare: int, tied: bool
+) -> None:
+    """8 tags; the tokenizer has 320 tokens, and the base model as many rows or some more."""
+    model, processor = processors.build(name)
+    if tied:
+        model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = True
+        model.tie_weights()
+    if spare:
+        grow(model, 320 + spare)
+    model.to(torch.float32).save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    recipe = Recipe(model=str(tmp_path / "base"), method="lora", special_tags=True, precision="fp32")
+    trained, processor = load_base(recipe, LLAVA_O1)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    trained.save_pretrained(tmp_path / "adapter")
+    processor.save_pretrained(tmp_path / "adapter")
+    merge(tmp_path / "adapter", tmp_path / "merged")
+    again = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged").eval()
+    chat = processors.chat("How many?", "<SUMMARY> red </SUMMARY> 2", images=1)
+    text = processor.apply_chat_template(chat, tokenize=False)
+    inputs = processor(text=[text], images=[[Image.new("RGB", (40, 60), (90, 9, 9))]], return_tensors="pt")
+    with torch.inference_mode():
+        expected, found = trained.eval()(**inputs).logits, again(**inputs).logits
+    assert found.shape == expected.shape and torch.allclose(found, expected, atol=1e-4)
+    same = again.get_input_embeddings().weight is again.get_output_embeddings().weight
+    assert not same and not json.loads((tmp_path / "merged" / "config.json").read_text()).get("tie_word_embeddings")
 
 
 def test_merging_says_what_is_missing(tmp_path: Path, recipe_file: Any) -> None:
