@@ -5,6 +5,7 @@ n-grams that may not repeat, suppressed tokens and the like, by transformers' ow
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -50,17 +51,18 @@ def _given(config: Any, settings: dict[str, Any]) -> dict[str, Any]:
     return {setting: value for setting, value in values.items() if value not in (None, [], settings[setting])}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Constraint:
-    """What rows behind one prompt may draw."""
+    """What rows behind one prompt may draw. ``prompt``: its tokens, [L], on the model's device."""
 
     processors: LogitsProcessorList
-    prompt: tuple[int, ...]
+    prompt: Tensor
 
-    def __call__(self, writing: Writing, logits: Tensor) -> Tensor:
-        """[V] -> [V], of one row."""
-        ids = torch.tensor([(*self.prompt, *writing.wanted, *writing.ids)], device=logits.device)
-        found: Tensor = self.processors(ids, logits[None].clone())[0]
+    def __call__(self, writings: Sequence[Writing], logits: Tensor) -> Tensor:
+        """[n, V] -> [n, V], of rows that are equally long."""
+        own = torch.tensor([(*w.wanted, *w.ids) for w in writings], dtype=torch.long, device=logits.device)
+        ids = torch.cat([self.prompt.to(logits.device).expand(len(writings), -1), own], dim=1)
+        found: Tensor = self.processors(ids, logits)
         return found
 
 
@@ -73,12 +75,23 @@ def constraint(model: Any, inputs: dict[str, Tensor]) -> Constraint | None:
     device, ids = model.device, inputs["input_ids"][0]
     model._prepare_special_tokens(config, device=device)
     processors = model._get_logits_processor(config, input_ids_seq_length=len(ids), device=device)
-    return Constraint(processors, tuple(ids.tolist()))
+    return Constraint(processors, ids)
 
 
 def constrained(writings: Sequence[Writing], logits: Tensor) -> Tensor:
-    """What the rows draw from. [n, V] -> [n, V]; the model's own logits where nothing is asked for."""
-    if all(writing.constraint is None for writing in writings):
+    """What the rows draw from. [n, V] -> [n, V]; the model's own logits where nothing is asked for.
+
+    Rows of one request that are equally long go through the processors together.
+    """
+    alike: dict[tuple[Constraint, int], list[int]] = defaultdict(list)
+    for row, writing in enumerate(writings):
+        if writing.constraint is not None:
+            alike[writing.constraint, len(writing.wanted) + len(writing.ids)].append(row)
+    if not alike:
         return logits
-    rows = zip(writings, logits, strict=True)
-    return torch.stack([row if w.constraint is None else w.constraint(w, row) for w, row in rows])
+    found = logits.clone()  # some processors write into what they are given
+    for (constraint, _), rows in alike.items():
+        if len(rows) == len(writings):
+            return constraint(writings, found)
+        found[rows] = constraint([writings[row] for row in rows], logits[rows])
+    return found
