@@ -59,8 +59,10 @@ class Budget:
     def __post_init__(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
-            if value is not None and not value >= 0:
-                raise ConfigError(f"budget {f.name} must be 0 or more, not {value}")
+            whole = f.name != "seconds"
+            right = isinstance(value, int if whole else int | float) and not isinstance(value, bool) and value >= 0
+            if value is not None and not right:
+                raise ConfigError(f"budget {f.name} must be 0 or more{', a whole number' * whole}, not {value!r}")
 
     @classmethod
     def parse(cls, text: str) -> Budget:

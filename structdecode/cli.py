@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from structdecode.border import one_line
 from structdecode.errors import StructdecodeError
 from structdecode.evaluation import cli as evaluation
 from structdecode.paths import FULL, check_writable, write_whole
@@ -285,5 +286,5 @@ _RESUME = ": what was written whole is kept: make room and give the same command
 
 
 def _end(message: str) -> NoReturn:
-    print(f"structdecode: {message}", file=sys.stderr)
+    print(f"structdecode: {one_line(message)}", file=sys.stderr)
     raise SystemExit(2) from None

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import defaultdict
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
 
 from structdecode import registry, seeds
+from structdecode.border import ForeignValueError, check_counts, checked_score, is_async, is_list, said, within
 from structdecode.budget import Budget, Meter, Usage
 from structdecode.errors import BudgetSpent, ConfigError
 from structdecode.protocols import Row, Session, Verifier
@@ -19,6 +21,9 @@ from structdecode.trace import Trace
 from structdecode.types import Candidate, Path, Prompt, Ranked, Sampling, Schema, Score, Span, Stage, rank, twins
 
 T = TypeVar("T")
+
+MOST_ROWS = 1_000_000
+"""Candidates that one call of `extend` may ask for, each."""
 
 
 class MeteredDecoder:
@@ -61,9 +66,11 @@ class MeteredDecoder:
         sampling: Sampling | None = None,
         stops: Sequence[str] = (),
     ) -> list[Candidate]:
-        if n < 1:
-            raise ConfigError(f"n must be at least 1, not {n}")
-        parents = [candidate for candidate in candidates for _ in range(n)]
+        if not isinstance(n, int) or not 1 <= n <= MOST_ROWS:
+            raise ConfigError(f"n must be a whole number from 1 to {MOST_ROWS:,}, not {n!r}")
+        asked = len(candidates) * n
+        room = self._meter.remaining.tokens
+        parents = list(islice((c for c in candidates for _ in range(n)), asked if room is None else max(1, room)))
         if not parents:
             return []
         sampling = sampling or stage.sampling
@@ -83,7 +90,7 @@ class MeteredDecoder:
             )  # fmt: skip
         kept = [(parent, choice) for parent, choice, limit in zip(parents, choices, limits, strict=True) if limit > 0]
         children = [parent.extended(span, choice) for (parent, choice), span in zip(kept, work.value, strict=True)]
-        self._note_cut(children, rows, len(parents), sampling)
+        self._note_cut(children, rows, asked, sampling)
         for child in children:
             self._made.append(child)
             self._held.append(child)
@@ -133,27 +140,33 @@ class MeteredDecoder:
         if not asked:
             return late
         self._meter.charge(Usage(verifier_calls=len(asked)), "verifier")
+        left, given = self._meter.remaining.seconds, list(asked)  # its own list: it may do with that what it likes
+        limit = min((s for s in (left, self._timeout) if s is not None), default=None)
         try:
             with self._meter.working("verifier"):
                 async with MeteredModel(self._session, self._meter, self._seed) as model:
-                    scores = await asyncio.wait_for(verifier.score(self.prompt, asked, model), self._timeout)
+                    call, plain = partial(verifier.score, self.prompt, given, model), not is_async(verifier.score)
+                    scores = await within(call, limit, threaded=plain)
         except BudgetSpent as spent:
             return [Score.unscored(f"budget spent: {spent.limit}")] * len(candidates)
         except TimeoutError:
+            if self._timeout is None or (left is not None and left <= self._timeout):
+                self._meter.stopped_by = self._meter.stopped_by or "seconds"
+                return [Score.unscored("budget spent: seconds")] * len(candidates)
             return self._failed(name, f"no score within {self._timeout} s", candidates)
         except Exception as error:
-            return self._failed(name, f"{type(error).__name__}: {error}", candidates)
-        if not isinstance(scores, Sequence) or len(scores) != len(asked):
-            got = len(scores) if isinstance(scores, Sequence) else type(scores).__name__
+            return self._failed(name, said(error), candidates)
+        if not is_list(scores) or len(scores) != len(asked):
+            got = len(scores) if is_list(scores) else type(scores).__name__
             return self._failed(name, f"{len(asked)} candidates, but {got} scores", candidates)
         return [self._checked(name, score) for score in scores] + late
 
     def _checked(self, name: str, score: Any) -> Score:
-        if not isinstance(score, Score):
-            return self._failed(name, f"not a Score: {score!r}", [self.root])[0]
-        if score.value is not None and not math.isfinite(score.value):
-            return self._failed(name, f"score {score.value} is not finite", [self.root])[0]
-        return score if score.resolution is not None else replace(score, resolution=self.resolution)
+        try:
+            found = checked_score(score)
+        except ForeignValueError as error:
+            return self._failed(name, str(error), [self.root])[0]
+        return found if found.resolution is not None else replace(found, resolution=self.resolution)
 
     def _failed(self, name: str, error: str, candidates: list[Candidate]) -> list[Score]:
         self._trace.add("failure", verifier=name, error=error)
@@ -257,4 +270,5 @@ class MeteredModel:
             return await self._calls.run(ask())
 
     def charge(self, usage: Usage) -> None:
+        check_counts(usage, Usage)
         self._meter.spend(usage, "verifier")

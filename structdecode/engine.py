@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -10,14 +11,25 @@ from typing import Any, TypeVar
 
 from structdecode import registry
 from structdecode.assembly import find_schema
+from structdecode.border import cut, is_list, said
 from structdecode.budget import Budget, Meter, Usage
 from structdecode.decoder import MeteredDecoder
-from structdecode.errors import BudgetSpent, ConfigError
+from structdecode.errors import (
+    BudgetSpent,
+    ConfigError,
+    ImageError,
+    PromptError,
+    StrategyError,
+    StructdecodeError,
+)
 from structdecode.protocols import Backend, Strategy
 from structdecode.trace import Observer, Trace
 from structdecode.types import Candidate, Path, Prompt, Ranked, Schema
 
 T = TypeVar("T")
+
+MOST_AT_ONCE = 100_000
+"""Questions that may be open at once."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +42,7 @@ class Result:
         candidates: all that the strategy ranked, best first; equal ones stand once, with the paths of all.
         usage: everything together; ``usage_by_part`` the generator's and the verifier's shares.
         stopped_by: the limit that ended the search, None if it ended by itself.
+        error: why the prompt could not be asked at all (`decode_many`); empty where it was.
     """
 
     answer: str
@@ -40,6 +53,7 @@ class Result:
     trace: Trace = field(repr=False)
     stopped_by: str | None
     seed: int
+    error: str = ""
 
     @property
     def stages(self) -> dict[str, str]:
@@ -74,6 +88,7 @@ async def adecode(
     Raises:
         StructdecodeError: a mistake in what was given; nothing that goes wrong during the search raises.
     """
+    _check(prompt, backend, budget, verifier_timeout)
     search: Strategy = registry.build("strategies", strategy) if isinstance(strategy, str) else strategy
     if not isinstance(schema, Schema):
         schema = find_schema(schema or str(getattr(search, "default_schema", "llava-o1")))
@@ -88,12 +103,45 @@ async def adecode(
     async with backend.open(schema.ask(prompt)) as session:
         decoder = MeteredDecoder(prompt, schema, session, meter, trace, (seed, sample_id), verifier_timeout)
         try:
-            ranked = list(await search(schema, decoder))
+            ranked = _ranking(await search(schema, decoder), search)
         except BudgetSpent:
             ranked = decoder.salvage()
+        except (StructdecodeError, MemoryError):
+            raise
+        except Exception as error:
+            raise StrategyError(f"strategy {_name(search)} failed: {said(error)}") from error
         finally:
             await decoder.stop()
     return _result(ranked, schema, meter, trace, seed)
+
+
+def _check(prompt: Any, backend: Any, budget: Any, verifier_timeout: Any) -> None:
+    if not isinstance(prompt, Prompt):
+        raise PromptError(f'a prompt is a Prompt, not {cut(repr(prompt), 60)}: Prompt("What is it?", [picture])')
+    if not hasattr(backend, "open") or isinstance(backend, os.PathLike):
+        raise ConfigError(
+            f"a backend is an object such as TransformersBackend.load(...), not {cut(repr(backend), 60)}: "
+            "structdecode.load_backend makes one of a checkpoint's path"
+        )
+    if budget is not None and not isinstance(budget, Budget):
+        raise ConfigError(f"a budget is a Budget, not {cut(repr(budget), 60)}: Budget(tokens=2000)")
+    if verifier_timeout is not None and not (isinstance(verifier_timeout, int | float) and verifier_timeout > 0):
+        raise ConfigError(f"verifier_timeout must be more than 0 seconds, not {verifier_timeout!r}")
+
+
+def _name(search: Any) -> str:
+    return getattr(search, "__name__", None) or registry.label_of(search)
+
+
+def _ranking(found: Any, search: Any) -> list[Ranked]:
+    """What a strategy gave back, checked."""
+    wrong = next((r for r in found if not isinstance(r, Ranked)), None) if is_list(found) else found
+    if wrong is not None or not is_list(found):
+        raise StrategyError(
+            f"strategy {_name(search)} gave back {cut(repr(wrong), 80)}: it is to give a list of Ranked, best "
+            "first (structdecode.rank makes one of candidates and scores)"
+        )
+    return list(found)
 
 
 def _asked_by(backend: Backend) -> dict[str, Any]:
@@ -117,16 +165,22 @@ async def decode_many(
 ) -> AsyncIterator[tuple[int, Result]]:
     """Decodes many prompts at once; yields ``(index, result)`` as they finish. Whoever stops listening stops the rest.
 
-    A result does not depend on the others: the sample id (default: the index) is part of every seed.
+    A result does not depend on the others: the sample id (default: the index) is part of every seed. A prompt that cannot
+    be asked (it does not fit into the context, say) has a result without an answer that says why (`Result.error`).
     """
-    if concurrency < 1:
-        raise ConfigError(f"concurrency must be at least 1, not {concurrency}")
+    if not isinstance(concurrency, int) or not 1 <= concurrency <= MOST_AT_ONCE:
+        raise ConfigError(f"concurrency must be a whole number from 1 to {MOST_AT_ONCE:,}, not {concurrency!r}")
     ids = list(sample_ids) if sample_ids is not None else [str(i) for i in range(len(prompts))]
     places = asyncio.Semaphore(concurrency)
 
     async def one(index: int) -> tuple[int, Result]:
         async with places:
-            return index, await adecode(prompts[index], backend=backend, sample_id=ids[index], **options)
+            try:
+                return index, await adecode(prompts[index], backend=backend, sample_id=ids[index], **options)
+            except (PromptError, ImageError) as error:
+                if not isinstance(prompts[index], Prompt):
+                    raise
+                return index, _unasked(prompts[index], ids[index], options.get("seed", 0), str(error))
 
     tasks = [asyncio.ensure_future(one(index)) for index in range(len(prompts))]
     try:
@@ -136,6 +190,13 @@ async def decode_many(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _unasked(prompt: Prompt, sample_id: str, seed: int, error: str) -> Result:
+    trace = Trace({"question": prompt.question, "seed": seed, "sample_id": sample_id})
+    trace.add("warning", text=f"not asked: {error}")
+    nothing = {"generator": Usage(), "verifier": Usage()}
+    return Result("", None, (), Usage(), nothing, trace, None, seed, error)
 
 
 def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:

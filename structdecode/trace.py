@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
 
+from structdecode.border import plain, said
 from structdecode.errors import ConfigError
 from structdecode.events import trace_problem
 from structdecode.paths import write_whole
@@ -26,6 +27,7 @@ class Trace:
     the text, where an earlier span began the stage) ·
     ``score`` (verifier, paths, values, reasons, details, asked: how many different candidates the verifier saw,
     resolution: differences up to which count as ties) · ``failure`` (verifier, error) ·
+    ``warning`` (text) ·
     ``result`` (ranking: paths, best first; answer; usage; stopped_by).
     """
 
@@ -36,21 +38,28 @@ class Trace:
     def add(self, kind: str, **content: Any) -> None:
         event = {"kind": kind, **content}
         self.events.append(event)
-        if self.observer is not None:
+        if self.observer is None:
+            return
+        try:
             self.observer(event)
+        except Exception as error:  # an observer looks on: it ends no search
+            self.observer = None
+            self.events.append(
+                {"kind": "warning", "text": f"the observer failed and is not called any more: {said(error)}"}
+            )
 
     def add_candidate(self, candidate: Candidate) -> None:
         span = candidate.spans[-1]
         self.add(
             "candidate", path=list(candidate.path), stage=span.stage, text=span.text, closed=span.closed,
-            finish_reason=span.finish_reason, tokens=len(span.token_ids), log_prob=sum(span.log_probs), seed=span.seed,
+            finish_reason=span.finish_reason, tokens=len(span.token_ids), log_prob=plain(sum(span.log_probs)), seed=span.seed,
             **({"lead": span.lead} if candidate.goes_on else {}),
         )  # fmt: skip
 
     def add_scores(self, verifier: str, paths: list[Path], scores: list[Score], asked: int) -> None:
         self.add(
             "score", verifier=verifier, asked=asked, paths=[list(p) for p in paths], values=[s.value for s in scores],
-            reasons=[s.reason for s in scores], details=[_plain(s.details) for s in scores],
+            reasons=[s.reason for s in scores], details=[s.details for s in scores],
             resolution=max((s.resolution or 0.0 for s in scores), default=0.0),
         )  # fmt: skip
 
@@ -63,7 +72,9 @@ class Trace:
 
     def save(self, path: str | FilePath) -> None:
         """Writes JSON whole or not at all: a kill leaves the old file or the new one."""
-        write_whole(FilePath(path), json.dumps(self.as_dict(), ensure_ascii=False, indent=1) + "\n")
+        write_whole(
+            FilePath(path), json.dumps(plain(self.as_dict()), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+        )
 
     @classmethod
     def load(cls, path: str | FilePath) -> Trace:
@@ -85,8 +96,3 @@ class Trace:
             raise ConfigError(f"{path}: damaged: {problem}: write it again with `generate --trace`")
         data.pop("format")
         return cls(events=data.pop("events"), header=data)
-
-
-def _plain(value: Any) -> Any:
-    """JSON-ready: what JSON does not know becomes text."""
-    return json.loads(json.dumps(value if not isinstance(value, Mapping) else dict(value), default=str))

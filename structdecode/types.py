@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal
 
 from structdecode.errors import ConfigError, PromptError, SchemaError
@@ -102,6 +104,8 @@ class Schema:
             inside = next((other for other in tags if other != tag and tag in other), None)
             if inside is not None:
                 raise SchemaError(f"schema {self.name!r}: tag {tag!r} is part of tag {inside!r}")
+        if not any(stage.visible for stage in self.stages):
+            raise SchemaError(f"schema {self.name!r} has no visible stage: its answers would be empty")
         for stage in self.stages[:-1]:
             if not stage.end:
                 raise SchemaError(f"schema {self.name!r}: stage {stage.name!r} has no end tag and is not the last")
@@ -209,9 +213,13 @@ class Candidate:
     def extended(self, span: Span, choice: int) -> Candidate:
         return Candidate((*self.spans, span), (*self.path, choice))
 
+    @property
+    def stages(self) -> dict[str, str]:
+        """Text by stage name, the spans of one stage joined. A copy: writing into it changes nothing."""
+        return dict(self._stages)
+
     @cached_property
-    def stages(self) -> Mapping[str, str]:
-        """Text by stage name, the spans of one stage joined."""
+    def _stages(self) -> Mapping[str, str]:
         return join_spans((span.stage, span.lead, span.text) for span in self.spans)
 
     @cached_property
@@ -248,14 +256,57 @@ class Candidate:
         return all(span.finish_reason != "invalid" for span in self.spans)
 
     def finished(self, schema: Schema) -> bool:
-        """Whether every stage that is not optional is there and closed."""
+        """Whether every stage that is not optional is there and closed, in the schema's order and once."""
         done = {span.stage for span in self.spans if span.closed}
-        return all(stage.name in done or stage.optional for stage in schema.stages)
+        return all(stage.name in done or stage.optional for stage in schema.stages) and self.in_order(schema)
+
+    def in_order(self, schema: Schema) -> bool:
+        """Whether the stages stand in the schema's order, each once. Stages that are none of the schema's are passed over."""
+        known = {stage.name: at for at, stage in enumerate(schema.stages)}
+        begun = [
+            known[span.stage] for at, span in enumerate(self.spans) if span.stage in known and not self._goes_on(at)
+        ]
+        return all(before < after for before, after in pairwise(begun))
+
+    def _goes_on(self, at: int) -> bool:
+        before = self.spans[at - 1] if at else None
+        return before is not None and not before.closed and before.stage == self.spans[at].stage
 
     def answer(self, schema: Schema) -> str:
-        """The text of the visible stages."""
-        texts = [self.stages[s.name] for s in schema.stages if s.visible and s.name in self.stages]
+        """The text of the visible stages, without what hidden ones have written into them and without stray tags."""
+        texts = [shown(schema, s, self._stages[s.name]) for s in schema.stages if s.visible and s.name in self._stages]
         return "\n".join(text for text in texts if text)
+
+
+def shown(schema: Schema, stage: Stage, text: str) -> str:
+    """What may be shown of a visible stage's text.
+
+    A model may write a hidden stage where it does not belong. From its begin tag to its end tag, or to the end of the
+    text where it is not closed, nothing is shown; before an end tag that nothing begins neither, nor before a begin tag
+    of the stage's own.
+    """
+    hidden = [other for other in schema.stages if not other.visible and other.begin and other.end]
+    tags = {tag: other for other in hidden for tag in (other.begin, other.end)}
+    own = [tag for other in schema.stages if other.visible for tag in (other.begin, other.end) if tag]
+    if not any(tag in text for tag in (*tags, *own)):
+        return text
+    kept: list[str] = []
+    inside: Stage | None = None
+    for piece in re.split(
+        f"({'|'.join(map(re.escape, sorted(tags, key=len, reverse=True)))})" if tags else r"(?!)", text
+    ):
+        if inside is not None:
+            inside = None if piece == inside.end else inside
+        elif piece in tags:
+            kept, inside = (kept, tags[piece]) if piece == tags[piece].begin else ([], None)
+        else:
+            kept.append(piece)
+    rest = " ".join(filter(None, (piece.strip() for piece in kept)))
+    if stage.begin and stage.begin in rest:
+        rest = rest[rest.index(stage.begin) + len(stage.begin) :]
+    for tag in own:
+        rest = rest.replace(tag, " ")
+    return rest.strip()
 
 
 def join_spans(spans: Iterable[tuple[str, str, str]]) -> dict[str, str]:

@@ -14,7 +14,7 @@ import sys
 from structdecode.trace import Trace
 trace = Trace({"question": "?"})
 while True:
-    trace.add("candidate", text="x" * 2000, number=len(trace.events))
+    trace.add("warning", text="x" * 2000, number=len(trace.events))
     trace.save(sys.argv[1])
     print(len(trace.events), flush=True)
 """

@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from structdecode.border import in_thread, number
 from structdecode.protocols import Model
 from structdecode.types import Candidate, Prompt, Score
 
@@ -15,7 +17,8 @@ from structdecode.types import Candidate, Prompt, Score
 class FunctionVerifier:
     """Scores each candidate with ``function(candidate)`` or ``function(prompt, candidate)``, plain or async.
 
-    It returns a number, a bool, a `Score`, or None for no score.
+    It returns a number, a bool, a `Score`, or None for no score. A plain one is called in a thread, so that other
+    questions go on meanwhile: it may be called for several at once.
     """
 
     function: Callable[..., Any | Awaitable[Any]]
@@ -24,11 +27,12 @@ class FunctionVerifier:
         takes_prompt = len(inspect.signature(self.function).parameters) > 1
         scores = []
         for candidate in candidates:
-            value = self.function(prompt, candidate) if takes_prompt else self.function(candidate)
+            call = partial(self.function, prompt, candidate) if takes_prompt else partial(self.function, candidate)
+            value = call() if inspect.iscoroutinefunction(self.function) else await in_thread(call)
             value = await value if inspect.isawaitable(value) else value
             scores.append(value if isinstance(value, Score) else _score(value))
         return scores
 
 
 def _score(value: Any) -> Score:
-    return Score.unscored("the function gave None") if value is None else Score(float(value))
+    return Score.unscored("the function gave None") if value is None else Score(number(value))

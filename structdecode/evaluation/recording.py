@@ -95,7 +95,8 @@ def compact_trace(result: Result) -> dict[str, Any]:
 def _compact(event: Mapping[str, Any]) -> dict[str, Any]:
     kept = dict(event)
     if event["kind"] == "candidate":
-        kept["log_prob"] = round(finite(event["log_prob"]) or 0.0, 4)
+        if not isinstance(event["log_prob"], str):  # "-inf"
+            kept["log_prob"] = round(finite(event["log_prob"]) or 0.0, 4)
         del kept["seed"]
     elif event["kind"] == "score":
         kept["values"] = [finite(value) for value in event["values"]]

@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from structdecode.engine import Result, adecode
-from structdecode.errors import ConfigError, ImageError, PromptError, StructdecodeError
+from structdecode.errors import ConfigError, ImageError, PromptError, StrategyError, StructdecodeError
 from structdecode.evaluation.cells import Cell
 from structdecode.evaluation.code import CodeByCell
 from structdecode.evaluation.costs import model_cost
@@ -137,9 +137,9 @@ class Runner:
                 return
             try:
                 record = await self._do(job)
-            except StructdecodeError:
-                raise
             except Exception as error:
+                if isinstance(error, StructdecodeError) and not isinstance(error, StrategyError):
+                    raise
                 if isinstance(error, OSError) and error.errno in FULL:
                     raise  # of no use to try the next one
                 place = f"cell {job.cell.name!r}, question {job.question.id!r}"

@@ -1,6 +1,6 @@
 """Answers a harness's questions, all of them in flight, each with settings of its own.
 
-`engine.decode_many` has one schema for all prompts and ends where one prompt cannot be asked. A harness has settings by
+`engine.decode_many` has one schema and one strategy for all prompts. A harness has settings by
 task, and wants an answer, be it an empty one, to every question.
 """
 

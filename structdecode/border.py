@@ -1,0 +1,194 @@
+"""What plug-ins hand over, made plain: numbers of any library become floats, details become JSON, the rest is named."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import fields, replace
+from functools import partial
+from typing import Any, TypeVar
+
+from structdecode.types import Score
+
+T = TypeVar("T")
+
+_DEPTH = 20
+_LONGEST = 2000
+"""Characters of an error's text that are kept."""
+GRACE = 1.0
+"""Seconds in which a verifier whose time is over may end what it does; then it is left behind."""
+
+
+class ForeignValueError(Exception):
+    """What a plug-in gave is not what it should be."""
+
+
+class ForeignExitError(Exception):
+    """A plug-in tried to end the process, or to cancel who called it."""
+
+
+def number(value: Any) -> float:
+    """A finite float of anything that is one number: numpy's and torch's scalars, decimals, fractions.
+
+    Raises:
+        ForeignValueError: it is a text, an array of several, NaN, infinite, or no number at all.
+    """
+    try:
+        found = float(value) if not isinstance(value, str | bytes | bytearray) else math.nan
+    except Exception:  # arrays and tensors raise what they like
+        raise ForeignValueError(f"{cut(repr(value), 80)} is not a number") from None
+    if not math.isfinite(found):
+        raise ForeignValueError(f"{cut(repr(value), 80)} is not a finite number")
+    return found
+
+
+def checked_score(value: Any) -> Score:
+    """A verifier's score with a float for a value, a text for a reason and JSON for details.
+
+    Raises:
+        ForeignValueError: it is no `Score`, or its value or resolution is not a finite number.
+    """
+    if not isinstance(value, Score):
+        raise ForeignValueError(f"not a Score: {cut(repr(value), 80)}")
+    return replace(
+        value,
+        value=None if value.value is None else number(value.value),
+        resolution=None if value.resolution is None else abs(number(value.resolution)),
+        reason=value.reason if isinstance(value.reason, str) else cut(str(value.reason), _LONGEST),
+        details=plain(value.details) if isinstance(value.details, Mapping) else {"details": plain(value.details)},
+    )  # fmt: skip
+
+
+def plain(value: Any, above: tuple[int, ...] = ()) -> Any:
+    """JSON of anything: what JSON does not know becomes text, and so does what is nested without end (or in itself)."""
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int) and abs(value) < 2**63:
+        return int(value)
+    if isinstance(value, Mapping | list | tuple | Set):
+        if id(value) in above or len(above) == _DEPTH:
+            return "..."
+        inside = (*above, id(value))
+        if isinstance(value, Mapping):
+            return {str(key): plain(inner, inside) for key, inner in value.items()}
+        return [plain(inner, inside) for inner in value]
+    try:
+        return number(value)
+    except ForeignValueError:
+        return cut(str(value) if isinstance(value, float) else repr(value), _LONGEST)
+
+
+def said(error: BaseException) -> str:
+    """An error in one line, without control characters."""
+    return f"{type(error).__name__}: {one_line(str(error))}" if str(error) else type(error).__name__
+
+
+def one_line(text: str) -> str:
+    """White space and control characters as single blanks, and no more than anybody reads."""
+    return cut(" ".join("".join(c if c.isprintable() else " " for c in text).split()), _LONGEST)
+
+
+def cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}... ({len(text):,} characters)"
+
+
+# ------------------------------------------------------------------ calls
+async def within(call: Callable[[], Any], seconds: float | None, *, threaded: bool = False) -> Any:
+    """The result of a plug-in's call, plain or async, whatever it does.
+
+    After ``seconds`` it is given up: what is async is cancelled, and left behind if it swallows that; a plain function
+    runs in a thread of its own (``threaded``), which cannot be ended and goes on for nothing.
+
+    Raises:
+        TimeoutError: it took longer.
+        ForeignExitError: it raised SystemExit, KeyboardInterrupt or CancelledError by itself.
+        Exception: what else it raised.
+    """
+    task = asyncio.ensure_future(_guarded(partial(in_thread, call) if threaded else call))
+    try:
+        done, _ = await asyncio.wait({task}, timeout=seconds)
+        if done:
+            return _outcome(task)
+        await _given_up(task)
+        raise TimeoutError
+    except asyncio.CancelledError:
+        await _given_up(task)
+        raise
+
+
+def _outcome(task: asyncio.Task[Any]) -> Any:
+    if task.cancelled():
+        raise ForeignExitError("CancelledError")
+    return task.result()
+
+
+async def _given_up(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    await asyncio.wait({task}, timeout=GRACE)
+    if task.done() and not task.cancelled():
+        task.exception()  # looked at: nobody else will
+
+
+async def _guarded(call: Callable[[], Any]) -> Any:
+    try:
+        found = call()
+        while inspect.isawaitable(found):
+            found = await found
+        return found
+    except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
+        raise ForeignExitError(said(error)) from None
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """A plain function's result from a thread of its own, which does not keep the process alive."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[T] = loop.create_future()
+
+    def settle(value: Any, error: BaseException | None) -> None:
+        if answer.done():
+            return
+        if error is None:
+            answer.set_result(value)
+        else:
+            answer.set_exception(error)
+
+    def run() -> None:
+        value: Any = None
+        failure: BaseException | None = None
+        try:
+            value = work()
+        except StopIteration as error:  # a future cannot hold it
+            failure = RuntimeError(said(error))
+        except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
+            failure = ForeignExitError(said(error))
+        except BaseException as error:
+            failure = error
+        try:
+            loop.call_soon_threadsafe(settle, value, failure)
+        except RuntimeError:  # the loop is closed: nobody waits
+            return
+
+    threading.Thread(target=run, name="structdecode-plug-in", daemon=True).start()
+    return await answer
+
+
+def check_counts(usage: Any, kind: type) -> None:
+    """Raises `ForeignValueError` unless it is of the kind given (`Usage`), of counts that are 0 or more."""
+    if not isinstance(usage, kind):
+        raise ForeignValueError(f"charge takes a {kind.__name__}, not {cut(repr(usage), 80)}")
+    for field in fields(kind):
+        count = number(getattr(usage, field.name))
+        if count < 0:
+            raise ForeignValueError(f"charged {field.name} must be 0 or more, not {count:g}")
+
+
+def is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether calling it does nothing but make a coroutine; of an object with ``__call__``, whether that does."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
