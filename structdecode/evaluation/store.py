@@ -52,8 +52,8 @@ class _Cell(TypedDict):
 class _Model(TypedDict):
     name: str
     digest: str
-    dtype: NotRequired[str]
-    device: NotRequired[str]
+    dtype: NotRequired[str | None]
+    device: NotRequired[str | None]
 
 
 class _Data(TypedDict):
