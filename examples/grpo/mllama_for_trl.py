@@ -1,9 +1,11 @@
-"""What TRL's GRPOTrainer needs to train a Mllama with pictures.
+"""What TRL's GRPOTrainer and DPOTrainer need to train a Mllama with pictures.
 
-The trainer (TRL 1.16) hands a model the pictures' tensors that it knows by name (``pixel_values``, ``image_grid_thw``,
+The trainers (TRL 1.16) hand a model the pictures' tensors that it knows by name (``pixel_values``, ``image_grid_thw``,
 ...); Mllama's ``aspect_ratio_ids``, ``aspect_ratio_mask`` and ``cross_attention_mask`` are not among them. For one
 picture of one tile a prompt, all three follow from ``pixel_values`` and ``input_ids``: so the processor leaves them
-out, and a hook on the model puts them back. The trainer itself is as TRL ships it.
+out, and a hook on the model puts them back. DPOTrainer passes on the mask of the
+prompts alone, which does not fit prompt and completion, and has completions tokenized by themselves, in front of which
+transformers' processor puts a beginning-of-text token. The trainers themselves are as TRL ships them.
 """
 
 from __future__ import annotations
@@ -23,8 +25,10 @@ class OneTileProcessor(MllamaProcessor):
     def of(cls, processor: MllamaProcessor) -> OneTileProcessor:
         return cls(processor.image_processor, processor.tokenizer, chat_template=processor.chat_template)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        batch = super().__call__(*args, **kwargs)
+    def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> Any:
+        if images is None and kwargs.get("add_special_tokens") is False:
+            return self.tokenizer(text, **kwargs)  # the part of a text that is asked for, nothing in front of it
+        batch = super().__call__(images=images, text=text, **kwargs)
         for name in ("aspect_ratio_ids", "aspect_ratio_mask", "cross_attention_mask"):
             batch.pop(name, None)
         if "pixel_values" in batch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 import sys
 from pathlib import Path
@@ -131,6 +132,53 @@ def test_pixels_alone_give_what_all_of_mllamas_inputs_give() -> None:
         blind = model(**{**alone, "pixel_values": torch.zeros_like(alone["pixel_values"])}).logits
     seen = alone["attention_mask"].bool()
     assert torch.equal(found[seen], expected[seen]) and not torch.allclose(blind[seen], expected[seen])
+
+
+def test_dpo_on_mllama_needs_the_same_adapter_and_sees_the_picture_with_it(tmp_path: Path) -> None:
+    from trl import DPOConfig, DPOTrainer
+
+    from structdecode.training.export import preference_text, read_rows
+
+    adapter = example("mllama_for_trl")
+    model, processor = pocket()
+    scene = next(world.scenes("test", 0))
+    scene.render().save(tmp_path / "0.png")
+    turn = [{"role": "user", "content": scene.question.text}]
+    chosen, rejected = (f"<SUMMARY> {text} </SUMMARY>" for text in (scene.stages["SUMMARY"], "I will count."))
+    sides = {
+        "chosen": [{"role": "assistant", "content": chosen}],
+        "rejected": [{"role": "assistant", "content": rejected}],
+    }
+    row = preference_text({"prompt": turn, **sides, "images": [str(tmp_path / "0.png")]}, processor)
+    (tmp_path / "pairs.jsonl").write_text((json.dumps(row) + "\n") * 2)
+
+    def trained(policy: Any, reference: Any, processing: Any) -> dict[str, float]:
+        args = DPOConfig(
+            output_dir=str(tmp_path / "dpo"), max_steps=1, per_device_train_batch_size=2, use_cpu=True, bf16=False,
+            report_to=[], save_strategy="no", gradient_checkpointing=False, max_length=None, disable_tqdm=True,
+            logging_steps=1,
+        )  # fmt: skip
+        pairs = read_rows([tmp_path / "pairs.jsonl"])
+        trainer = DPOTrainer(policy, reference, args, train_dataset=pairs, processing_class=processing)
+        trainer.train()
+        return next(line for line in trainer.state.log_history if "loss" in line)
+
+    with pytest.raises(RuntimeError, match="must match the size"):  # the mask of the prompts alone
+        trained(model, pocket()[0], processor)
+    both = pocket()[0], pocket()[0]
+    for each in both:
+        adapter.accept_pixels_alone(each)
+    found = trained(*both, adapter.OneTileProcessor.of(processor))
+    whole = processor(
+        text=[row["prompt"] + row["chosen"]], images=[[scene.render()]], add_special_tokens=False, return_tensors="pt"
+    )
+    with torch.inference_mode():
+        told = pocket()[0](**whole).logits[0, :-1].log_softmax(dim=-1)
+    ids = whole["input_ids"][0, 1:]
+    learned = len(processor.tokenizer(row["chosen"], add_special_tokens=False)["input_ids"])
+    expected = float(told.gather(1, ids[:, None])[-learned:].sum())
+    assert found["logps/chosen"] == pytest.approx(expected, abs=1e-3)
+    assert found["loss"] == pytest.approx(math.log(2), abs=1e-4)  # policy and reference are the same
 
 
 def test_grpo_on_the_pocket_model_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
