@@ -11,13 +11,14 @@ from dataclasses import fields, replace
 from functools import partial
 from typing import Any, TypeVar
 
+from structdecode.reading import cut, one_line
 from structdecode.types import Score
 
 T = TypeVar("T")
 
 _DEPTH = 20
 _LONGEST = 2000
-"""Characters of an error's text that are kept."""
+"""Characters of a text that are kept."""
 GRACE = 1.0
 """Seconds in which a verifier whose time is over may end what it does; then it is left behind."""
 
@@ -84,15 +85,6 @@ def plain(value: Any, above: tuple[int, ...] = ()) -> Any:
 def said(error: BaseException) -> str:
     """An error in one line, without control characters."""
     return f"{type(error).__name__}: {one_line(str(error))}" if str(error) else type(error).__name__
-
-
-def one_line(text: str) -> str:
-    """White space and control characters as single blanks, and no more than anybody reads."""
-    return cut(" ".join("".join(c if c.isprintable() else " " for c in text).split()), _LONGEST)
-
-
-def cut(text: str, longest: int) -> str:
-    return text if len(text) <= longest else f"{text[:longest]}... ({len(text):,} characters)"
 
 
 # ------------------------------------------------------------------ calls

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from structdecode.border import one_line
 from structdecode.errors import StructdecodeError
 from structdecode.evaluation import cli as evaluation
 from structdecode.paths import FULL, check_writable, write_whole
+from structdecode.reading import one_line
 from structdecode.training import cli as training
 
 if TYPE_CHECKING:

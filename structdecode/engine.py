@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from structdecode import registry
 from structdecode.assembly import find_schema
-from structdecode.border import cut, is_list, said
+from structdecode.border import is_list, said
 from structdecode.budget import Budget, Meter, Usage
 from structdecode.decoder import MeteredDecoder
 from structdecode.errors import (
@@ -23,6 +23,7 @@ from structdecode.errors import (
     StructdecodeError,
 )
 from structdecode.protocols import Backend, Strategy
+from structdecode.reading import cut
 from structdecode.trace import Observer, Trace
 from structdecode.types import Candidate, Path, Prompt, Ranked, Schema
 

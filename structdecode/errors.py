@@ -50,6 +50,10 @@ class ModelError(StructdecodeError):
     """A checkpoint cannot be loaded or is not an image-text model with a chat template."""
 
 
+class ModelFailedError(ModelError):
+    """A model raised something on a request; ``__cause__`` has it."""
+
+
 class StrategyError(StructdecodeError):
     """A strategy failed, or gave back what is no ranking of its decoder's candidates."""
 

@@ -10,12 +10,20 @@ import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from structdecode.errors import ImageError
+from structdecode.reading import one_line, read_bytes
 
 MAX_PIXELS = 89_478_485
 """Pillow's own bound (about 9,459 x 9,459): beyond it an image is taken for a decompression bomb."""
+
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+"""What makes a picture upright, by the value of EXIF's Orientation."""
 
 ImageSource = str | Path | bytes | Image.Image
 
@@ -44,8 +52,8 @@ def load_picture(source: ImageSource | Picture) -> Picture:
         raise ImageError(f"{name}: {image.width}x{image.height} pixels, more than {MAX_PIXELS:,}: scale it down")
     try:
         rgb = _to_rgb(image)
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise ImageError(f"{name}: broken or truncated image ({error}): export it again") from None
+    except Exception as error:  # a decoder raises anything from OSError to struct.error on damaged bytes
+        raise ImageError(f"{name}: broken or truncated image ({one_line(str(error))}): export it again") from None
     digest = hashlib.blake2b(f"{rgb.size}".encode() + rgb.tobytes(), digest_size=16).hexdigest()
     return Picture(rgb, digest)
 
@@ -62,8 +70,9 @@ def _open(source: ImageSource) -> tuple[str, Image.Image]:
             return name, Image.open(io.BytesIO(data))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(f"{name}: more than {MAX_PIXELS:,} pixels (decompression bomb?): scale it down") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        detail = "not an image in a format that Pillow reads" if isinstance(error, UnidentifiedImageError) else error
+    except Exception as error:  # likewise
+        unknown = isinstance(error, UnidentifiedImageError)
+        detail = "not an image in a format that Pillow reads" if unknown else one_line(str(error))
         raise ImageError(f"{name}: {detail}") from None
 
 
@@ -82,17 +91,27 @@ def _read(source: str | Path | bytes) -> tuple[str, bytes]:
     if text.startswith(("http://", "https://")):
         raise ImageError(f"{text}: pictures are not fetched from the network; download it and give the path")
     try:
-        return text, Path(text).read_bytes()
+        return text, read_bytes(text)
     except FileNotFoundError:
         raise ImageError(f"{text}: no such file") from None
-    except OSError as error:
-        raise ImageError(f"{text}: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
+        raise ImageError(f"{one_line(text)}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's word on which side is up, and nothing else of it: the rest may be damaged, and is not needed."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged EXIF raises anything from struct.error to TypeError
+        return 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if getattr(image, "is_animated", False):
         image.seek(0)
-    image = ImageOps.exif_transpose(image)
+    turn = _TURNS.get(_orientation(image))
+    if turn is not None:
+        image = image.transpose(turn)
     if image.mode.startswith(("I", "F")):  # 16-bit and float grey: Pillow's own conversion would clip at 255
         _low, high = (float(v) for v in image.getextrema())  # type: ignore[arg-type]
         top = 65535.0 if high > 255 else 255.0 if high > 1 or image.mode != "F" else 1.0

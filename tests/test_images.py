@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from structdecode.errors import ImageError
 from structdecode.images import load_picture
@@ -106,3 +107,58 @@ def test_same_pixels_same_digest() -> None:
     other = NOISE.copy()
     other.putpixel((0, 0), (1, 2, 3))
     assert load_picture(encoded(NOISE)).digest == load_picture(NOISE).digest != load_picture(other).digest
+
+
+# ------------------------------------------------------------------ EXIF of strangers
+
+ODD_TAGS: dict[str, tuple[int, int, int, bytes]] = {
+    "ResolutionUnit a negative short": (0x0128, 8, 1, b"\xfd\xff\x00\x00"), "a tag of no known type": (0x0128, 99, 1, b"\0\0\0\0"),
+    "a text without end": (0x010E, 2, 10**6, b"\x08\0\0\0"), "a rational by zero": (0x011A, 5, 1, b"\x08\0\0\0"),
+    "a byte for a short": (0x0128, 1, 1, b"\x02\0\0\0"), "a float": (0x0128, 11, 1, b"\0\0\xc0\x7f"), "a signed long": (0x0128, 9, 1, b"\xff\xff\xff\xff"),
+    "an undefined": (0x9286, 7, 4, b"abcd"), "an offset beyond the end": (0x8769, 4, 1, b"\xff\xff\xff\x7f"),
+    "a double beyond the end": (0x0128, 12, 3, b"\xff\0\0\0"), "no values": (0x0128, 3, 0, b"\0\0\0\0"),
+}  # fmt: skip
+
+
+def _exif(orientation: int, odd: tuple[int, int, int, bytes]) -> bytes:
+    tag, kind, count, value = odd
+    entries = sorted([(0x0112, 3, 1, orientation.to_bytes(2, "little") + b"\0\0"), (tag, kind, count, value)])
+    directory = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in entries)
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + directory + b"\0\0\0\0"
+
+
+@pytest.mark.parametrize("odd", ODD_TAGS)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_turned_by_its_orientation_alone(orientation: int, odd: str) -> None:
+    scene = Image.effect_noise((6, 4), 80).convert("RGB").resize((48, 32), Image.Resampling.NEAREST)
+    stored, plain = io.BytesIO(), io.BytesIO()
+    scene.save(stored, "JPEG", exif=_exif(orientation, ODD_TAGS[odd]), quality=95)
+    scene.save(plain, "JPEG", quality=95)
+    upright = Image.Exif()
+    upright[0x0112] = orientation
+    clean = io.BytesIO()
+    scene.save(clean, "JPEG", exif=upright, quality=95)
+    expected = ImageOps.exif_transpose(Image.open(clean)).convert("RGB")
+    assert load_picture(stored.getvalue()).image.tobytes() == expected.tobytes()
+
+
+def test_orientations_that_are_none_turn_nothing() -> None:
+    scene = Image.effect_noise((48, 32), 80).convert("RGB")
+    for orientation in (0, 9, 65535):
+        stored = io.BytesIO()
+        scene.save(stored, "PNG", exif=_exif(orientation, ODD_TAGS["no values"])[6:])
+        assert load_picture(stored.getvalue()).image.tobytes() == scene.tobytes()
+
+
+def test_a_picture_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ImageError, match="not a regular file"):
+        load_picture(tmp_path / "pipe.png")
+    with pytest.raises(ImageError):
+        load_picture(tmp_path)
+    with (tmp_path / "large.png").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(ImageError, match="more than"):
+        load_picture(tmp_path / "large.png")
+    with pytest.raises(ImageError):
+        load_picture("a\0b.png")

@@ -157,7 +157,8 @@ def run_study(
     part = shard or Shard()
     kept, twice = _without_duplicates(questions)
     if not kept:
-        raise ConfigError(f"{study.data.source}: no question left to ask ({len(rejected)} rows were left out)")
+        left_out = f"{len(rejected)} rows were left out" + (f", the first: {rejected[0]}" if rejected else "")
+        raise ConfigError(f"{study.data.source}: no question left to ask ({left_out})")
     all_rejected = (*rejected, *twice)
     model = model_identity(backend, study.model or "pocket")
     data = {

@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from structdecode.engine import Result, adecode
-from structdecode.errors import ConfigError, ImageError, PromptError, StrategyError, StructdecodeError
+from structdecode.errors import ConfigError, ImageError, ModelFailedError, PromptError, StrategyError, StructdecodeError
 from structdecode.evaluation.cells import Cell
 from structdecode.evaluation.code import CodeByCell
 from structdecode.evaluation.costs import model_cost
@@ -138,7 +138,7 @@ class Runner:
             try:
                 record = await self._do(job)
             except Exception as error:
-                if isinstance(error, StructdecodeError) and not isinstance(error, StrategyError):
+                if isinstance(error, StructdecodeError) and not isinstance(error, StrategyError | ModelFailedError):
                     raise
                 if isinstance(error, OSError) and error.errno in FULL:
                     raise  # of no use to try the next one

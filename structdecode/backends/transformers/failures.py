@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from structdecode.backends.transformers.memory import out_of_memory
-from structdecode.errors import BudgetSpent, ModelError, StructdecodeError
-
-
-class ModelFailedError(ModelError):
-    """The model raised something on a request; ``__cause__`` has it."""
+from structdecode.errors import BudgetSpent, ModelFailedError, StructdecodeError
 
 
 def model_failure(error: Exception) -> Exception:

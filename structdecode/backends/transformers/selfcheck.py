@@ -22,12 +22,11 @@ from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList
 from transformers import __version__ as transformers_version
 
-from structdecode.backends.transformers.failures import ModelFailedError
 from structdecode.backends.transformers.memory import out_of_memory
 from structdecode.backends.transformers.slots.attention import text_configs
 from structdecode.backends.transformers.threads import release_team
 from structdecode.backends.transformers.twin import twin
-from structdecode.errors import ModelError, PromptError, StructdecodeError
+from structdecode.errors import ModelError, ModelFailedError, PromptError, StructdecodeError
 from structdecode.protocols import Row
 from structdecode.types import Candidate, Prompt, Sampling, Stage
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -88,10 +88,14 @@ def _no_constant(name: str) -> NoReturn:
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        twice = str(_first_twice([key for key, _ in pairs]))
         raise BadRow("repeated-key", f"the key {shown(twice)} is there twice: remove one")
     return value
+
+
+def _first_twice(names: Sequence[str]) -> str | None:
+    counts = Counter(names)
+    return next((name for name in names if counts[name] > 1), None)
 
 
 def table_rows(path: Path, delimiter: str) -> tuple[list[str], Iterator[Row | Rejected]]:
@@ -120,7 +124,7 @@ class _TableReader:
             raise DataError(f"{path}: the file is empty: its first line has to name the columns") from None
         except BadRow as bad:
             raise DataError(f"{path}: no header: {bad}") from None
-        twice = next((name for name in names if name and names.count(name) > 1), None)
+        twice = _first_twice([name for name in names if name])
         if twice is not None:
             raise DataError(f"{path}: the column {shown(twice)} is there twice: rename one")
 

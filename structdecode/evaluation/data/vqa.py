@@ -19,10 +19,10 @@ from structdecode.evaluation.data.options import (
     tolerance_in,
     with_options,
 )
-from structdecode.evaluation.data.pictures import Pictures
+from structdecode.evaluation.data.pictures import IMAGE_MARK, Pictures
 from structdecode.evaluation.data.problems import BadRow, printable
 from structdecode.evaluation.data.rows import Row, plain_text, text_cell
-from structdecode.evaluation.types import Question, Rejected
+from structdecode.evaluation.types import Kind, Question, Rejected
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "question": ("question",),
@@ -86,7 +86,7 @@ def question_of(row: Row, file: str, pictures: Pictures, columns: Columns) -> Qu
         return columns.get(cells, field)
 
     key = columns.names("question")[0]
-    text = text_cell({key: cells.get(key)}, key).strip()
+    text = " ".join(part.strip() for part in text_cell({key: cells.get(key)}, key).split(IMAGE_MARK)).strip()
     options = options_of(value("options")) or _letter_columns(cells)
     answer = value("answer")
     if answer is None:
@@ -97,7 +97,9 @@ def question_of(row: Row, file: str, pictures: Pictures, columns: Columns) -> Qu
             raise BadRow("missing-field", "the list of answers is empty: add one")
     else:
         answers = answers_of(answer)
-    kind = kind_in(value("kind")) or ("choice" if options else "yes-no" if isinstance(answer, bool) else None)
+    kind = _kind(value("kind"), "kind" in columns.given) or (
+        "choice" if options else "yes-no" if isinstance(answer, bool) else None
+    )
     return Question(
         id=f"row-{row.line}" if value("id") is None else plain_text("id", value("id")),
         text=with_options(text, options),
@@ -109,6 +111,16 @@ def question_of(row: Row, file: str, pictures: Pictures, columns: Columns) -> Qu
         category="" if value("category") is None else plain_text("category", value("category")),
         source=f"{file}:{row.line}",
     )
+
+
+def _kind(value: Any, named: bool) -> Kind | None:
+    """The form of the answer. A column that happens to be called ``kind`` may hold anything; one that was named may not."""
+    try:
+        return kind_in(value)
+    except BadRow:
+        if named:
+            raise
+        return None
 
 
 def _letter_columns(cells: Mapping[str, Any]) -> dict[str, str]:

@@ -156,3 +156,27 @@ def test_a_field_that_runs_on_too_long_is_taken_for_unclosed(
     loaded = load(folder / "t.csv")
     assert [q.text for q in loaded.questions] == ["six\n?"]
     assert {r.problem for r in loaded.rejected} == {"bad-quotes"} and loaded.rejected[0].line == 2
+
+
+def test_a_column_that_happens_to_be_called_kind_costs_no_row(folder: Path) -> None:
+    rows = [f"What {i}?,{i},{kind}" for i, kind in enumerate(("animal", "number", "plant", ""))]
+    (folder / "own.csv").write_text("\n".join(["question,answer,kind", *rows]) + "\n")
+    loaded = load(folder / "own.csv")
+    assert [q.kind for q in loaded.questions] == [None, "number", None, None] and not loaded.rejected
+    (folder / "own.csv").write_text((folder / "own.csv").read_text().replace("kind", "sort"))
+    rejected = load(folder / "own.csv", columns={"kind": "sort"}).rejected  # one that is named has to hold kinds
+    assert [row.problem for row in rejected] == ["unknown-kind"] * 2
+
+
+@pytest.mark.parametrize("text", ["<image>\nWhich?", "Which?<image>", "<image> <image>\nWhich?", "Which? <image>"])
+def test_marks_of_pictures_are_no_part_of_the_question(text: str, folder: Path) -> None:
+    assert one(folder, id=1, question=text, answer="a", image="a.png").text == "Which?"
+
+
+def test_many_columns_take_no_time(folder: Path) -> None:
+    names = ",".join(f"c{i}" for i in range(100_000))
+    (folder / "wide.csv").write_text(f"question,answer,{names}\nWhich?,a{',1' * 100_000}\n")
+    assert [q.text for q in load(folder / "wide.csv").questions] == ["Which?"]
+    (folder / "wide.csv").write_text(f"question,answer,{names},c7\nWhich?,a{',1' * 100_001}\n")
+    with pytest.raises(DataError, match="'c7' is there twice"):
+        load(folder / "wide.csv")
