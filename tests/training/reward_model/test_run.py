@@ -135,7 +135,7 @@ def test_a_run_directory_belongs_to_one_set_of_settings(rows: Path, tmp_path: Pa
 def test_wrong_settings() -> None:
     with pytest.raises(UnknownNameError, match="unknown method 'ful'; did you mean 'full'"):
         Settings("r.jsonl", method="ful")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="batch-size must be above 0, not 0"):
+    with pytest.raises(ConfigError, match="batch-size must be at least 1, not 0"):
         Settings("r.jsonl", batch_size=0)
 
 
