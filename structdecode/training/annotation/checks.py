@@ -14,7 +14,9 @@ from structdecode import matching, tags
 from structdecode.budget import Budget, Meter
 from structdecode.decoder import MeteredDecoder, MeteredModel
 from structdecode.evaluation.data.llava import read_stages
+from structdecode.evaluation.data.pictures import IMAGE_MARK
 from structdecode.evaluation.data.problems import BadRow, shown
+from structdecode.evaluation.data.rows import checked_text
 from structdecode.evaluation.types import Match, Question
 from structdecode.matching.declined import declined
 from structdecode.protocols import Backend, Verifier
@@ -52,7 +54,9 @@ def form(reply: Reply, question: Question, *, with_image: bool) -> Problem | dic
     if not reply.text.strip():
         return Problem("empty-answer", "it is empty")
     try:
-        stages = read_stages(reply.text, LLAVA_O1, with_image=with_image)
+        stages = read_stages(checked_text("the answer", reply.text), LLAVA_O1, with_image=with_image)
+        if IMAGE_MARK in reply.text:
+            raise BadRow("image-mark", f"the answer holds {IMAGE_MARK}, which stands for a picture: say it otherwise")
     except BadRow as bad:
         given_up = declined(reply.text) if "<" not in reply.text else None
         return Problem(given_up.status if given_up is not None else bad.problem, str(bad))

@@ -13,17 +13,20 @@ import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from structdecode.errors import ConfigError, MissingExtraError
 from structdecode.evaluation.data.problems import printable
 from structdecode.training.annotation.costs import Purse
 from structdecode.training.annotation.errors import ApiError, BadRequest, NotPaid, Stopped, Unanswered
 from structdecode.training.annotation.journal import Journal
-from structdecode.training.annotation.requests import Reply, Request, read_reply
+from structdecode.training.annotation.requests import REFUSED, ErrorBody, Reply, Request, read_reply
 
 _FATAL = (401, 403, 404)
 _OWN_FAULT = (400, 413, 422)
 _LONGEST_WAIT = 60.0
+_LONGEST_ASKED = 86400.0
+"""Seconds: what a server asks for beyond a day is not waited for."""
 _ALL_REFUSED = 20
 """So many refused requests before the first answered one end the run: then it is not the requests' content."""
 
@@ -66,7 +69,8 @@ class Client:
         self._asking: dict[str, asyncio.Event] = {}
         self._not_before = 0.0
         self._random = random.Random()  # jitter only: no result depends on it
-        self._refused = self._silent = 0
+        self._refused, self._silent = -1 if journal.answered else 0, 0
+        self._refusals: list[tuple[Request, Reply]] = []
 
     @property
     def waiting(self) -> float:
@@ -85,6 +89,8 @@ class Client:
         """
         while True:
             reply = self.journal.get(request.key)
+            if reply is not None and reply.finish == REFUSED:
+                raise BadRequest(reply.refusal)
             if reply is not None:
                 return reply
             other = self._asking.get(request.key)
@@ -99,10 +105,21 @@ class Client:
                 reply = await self._answered(request)
                 self.journal.add(request, reply)
                 self.purse.learn(request, reply)
+            self._keep_refusals()
             return reply
+        except BadRequest as error:
+            self._refusals.append((request, Reply("", REFUSED, str(error))))
+            self._keep_refusals()
+            raise
         finally:
             del self._asking[request.key]
             done.set()
+
+    def _keep_refusals(self) -> None:
+        """Once anything was answered; before, it may be the server that is set up wrong, and all may be asked again."""
+        if self.journal.answered:
+            while self._refusals:
+                self.journal.add(*self._refusals.pop())
 
     async def _answered(self, request: Request) -> Reply:
         body = await asyncio.to_thread(request.body)  # reads and may convert a picture
@@ -114,7 +131,7 @@ class Client:
                 async with self._slots:
                     await self._until_allowed()
                     text = await self.api.post(body, request.extra)
-                reply = read_reply(text, request)
+                reply = self._read(text, request)
                 self._refused, self._silent = -1, 0
                 return reply
             except _RateLimited as error:
@@ -129,6 +146,13 @@ class Client:
             if failures >= self.tries or limited >= 10 * self.tries:
                 raise self._given_up(failures + limited, reason)
             await self._back_off(failures + limited, wait, everyone=isinstance(reason, _RateLimited))
+
+    @staticmethod
+    def _read(text: str, request: Request) -> Reply:
+        try:
+            return read_reply(text, request)
+        except ErrorBody as error:
+            raise _judged(error.status, f"an error in a reply of HTTP 200: {error}", error.kind, None) from None
 
     def _given_up(self, tries: int, reason: Exception) -> Exception:
         self._silent += 1
@@ -199,8 +223,12 @@ class ChatApi:
             raise MissingExtraError("openai", "openai") from None
         if base_url is not None and not base_url.startswith(("http://", "https://")):
             raise ConfigError(f"--base-url {base_url}: has to begin with http:// or https://")
+        try:
+            _ = urlsplit(base_url or "").port
+        except ValueError as error:
+            raise ConfigError(f"--base-url {base_url}: {error}") from None
         self._openai = openai
-        self._key = key
+        self._key, self._timeout = key, timeout
         try:
             self._client = openai.AsyncOpenAI(base_url=base_url, api_key=key, max_retries=0, timeout=timeout)
         except (ValueError, openai.OpenAIError) as error:
@@ -210,8 +238,13 @@ class ChatApi:
         """The text of the answer. One try."""
         openai = self._openai
         try:
-            raw = await self._client.chat.completions.with_raw_response.create(**body, extra_body=dict(extra) or None)
-            return str(raw.text)
+            async with asyncio.timeout(self._timeout):  # of all of it: a server may send a byte now and then
+                raw = await self._client.chat.completions.with_raw_response.create(
+                    **body, extra_body=dict(extra) or None
+                )
+                return self._without_key(str(raw.text))
+        except TimeoutError:
+            raise _Failed(f"no answer within {self._timeout:g} s") from None
         except openai.APIStatusError as error:
             raise self._judged(error) from None
         except openai.APIError as error:  # no connection, time-out
@@ -223,17 +256,24 @@ class ChatApi:
     def _judged(self, error: Any) -> Exception:
         status, wait = error.status_code, retry_after(error.response.headers)
         message = self._safe(f"HTTP {status}: {error.message}")
-        if status == 429 and "insufficient_quota" in f"{error.code} {error.message}":
-            return ApiError(f"no credit left ({message}): top it up; the same command goes on")
-        if status == 429:
-            return _RateLimited(message, wait)
-        if status in _FATAL:
-            return ApiError(f"{message}: check OPENAI_API_KEY, --model and --base-url; the same command goes on")
-        return BadRequest(message) if status in _OWN_FAULT else _Failed(message, wait)
+        return _judged(status, message, f"{error.code} {error.message}", wait)
+
+    def _without_key(self, text: str) -> str:
+        return text.replace(self._key, "[key]") if len(self._key) > 3 else text
 
     def _safe(self, text: str) -> str:
-        text = text.replace(self._key, "[key]") if len(self._key) > 3 else text
-        return printable(" ".join(text.split()))[:300]
+        return printable(" ".join(self._without_key(text).split()))[:300]
+
+
+def _judged(status: int, message: str, kind: str, wait: float | None) -> Exception:
+    """What an error of the server's means for the run, by its code."""
+    if status == 429 and "insufficient_quota" in kind:
+        return ApiError(f"no credit left ({message}): top it up; the same command goes on")
+    if status == 429:
+        return _RateLimited(message, wait)
+    if status in _FATAL:
+        return ApiError(f"{message}: check OPENAI_API_KEY, --model and --base-url; the same command goes on")
+    return BadRequest(message) if status in _OWN_FAULT else _Failed(message, wait)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -243,9 +283,10 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
             wait = float(headers.get(name, "")) * scale
         except ValueError:
             continue
-        if 0 <= wait < 86400:
+        if 0 <= wait < _LONGEST_ASKED:
             return wait
     try:
-        return max(0.0, parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time())
+        wait = max(0.0, parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time())
     except (TypeError, ValueError, IndexError, OverflowError):
         return None
+    return wait if wait < _LONGEST_ASKED else None

@@ -14,7 +14,7 @@ from typing import Any
 
 from structdecode.errors import ConfigError
 from structdecode.evaluation.store import Appender
-from structdecode.training.annotation.requests import Purpose, Reply, Request
+from structdecode.training.annotation.requests import REFUSED, Purpose, Reply, Request
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Journal:
         self.path = path
         self._appender = Appender(path) if writing else None
         self._failed = ""
+        self.answered = False
         self._places: dict[str, int] = {}
         self._counts: Counter[tuple[str, str]] = Counter()
         self._read()
@@ -63,6 +64,7 @@ class Journal:
 
     def _note(self, line: dict[str, Any], place: int) -> None:
         self._places.setdefault(line["key"], place)
+        self.answered |= line.get("finish") != REFUSED
         for name, count in (("requests", 1), *((n, line[n]) for n in ("prompt_tokens", "completion_tokens"))):
             self._counts[line["purpose"], name] += count
 

@@ -14,6 +14,12 @@ from typing import Any, Literal
 from structdecode.images import Picture
 from structdecode.training.annotation.pictures import data_url, size_of
 
+MOST_TOKENS = 100_000_000
+"""What a server may count for one request."""
+
+REFUSED = "request-refused"
+"""`Reply.finish` of a request that the server refused for what it holds: kept like an answer, so that nobody asks again."""
+
 VERSION = 1
 """Part of every key. A change of what a request means asks everything anew."""
 
@@ -118,6 +124,8 @@ def read_reply(text: str, request: Request) -> Reply:
         ValueError: it is not JSON, or not a chat completion.
     """
     data = json.loads(text)
+    if isinstance(data, dict) and data.get("error") and not data.get("choices"):
+        raise ErrorBody(data["error"])
     try:
         choice = data["choices"][0]
         message = choice["message"]
@@ -127,14 +135,36 @@ def read_reply(text: str, request: Request) -> Reply:
         finish, name = choice.get("finish_reason"), data.get("id")
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise ValueError(f"no chat completion: {type(error).__name__} {error}") from None
+    if isinstance(content, list):  # of parts, as some servers give it
+        content = "".join(
+            part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)
+        )
     if not isinstance(content, str | None):
         raise ValueError(f"no chat completion: content is a {type(content).__name__}")
     content = _readable(content or "")
     return Reply(
         content, str(finish or "stop"), _readable(str(refusal or "")),
-        sent if isinstance(sent, int) else request.prompt_tokens,
-        written if isinstance(written, int) else math.ceil(len(content) / 4), str(name or ""),
+        _counted(sent, request.prompt_tokens), _counted(written, math.ceil(len(content) / 4)), str(name or "")[:200],
     )  # fmt: skip
+
+
+def _counted(tokens: Any, guess: int) -> int:
+    """What a server says if that can be: below 0 it would pay back, and without end it would end the run."""
+    right = isinstance(tokens, int) and not isinstance(tokens, bool) and 0 <= tokens <= MOST_TOKENS
+    return int(tokens) if right else guess
+
+
+class ErrorBody(ValueError):
+    """A reply of HTTP 200 that holds an error: its code, 500 where it has none, and the server's words."""
+
+    def __init__(self, error: Any) -> None:
+        said = error if isinstance(error, Mapping) else {"message": error}
+        code = said.get("code") or said.get("status")
+        self.status = (
+            int(code) if isinstance(code, int | str) and str(code).isdecimal() and len(str(code)) == 3 else 500
+        )
+        self.kind = f"{said.get('code')} {said.get('type')}"
+        super().__init__(str(said.get("message") or said)[:300])
 
 
 def _readable(text: str) -> str:

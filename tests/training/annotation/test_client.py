@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
@@ -301,3 +304,135 @@ def test_a_dry_client_sends_nothing(tmp_path: Path) -> None:
     assert asyncio.run(client.ask(request("paid"))).text == "here"
     with pytest.raises(NotPaid):
         asyncio.run(client.ask(request("new")))
+
+
+# ------------------------------------------------------------------ servers that do not keep to it
+
+
+def raw(**fields: Any) -> bytes:
+    choice = {"message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}
+    return json.dumps({"choices": [choice], **fields}).encode()
+
+
+@pytest.mark.parametrize("count", [-(10**9), 10**400, True, "5", 1.5, None, [1]])
+def test_counts_of_tokens_that_cannot_be_are_guessed(count: Any) -> None:
+    text = raw(usage={"prompt_tokens": count, "completion_tokens": count}).decode()
+    if count == 10**400:
+        text = text.replace(str(count), "1" + "0" * 400)
+    reply = read_reply(text, request())
+    assert 0 < reply.prompt_tokens < 1000 and 0 <= reply.completion_tokens < 1000
+
+
+def test_a_limit_holds_against_a_server_that_pays_back(tmp_path: Path) -> None:
+    async def ask_all(client: Client) -> int:
+        found = await asyncio.gather(*(client.ask(request(str(i))) for i in range(40)), return_exceptions=True)
+        return sum(isinstance(reply, Reply) for reply in found)
+
+    usage = {"prompt_tokens": -(10**9), "completion_tokens": -(10**9)}
+    with ChatServer(lambda asked: Answer("x", usage=usage)) as server:
+        answered = during(server, tmp_path, ask_all, prices=Prices(1000, 1000), limit=0.3)
+    assert 0 < answered < 40
+
+
+def test_content_of_parts_is_read_and_billed() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "reasoning"}, {"type": "text", "text": "b"}]
+    choice = {"message": {"content": parts}, "finish_reason": "stop"}
+    reply = read_reply(
+        json.dumps({"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 3}}), request()
+    )
+    assert (reply.text, reply.prompt_tokens, reply.completion_tokens) == ("ab", 7, 3)
+
+
+ERRORS: dict[str, tuple[Any, type[Exception], int]] = {
+    "of the request": ({"code": 400, "message": "too long for us"}, BadRequest, 1),
+    "of the key": ({"code": "401", "message": "too long for us"}, ApiError, 1),
+    "of the server": ({"code": 503, "message": "too long for us"}, Unanswered, 3),
+    "of no code": ({"message": "too long for us"}, Unanswered, 3), "a text": ("too long for us", Unanswered, 3),
+    "no credit": ({"code": 429, "type": "insufficient_quota", "message": "too long for us"}, ApiError, 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_an_error_in_a_reply_of_200_is_shown_and_judged_by_its_code(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("structdecode.training.annotation.client._LONGEST_WAIT", 0.01)
+    body, kind, times = ERRORS[case]
+    with ChatServer(lambda asked: Answer(raw=json.dumps({"error": body}).encode())) as server:
+        with pytest.raises(kind, match="too long for us"):
+            during(server, tmp_path, lambda client: client.ask(request()))
+        assert sum(server.asked.values()) == times
+
+
+def test_a_refused_request_is_not_asked_again(tmp_path: Path) -> None:
+    async def ask_all(client: Client) -> list[str]:
+        found = []
+        for text in ("bad 1", "good", "bad 2"):
+            try:
+                found.append((await client.ask(request(text))).text)
+            except BadRequest as error:
+                found.append(str(error))
+        return found
+
+    def script(asked: Asked) -> Answer:
+        return Answer(status=400, error={"message": "no such thing"}) if "bad" in asked.texts[0] else Answer("yes")
+
+    with ChatServer(script) as server:
+        first = during(server, tmp_path, ask_all)
+        content = (tmp_path / "journal.jsonl").read_bytes()
+        assert during(server, tmp_path, ask_all) == first and sum(server.asked.values()) == 3
+    assert (tmp_path / "journal.jsonl").read_bytes() == content and "no such thing" in first[0]
+
+
+def test_a_server_that_drips_does_not_outlast_the_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("structdecode.training.annotation.client._LONGEST_WAIT", 0.01)
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def drip() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=drips, args=(connection,), daemon=True).start()
+
+    def drips(connection: socket.socket) -> None:
+        try:
+            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100000\r\n\r\n{")
+            while True:
+                connection.sendall(b" ")
+                time.sleep(0.1)
+        except OSError:
+            return
+
+    threading.Thread(target=drip, daemon=True).start()
+
+    async def run() -> None:
+        journal = Journal(tmp_path / "journal.jsonl")
+        api = ChatApi(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", KEY, 0.5)
+        try:
+            await Client(api, journal, Purse(Prices(), journal, None), concurrency=1, tries=2).ask(request())
+        finally:
+            await api.close()
+            journal.close()
+
+    with pytest.raises(Unanswered, match=r"within 0\.5 s"):
+        asyncio.run(asyncio.wait_for(run(), 20))
+    listener.close()
+
+
+def test_a_server_that_echoes_the_key_puts_it_nowhere(tmp_path: Path) -> None:
+    with ChatServer(lambda asked: Answer(f"your key is {KEY}", refusal=None)) as server:
+        reply = during(server, tmp_path, lambda client: client.ask(request()))
+    assert reply.text == "your key is [key]" and KEY not in (tmp_path / "journal.jsonl").read_text()
+
+
+@pytest.mark.parametrize("url", ["http://localhost:99999/v1", "http://localhost:-1/v1", "http://localhost:port/v1"])
+def test_an_address_with_a_port_that_is_none(url: str) -> None:
+    with pytest.raises(ConfigError, match="--base-url"):
+        ChatApi(url, KEY, 5.0)
+
+
+@pytest.mark.parametrize("date", ["Fri, 31 Dec 9999 23:59:59 GMT", "Mon, 01 Jan 2125 00:00:00 GMT"])
+def test_a_date_beyond_a_day_is_not_waited_for(date: str) -> None:
+    assert retry_after({"retry-after": date}) is None

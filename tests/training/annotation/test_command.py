@@ -240,3 +240,52 @@ def test_more_fields_of_a_request_are_sent(tmp_path: Path) -> None:
     with ChatServer(right) as server:
         command.annotate(options(tmp_path, server.url, range(1), extra='{"top_k": 20}', temperature=0.5))
         assert server.seen[0].body["top_k"] == 20 and server.seen[0].body["temperature"] == 0.5
+
+
+def test_refused_records_are_journalled_and_the_same_command_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    def script(asked: Asked) -> Answer:
+        number = int(re.findall(r"\d+", asked.task)[0])
+        return (
+            right(asked) if number % 6 == 0 else Answer(status=400, error={"message": "this picture may not be shown"})
+        )
+
+    with ChatServer(script) as server:
+        chosen = options(tmp_path, server.url, range(30), concurrency=1)
+        assert command.annotate(chosen) == 0
+        files = {
+            name: (tmp_path / "out" / name).read_bytes() for name in ("train.jsonl", "rejected.jsonl", "journal.jsonl")
+        }
+        assert (
+            len(read_lines(tmp_path / "out/rejected.jsonl")) == 25
+            and len(read_lines(tmp_path / "out/train.jsonl")) == 5
+        )
+        asked = sum(server.asked.values())
+        for _ in range(2):
+            assert command.annotate(chosen) == 0
+        assert {name: (tmp_path / "out" / name).read_bytes() for name in files} == files
+        assert sum(server.asked.values()) == asked
+
+
+@pytest.mark.parametrize("text", ["\0", "\ufeff", "<image>"])
+def test_what_data_check_refuses_is_asked_for_again(text: str, tmp_path: Path) -> None:
+    def script(asked: Asked) -> Answer:
+        whole = right(asked)
+        assert whole.text is not None
+        return (
+            whole
+            if asked.attempt > 1 or asked.judging
+            else Answer(whole.text.replace("</REASONING>", f"{text} </REASONING>"))
+        )
+
+    with ChatServer(script) as server:
+        assert command.annotate(options(tmp_path, server.url, range(2))) == 0
+        assert len(read_lines(tmp_path / "out/train.jsonl")) == 2
+        assert any("This answer cannot be used" in said for seen in server.seen for said in seen.texts)
+    assert text not in json.dumps(
+        [
+            turn
+            for row in read_lines(tmp_path / "out/train.jsonl")
+            for turn in row["conversations"]
+            if turn["from"] == "gpt"
+        ]
+    )
