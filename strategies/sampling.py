@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from structdecode import registry
 from structdecode.types import Sampling, Stage
 
 
@@ -21,6 +22,7 @@ class SamplingOverrides:
     max_tokens: int | None = None
 
     def __post_init__(self) -> None:
+        registry.check_numbers(self, registry.name_of("strategies", type(self)) or type(self).__name__)
         self.sampling(Stage("any"))  # raises ConfigError for a value out of range, before anything is decoded
 
     def sampling(self, stage: Stage) -> Sampling:

@@ -14,6 +14,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import math
+import numbers
 import types
 import typing
 import warnings
@@ -205,6 +207,8 @@ def verifier_from(given: Any, settings: Mapping[str, Any] | None = None) -> Any:
         return build("verifiers", name, {**own, **(settings or {})})
     if isinstance(spec, str):
         return build("verifiers", spec, settings)
+    if settings:
+        raise ConfigError(f"settings ({', '.join(settings)}) go with a verifier's name, not with {spec!r:.60}")
     return spec
 
 
@@ -298,6 +302,33 @@ def field_types(kind: type) -> dict[str, Any]:
         return {}
     hints = typing.get_type_hints(kind)
     return {f.name: hints[f.name] for f in dataclasses.fields(kind) if f.init}
+
+
+def check_numbers(settings: Any, name: str) -> None:
+    """For ``__post_init__``: what is made from Python is held to its fields' types as a command line is.
+
+    Raises:
+        ConfigError: a field for a whole number holds something else, or one for a number no finite one.
+    """
+    for key, kind in _number_fields(type(settings)).items():
+        value, options = getattr(settings, key), {kind, *_options(kind)}
+        if value is None and type(None) in options:
+            continue
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if (
+            float in options
+            and isinstance(value, numbers.Real)
+            and not isinstance(value, bool)
+            and math.isfinite(value)
+        ):
+            continue
+        if not whole:
+            wanted = "a number" if float in options else "a whole number"
+            raise ConfigError(f"{name}: {key} must be {wanted}, not {value!r}")
+
+
+def _number_fields(kind: type) -> dict[str, Any]:
+    return {key: hint for key, hint in field_types(kind).items() if {hint, *_options(hint)} & {int, float}}
 
 
 def _coerce(value: Any, kind: Any, what: str) -> Any:

@@ -55,14 +55,19 @@ class EchoModel:
         self.charged += usage
 
 
-def check_verifier(verifier: Verifier, candidates: Sequence[Candidate] | None = None, model: Any = None) -> None:
-    """One finite or absent score a candidate, the same again when asked again; nothing for nothing."""
+def check_verifier(
+    verifier: Verifier, candidates: Sequence[Candidate] | None = None, model: Any = None, prompt: Prompt | None = None
+) -> None:
+    """One finite or absent score a candidate, the same again when asked again; nothing for nothing.
+
+    ``prompt``: what the candidates answer, for verifiers that want a picture, options or a form of question.
+    """
     given = list(candidates or [candidate("s", f"c {i}", f"r {i}", str(i), path=(0, 0, 0, i)) for i in range(4)])
     handle = model or EchoModel()
-    prompt = Prompt("How many red squares are there?")
+    asked = prompt or Prompt("How many red squares are there?")
 
     def ask() -> list[Score]:
-        return list(asyncio.run(verifier.score(prompt, given, handle)))
+        return list(asyncio.run(verifier.score(asked, given, handle)))
 
     scores = ask()
     assert len(scores) == len(given), f"{len(given)} candidates, but {len(scores)} scores"
@@ -71,7 +76,7 @@ def check_verifier(verifier: Verifier, candidates: Sequence[Candidate] | None = 
         assert score.value is None or math.isfinite(score.value), f"not finite: {score.value}"
         assert score.value is not None or score.reason, "an unscored candidate without a reason"
     assert [s.value for s in ask()] == [s.value for s in scores], "another answer to the same question"
-    assert list(asyncio.run(verifier.score(prompt, [], handle))) == [], "scores for no candidates"
+    assert list(asyncio.run(verifier.score(asked, [], handle))) == [], "scores for no candidates"
 
 
 def check_strategy(strategy: Strategy, schema: Schema = LLAVA_O1, backend: Backend | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -112,6 +113,7 @@ class TransformersBackend:
         )  # fmt: skip
         look_every = LOOK_EVERY if on_cuda else 1
         self.scheduler = Scheduler(forward, self._borrowed, self.prefixes.clear, max_rows, look_every)
+        self._process, self._closed = os.getpid(), False
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="structdecode-model")
         if check:
             check_once(self)
@@ -147,7 +149,27 @@ class TransformersBackend:
             pack_weights=pack_weights, record_steps=record_steps, check=check,
         )  # fmt: skip
 
+    def close(self) -> None:
+        """Ends the backend's threads and lets go of its caches and of the model; searches that are open fail."""
+        self._closed = True
+        self.scheduler.close()
+        self._worker.shutdown(wait=True)
+        self.prefixes.clear()
+
+    def __enter__(self) -> TransformersBackend:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def open(self, prompt: Prompt) -> AbstractAsyncContextManager[Session]:
+        if self._closed:
+            raise ModelError(f"model {self.name!r}: this backend was closed: make a new one")
+        if os.getpid() != self._process:
+            raise ModelError(
+                f"model {self.name!r}: this backend was made before the process forked, and its threads are not here: make "
+                "one in each process, or start processes with 'spawn'"
+            )
         self.scheduler.check_soon()
         return self.open_sharing(prompt, ImageMemory())
 

@@ -80,6 +80,10 @@ class Scheduler:
         self._waiting: deque[Write] = deque()
         self._empty()
 
+    def close(self) -> None:
+        """Waits for the step that runs, and ends the thread."""
+        self._worker.shutdown(wait=True, cancel_futures=True)
+
     async def run(self, steps: Steps[T]) -> T:
         """The generator's return value. Cancelled, its rows end with the next step, and so does this.
 
