@@ -109,6 +109,7 @@ def _orientation(image: Image.Image) -> int:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if getattr(image, "is_animated", False):
         image.seek(0)
+    image.load()  # Pillow turns a TIFF here, and takes its orientation away
     turn = _TURNS.get(_orientation(image))
     if turn is not None:
         image = image.transpose(turn)

@@ -162,3 +162,17 @@ def test_a_picture_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
         load_picture(tmp_path / "large.png")
     with pytest.raises(ImageError):
         load_picture("a\0b.png")
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_format_is_turned_once(orientation: int, kind: str) -> None:
+    scene = Image.new("RGB", (48, 32))
+    scene.paste((255, 255, 255), (0, 0, 12, 8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = io.BytesIO()
+    scene.save(stored, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(stored.getvalue()))).convert("RGB")
+    found = load_picture(stored.getvalue()).image
+    assert found.size == expected.size and found.tobytes() == expected.tobytes()

@@ -8,9 +8,11 @@ jitter behind that.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -25,6 +27,7 @@ from structdecode.training.annotation.requests import REFUSED, ErrorBody, Reply,
 _FATAL = (401, 403, 404)
 _OWN_FAULT = (400, 413, 422)
 _LONGEST_WAIT = 60.0
+_SHORTEST_KEY = 12
 _LONGEST_ASKED = 86400.0
 """Seconds: what a server asks for beyond a day is not waited for."""
 _ALL_REFUSED = 20
@@ -70,7 +73,6 @@ class Client:
         self._not_before = 0.0
         self._random = random.Random()  # jitter only: no result depends on it
         self._refused, self._silent = -1 if journal.answered else 0, 0
-        self._refusals: list[tuple[Request, Reply]] = []
 
     @property
     def waiting(self) -> float:
@@ -105,21 +107,10 @@ class Client:
                 reply = await self._answered(request)
                 self.journal.add(request, reply)
                 self.purse.learn(request, reply)
-            self._keep_refusals()
             return reply
-        except BadRequest as error:
-            self._refusals.append((request, Reply("", REFUSED, str(error))))
-            self._keep_refusals()
-            raise
         finally:
             del self._asking[request.key]
             done.set()
-
-    def _keep_refusals(self) -> None:
-        """Once anything was answered; before, it may be the server that is set up wrong, and all may be asked again."""
-        if self.journal.answered:
-            while self._refusals:
-                self.journal.add(*self._refusals.pop())
 
     async def _answered(self, request: Request) -> Reply:
         body = await asyncio.to_thread(request.body)  # reads and may convert a picture
@@ -141,16 +132,17 @@ class Client:
                 failures += 1
                 reason, wait = error, getattr(error, "wait", None)
             except BadRequest as error:
+                self.journal.add(request, Reply("", REFUSED, str(error)))
                 self._count_refusal(error)
                 raise
             if failures >= self.tries or limited >= 10 * self.tries:
                 raise self._given_up(failures + limited, reason)
             await self._back_off(failures + limited, wait, everyone=isinstance(reason, _RateLimited))
 
-    @staticmethod
-    def _read(text: str, request: Request) -> Reply:
+    def _read(self, text: str, request: Request) -> Reply:
         try:
-            return read_reply(text, request)
+            reply = read_reply(text, request)
+            return replace(reply, text=self.api.without_key(reply.text), refusal=self.api.without_key(reply.refusal))
         except ErrorBody as error:
             raise _judged(error.status, f"an error in a reply of HTTP 200: {error}", error.kind, None) from None
 
@@ -167,7 +159,11 @@ class Client:
             return
         self._refused += 1
         if self._refused >= _ALL_REFUSED:
-            raise ApiError(f"the first {self._refused} requests were all refused: {error}") from None
+            self._refused = 0
+            raise ApiError(
+                f"the first {_ALL_REFUSED} requests were all refused: {error}: the same command goes on behind them; delete "
+                f"{self.journal.path} to ask them again"
+            ) from None
 
     async def _until_allowed(self) -> None:
         while self.waiting > 0:
@@ -224,9 +220,13 @@ class ChatApi:
         if base_url is not None and not base_url.startswith(("http://", "https://")):
             raise ConfigError(f"--base-url {base_url}: has to begin with http:// or https://")
         try:
-            _ = urlsplit(base_url or "").port
+            _ = urlsplit(base_url or os.environ.get("OPENAI_BASE_URL", "")).port
         except ValueError as error:
-            raise ConfigError(f"--base-url {base_url}: {error}") from None
+            raise ConfigError(f"--base-url {base_url or 'in OPENAI_BASE_URL'}: {error}") from None
+        if not key.isascii() or not key.isprintable():
+            raise ConfigError(
+                "OPENAI_API_KEY: holds characters that no key has (quotes of a word processor?): set it anew"
+            )
         self._openai = openai
         self._key, self._timeout = key, timeout
         try:
@@ -242,7 +242,7 @@ class ChatApi:
                 raw = await self._client.chat.completions.with_raw_response.create(
                     **body, extra_body=dict(extra) or None
                 )
-                return self._without_key(str(raw.text))
+                return str(raw.text)
         except TimeoutError:
             raise _Failed(f"no answer within {self._timeout:g} s") from None
         except openai.APIStatusError as error:
@@ -258,11 +258,12 @@ class ChatApi:
         message = self._safe(f"HTTP {status}: {error.message}")
         return _judged(status, message, f"{error.code} {error.message}", wait)
 
-    def _without_key(self, text: str) -> str:
-        return text.replace(self._key, "[key]") if len(self._key) > 3 else text
+    def without_key(self, text: str) -> str:
+        """A server may echo it. What is too short to be one ("none", "EMPTY") may be a word."""
+        return text.replace(self._key, "[key]") if len(self._key) >= _SHORTEST_KEY else text
 
     def _safe(self, text: str) -> str:
-        return printable(" ".join(self._without_key(text).split()))[:300]
+        return printable(" ".join(self.without_key(text).split()))[:300]
 
 
 def _judged(status: int, message: str, kind: str, wait: float | None) -> Exception:

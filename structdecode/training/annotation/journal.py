@@ -14,7 +14,7 @@ from typing import Any
 
 from structdecode.errors import ConfigError
 from structdecode.evaluation.store import Appender
-from structdecode.training.annotation.requests import REFUSED, Purpose, Reply, Request
+from structdecode.training.annotation.requests import MOST_TOKENS, REFUSED, Purpose, Reply, Request
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Journal:
         self._places.setdefault(line["key"], place)
         self.answered |= line.get("finish") != REFUSED
         for name, count in (("requests", 1), *((n, line[n]) for n in ("prompt_tokens", "completion_tokens"))):
-            self._counts[line["purpose"], name] += count
+            self._counts[line["purpose"], name] += min(max(int(count), 0), MOST_TOKENS)
 
     def __contains__(self, key: str) -> bool:
         return key in self._places

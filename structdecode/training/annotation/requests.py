@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from structdecode.images import Picture
+from structdecode.reading import parse_json
 from structdecode.training.annotation.pictures import data_url, size_of
 
 MOST_TOKENS = 100_000_000
@@ -123,7 +124,7 @@ def read_reply(text: str, request: Request) -> Reply:
     Raises:
         ValueError: it is not JSON, or not a chat completion.
     """
-    data = json.loads(text)
+    data = parse_json(text)
     if isinstance(data, dict) and data.get("error") and not data.get("choices"):
         raise ErrorBody(data["error"])
     try:
@@ -144,7 +145,7 @@ def read_reply(text: str, request: Request) -> Reply:
     content = _readable(content or "")
     return Reply(
         content, str(finish or "stop"), _readable(str(refusal or "")),
-        _counted(sent, request.prompt_tokens), _counted(written, math.ceil(len(content) / 4)), str(name or "")[:200],
+        _counted(sent or None, request.prompt_tokens), _counted(written or None if content else written, math.ceil(len(content) / 4)), str(name or "")[:200],
     )  # fmt: skip
 
 

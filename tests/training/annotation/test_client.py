@@ -436,3 +436,23 @@ def test_an_address_with_a_port_that_is_none(url: str) -> None:
 @pytest.mark.parametrize("date", ["Fri, 31 Dec 9999 23:59:59 GMT", "Mon, 01 Jan 2125 00:00:00 GMT"])
 def test_a_date_beyond_a_day_is_not_waited_for(date: str) -> None:
     assert retry_after({"retry-after": date}) is None
+
+
+@pytest.mark.parametrize("key", ["none", "EMPTY", "token"])
+def test_a_placeholder_for_a_key_is_a_word_like_any_other(key: str, tmp_path: Path) -> None:
+    async def run(url: str) -> Reply:
+        journal = Journal(tmp_path / "journal.jsonl")
+        api = ChatApi(url, key, 5.0)
+        try:
+            return await Client(api, journal, Purse(Prices(), journal, None), concurrency=1).ask(request())
+        finally:
+            await api.close()
+            journal.close()
+
+    with ChatServer(lambda asked: Answer(f"there are {key}.")) as server:
+        assert asyncio.run(run(server.url)).text == f"there are {key}."
+
+
+def test_a_key_that_no_header_can_hold() -> None:
+    with pytest.raises(ConfigError, match="OPENAI_API_KEY"):
+        ChatApi("http://localhost:1/v1", "\u201csk-abcdefghijkl\u201d", 5.0)
