@@ -140,7 +140,8 @@ def test_what_no_second_try_would_change_is_not_tried_again(
             during(server, tmp_path, lambda client: client.ask(request()))
         assert sum(server.asked.values()) == 1
     assert KEY not in str(caught.value)
-    assert (tmp_path / "journal.jsonl").read_text() == ""
+    kept = (tmp_path / "journal.jsonl").read_text()
+    assert KEY not in kept and kept.count("\n") == (kind is BadRequest)  # a refused request is not asked again
 
 
 def test_a_server_that_refuses_every_request_ends_the_run(tmp_path: Path) -> None:
@@ -158,8 +159,9 @@ def test_a_server_that_refuses_every_request_ends_the_run(tmp_path: Path) -> Non
         pytest.raises(ApiError, match=r"first 20 requests were all refused.*max_tokens"),
     ):
         during(server, tmp_path, ask)
+    (tmp_path / "anew").mkdir()
     with ChatServer(lambda asked: Answer("x") if asked.texts == ["3"] else refusing) as server:
-        assert during(server, tmp_path, ask) == 50
+        assert during(server, tmp_path / "anew", ask) == 50
 
 
 def test_a_server_that_is_gone_ends_the_run(tmp_path: Path) -> None:
