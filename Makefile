@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test law4 architectures lint pocket card study bench bench-cpu bench-gpu clean
+.PHONY: help demo test law4 architectures lint pocket card study bench bench-cpu bench-gpu harness-lmms-eval clean
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -45,6 +45,11 @@ bench-cpu: $(STAMP) ## speed beside upstream's algorithm and generate, on the CP
 
 bench-gpu: $(STAMP) ## the same on a CUDA device, with a random model of LLaVA-o1's shape
 	$(BIN)/python -m benchmarks.speed --device cuda && $(BIN)/python -m benchmarks.speed_report gpu
+
+harness-lmms-eval: ## run lmms-eval itself on pocket pictures, in an environment of its own (a few minutes, gigabytes)
+	test -x $(VENV)-lmms-eval/bin/python || $(PYTHON) -m venv $(VENV)-lmms-eval
+	$(VENV)-lmms-eval/bin/python -m pip install -q -c constraints.txt -e '.[eval,vision,lmms-eval]'
+	$(VENV)-lmms-eval/bin/python -m benchmarks.harness.run_lmms_eval
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

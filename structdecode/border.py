@@ -6,7 +6,8 @@ import asyncio
 import inspect
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import fields, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -40,10 +41,17 @@ def number(value: Any) -> float:
     try:
         found = float(value) if not isinstance(value, str | bytes | bytearray) else math.nan
     except Exception:  # arrays and tensors raise what they like
-        raise ForeignValueError(f"{cut(repr(value), 80)} is not a number") from None
+        raise ForeignValueError(f"{_spelled(value)} is not a number") from None
     if not math.isfinite(found):
-        raise ForeignValueError(f"{cut(repr(value), 80)} is not a finite number")
+        raise ForeignValueError(f"{_spelled(value)} is not a finite number")
     return found
+
+
+def _spelled(value: Any) -> str:
+    try:
+        return cut(repr(value), 80)
+    except Exception:  # an integer of thousands of digits, or a plug-in's own
+        return f"a {type(value).__name__}"
 
 
 def checked_score(value: Any) -> Score:
@@ -65,21 +73,23 @@ def checked_score(value: Any) -> Score:
 
 def plain(value: Any, above: tuple[int, ...] = ()) -> Any:
     """JSON of anything: what JSON does not know becomes text, and so does what is nested without end (or in itself)."""
-    if value is None or isinstance(value, bool | str):
+    if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, int) and abs(value) < 2**63:
-        return int(value)
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()  # half of a surrogate pair can be written to no file
+    if isinstance(value, int):
+        return int(value) if abs(value) < 2**63 else "(a number of more than 63 bits)"
     if isinstance(value, Mapping | list | tuple | Set):
         if id(value) in above or len(above) == _DEPTH:
             return "..."
         inside = (*above, id(value))
         if isinstance(value, Mapping):
-            return {str(key): plain(inner, inside) for key, inner in value.items()}
+            return {plain(str(key)): plain(inner, inside) for key, inner in value.items()}
         return [plain(inner, inside) for inner in value]
     try:
         return number(value)
     except ForeignValueError:
-        return cut(str(value) if isinstance(value, float) else repr(value), _LONGEST)
+        return str(value) if isinstance(value, float) else _spelled(value)
 
 
 def said(error: BaseException) -> str:
@@ -99,16 +109,50 @@ async def within(call: Callable[[], Any], seconds: float | None, *, threaded: bo
         ForeignExitError: it raised SystemExit, KeyboardInterrupt or CancelledError by itself.
         Exception: what else it raised.
     """
-    task = asyncio.ensure_future(_guarded(partial(in_thread, call) if threaded else call))
+    driven = _Driven(_guarded(partial(in_thread, call) if threaded else call))
+    task = asyncio.ensure_future(driven.run())
     try:
         done, _ = await asyncio.wait({task}, timeout=seconds)
         if done:
             return _outcome(task)
-        await _given_up(task)
+        await _given_up(driven, task)
         raise TimeoutError
     except asyncio.CancelledError:
-        await _given_up(task)
+        await _given_up(driven, task)
         raise
+
+
+class _Driven:
+    """A coroutine that ends when it is given up and cancelled, though what it awaits should swallow that."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self.coroutine, self.given_up = coroutine, False
+
+    async def run(self) -> Any:
+        return await self
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        step: Callable[[], Any] = partial(self.coroutine.send, None)
+        while True:
+            try:
+                awaited = step()
+            except StopIteration as done:
+                return done.value
+            try:
+                yield awaited
+                step = partial(self.coroutine.send, None)
+            except asyncio.CancelledError as error:
+                if self.given_up:
+                    self._end(error)
+                    raise
+                step = partial(self.coroutine.throw, error)
+
+    def _end(self, error: asyncio.CancelledError) -> None:
+        """Has it end in order, or not at all: nobody waits for it."""
+        with suppress(BaseException):
+            self.coroutine.throw(error)
+        with suppress(BaseException):
+            self.coroutine.close()
 
 
 def _outcome(task: asyncio.Task[Any]) -> Any:
@@ -117,7 +161,8 @@ def _outcome(task: asyncio.Task[Any]) -> Any:
     return task.result()
 
 
-async def _given_up(task: asyncio.Task[Any]) -> None:
+async def _given_up(driven: _Driven, task: asyncio.Task[Any]) -> None:
+    driven.given_up = True
     task.cancel()
     await asyncio.wait({task}, timeout=GRACE)
     if task.done() and not task.cancelled():

@@ -243,6 +243,8 @@ class MeteredModel:
         return self._session.resolution
 
     async def complete(self, prompt: Prompt, *, n: int = 1, sampling: Sampling, stop: Sequence[str] = ()) -> list[Span]:
+        if not isinstance(n, int) or not 1 <= n <= MOST_ROWS:
+            raise ConfigError(f"n must be a whole number from 1 to {MOST_ROWS:,}, not {n!r}")
         digests = [picture.digest for picture in prompt.images]
         with self._meter.call("verifier", n, sampling.max_tokens) as call:
             rows = [

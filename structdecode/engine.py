@@ -122,7 +122,7 @@ def _check(prompt: Any, backend: Any, budget: Any, verifier_timeout: Any) -> Non
     if not hasattr(backend, "open") or isinstance(backend, os.PathLike):
         raise ConfigError(
             f"a backend is an object such as TransformersBackend.load(...), not {cut(repr(backend), 60)}: "
-            "structdecode.load_backend makes one of a checkpoint's path"
+            "structdecode.assembly.load_backend makes one of a checkpoint's path"
         )
     if budget is not None and not isinstance(budget, Budget):
         raise ConfigError(f"a budget is a Budget, not {cut(repr(budget), 60)}: Budget(tokens=2000)")

@@ -291,16 +291,18 @@ def shown(schema: Schema, stage: Stage, text: str) -> str:
     if not any(tag in text for tag in (*tags, *own)):
         return text
     kept: list[str] = []
-    inside: Stage | None = None
+    open_ = dict.fromkeys((other.name for other in hidden), 0)
     for piece in re.split(
         f"({'|'.join(map(re.escape, sorted(tags, key=len, reverse=True)))})" if tags else r"(?!)", text
     ):
-        if inside is not None:
-            inside = None if piece == inside.end else inside
-        elif piece in tags:
-            kept, inside = (kept, tags[piece]) if piece == tags[piece].begin else ([], None)
+        if piece not in tags:
+            kept += [] if any(open_.values()) else [piece]
+        elif piece == tags[piece].begin:
+            open_[tags[piece].name] += 1
+        elif open_[tags[piece].name]:
+            open_[tags[piece].name] -= 1
         else:
-            kept.append(piece)
+            kept = []
     rest = " ".join(filter(None, (piece.strip() for piece in kept)))
     if stage.begin and stage.begin in rest:
         rest = rest[rest.index(stage.begin) + len(stage.begin) :]
