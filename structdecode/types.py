@@ -274,8 +274,15 @@ class Candidate:
 
     def answer(self, schema: Schema) -> str:
         """The text of the visible stages, without what hidden ones have written into them and without stray tags."""
-        texts = [shown(schema, s, self._stages[s.name]) for s in schema.stages if s.visible and s.name in self._stages]
-        return "\n".join(text for text in texts if text)
+        return visible_text(schema, self._stages)
+
+
+def visible_text(schema: Schema, texts: Mapping[str, str]) -> str:
+    """An answer as its reader sees it, from the texts of its stages by name."""
+    found = [
+        shown(schema, stage, texts[stage.name]) for stage in schema.stages if stage.visible and stage.name in texts
+    ]
+    return "\n".join(filter(None, found))
 
 
 def shown(schema: Schema, stage: Stage, text: str) -> str:

@@ -15,7 +15,7 @@ from structdecode.evaluation.costs import PARTS, ModelCost
 from structdecode.evaluation.identity import RECORD_VERSION
 from structdecode.evaluation.plain import digest_of
 from structdecode.evaluation.types import Match, Pooled, Question, Record, Round
-from structdecode.types import Path, Prompt, Schema, join_spans
+from structdecode.types import Path, Prompt, Schema, join_spans, visible_text
 
 Matcher = Callable[[str, Question], Match]
 
@@ -172,8 +172,7 @@ def _right(
     texts = _texts(path, made)
     last = schema.stages[-1].name
     if newest["stage"] == last and newest["closed"]:
-        visible = [texts[stage.name] for stage in schema.stages if stage.visible and stage.name in texts]
-        return match("\n".join(filter(None, visible)), question).correct
+        return match(visible_text(schema, texts), question).correct
     reference = question.stages.get(newest["stage"])
     if reference is None:
         return None

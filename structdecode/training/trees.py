@@ -21,7 +21,7 @@ from structdecode.evaluation.types import Question, Record
 from structdecode.images import load_picture
 from structdecode.matching import match
 from structdecode.trace import Trace
-from structdecode.types import Path, Prompt, Sampling, Schema, Score, Stage
+from structdecode.types import Path, Prompt, Sampling, Schema, Score, Stage, visible_text
 
 Texts = tuple[tuple[str, str], ...]
 """A state: (stage, text) of each closed stage, in order."""
@@ -263,11 +263,10 @@ def _rounds(events: Sequence[Mapping[str, Any]]) -> tuple[dict[Path, Score], ...
 
 def _right(tree: Tree, question: Question, known: Mapping[Path, bool]) -> dict[Path, bool]:
     """What the run's matcher (and judge) said; by the rules for candidates that the strategy did not rank."""
-    visible = {stage.name for stage in tree.schema.stages if stage.visible}
     found = {}
     for node in tree.nodes:
         if tree.finished(node):
-            answer = "\n".join(text for stage, text in node.texts if stage in visible and text)
+            answer = visible_text(tree.schema, dict(node.texts))
             verdict = known.get(node.path)
             found[node.path] = match(answer, question).correct if verdict is None else verdict
     return found
