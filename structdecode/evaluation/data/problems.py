@@ -8,6 +8,8 @@ from typing import Any
 
 from structdecode.evaluation.types import Rejected
 
+_LONGEST_NAME = 255
+"""Of a file or folder, in any file system that is common."""
 _LONGEST_PATH = 4 * 4096
 """Linux takes paths of 4,096 bytes; the widest escape of a byte's character has four."""
 
@@ -35,8 +37,10 @@ def shown(value: object, length: int = 80) -> str:
 
 
 def shown_path(path: str | os.PathLike[str]) -> str:
-    """A path or address, whole: what is left of one that was cut names another file. What is longer is neither."""
-    return shown(str(path), _LONGEST_PATH)
+    """A path or address, whole: what is left of one that was cut names another file. What no file can be called is cut."""
+    text = str(path)
+    possible = all(len(part) <= _LONGEST_NAME for part in text.split("/"))
+    return shown(text, _LONGEST_PATH) if possible else shown(text)
 
 
 def kind_of(value: Any) -> str:
