@@ -161,7 +161,6 @@ QUESTIONS: dict[str, tuple[str, Make]] = {
     "option keys are words": ("bad-options", _of(vqa, options={"first": "red", "second": "blue"})),
     "options are loose text": ("bad-options", _of(vqa, options="red or blue")),
     "30 options": ("bad-options", _of(vqa, options=[str(n) for n in range(30)])),
-    "kind unknown": ("unknown-kind", _of(vqa, kind="guess")),
     "tolerance is a word": ("bad-tolerance", _of(vqa, tolerance="some")),
     "tolerance below zero": ("bad-tolerance", _of(vqa, tolerance=-0.1)),
     "tolerance beyond floats": ("not-a-number", lambda n: dump(vqa(n))[:-1] + b', "tolerance": 1e999}'),
