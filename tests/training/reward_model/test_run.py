@@ -55,7 +55,7 @@ def test_it_learns(rows: Path, tmp_path: Path) -> None:
     done = train(settings(rows, max_steps=20, save_every=0, eval_every=10), tmp_path / "run", quiet=True)
     journal = read_journal(tmp_path / "run" / "journal.jsonl")
     found = [line["loss"] for line in journal if "loss" in line]
-    assert sum(found[-5:]) < 0.8 * sum(found[:5])
+    assert sum(found[-5:]) < 0.9 * sum(found[:5])
     assert sum("eval_auc_caption" in line for line in journal) == 4  # before the first step, and three times
     assert done.figures["SUMMARY"]["accuracy"][0] == 1.0 and set(done.figures["chosen"]) >= {"chosen_right", "chance"}
     config = RewardConfig.load(done.model)
