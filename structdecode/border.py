@@ -12,14 +12,12 @@ from dataclasses import fields, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from structdecode.reading import cut, one_line
+from structdecode.reading import LONGEST, cut, one_line
 from structdecode.types import Score
 
 T = TypeVar("T")
 
 _DEPTH = 20
-_LONGEST = 2000
-"""Characters of a text that are kept."""
 GRACE = 1.0
 """Seconds in which a verifier whose time is over may end what it does; then it is left behind."""
 
@@ -66,7 +64,7 @@ def checked_score(value: Any) -> Score:
         value,
         value=None if value.value is None else number(value.value),
         resolution=None if value.resolution is None else abs(number(value.resolution)),
-        reason=value.reason if isinstance(value.reason, str) else cut(str(value.reason), _LONGEST),
+        reason=value.reason if isinstance(value.reason, str) else cut(str(value.reason), LONGEST),
         details=plain(value.details) if isinstance(value.details, Mapping) else {"details": plain(value.details)},
     )  # fmt: skip
 

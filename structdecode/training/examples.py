@@ -31,7 +31,7 @@ from structdecode.training.chat import Message
 from structdecode.training.check import PictureDecoder
 from structdecode.training.conversations import Conversation, conversation_of
 from structdecode.training.lengths import TokenCounter
-from structdecode.training.usable import examined
+from structdecode.training.usable import examined, parted
 from structdecode.types import Schema
 
 _BYTES_A_TOKEN, _TOKENS_A_PICTURE = 4, 256
@@ -160,17 +160,9 @@ class ConversationDataset(Dataset[Example]):
                 raise BadRow("too-long", too_long(length, max_length))
             return length
 
-        found = examined(len(self), sizes_of, length_of)
-        bad = [
-            problem.rejected(str(self.path), int(line))
-            for line, problem in zip(self.lines, found, strict=True)
-            if isinstance(problem, BadRow)
-        ]
-        if len(bad) == len(found):
-            raise DataError(f"{self.path}: no row can be used; the first, line {bad[0].line}: {bad[0].message}")
-        other = self.only([index for index, length in enumerate(found) if not isinstance(length, BadRow)])
-        other.lengths = np.array([length for length in found if not isinstance(length, BadRow)], dtype=np.int64)
-        other.rejected = sorted([*self.rejected, *bad], key=lambda rejected: rejected.line or 0)
+        found = parted(examined(len(self), sizes_of, length_of), self.path, self.lines, self.rejected)
+        other = self.only(found.kept)
+        other.lengths, other.rejected = found.lengths, found.rejected
         return other
 
     def only(self, kept: Sequence[int] | NDArray[Any]) -> ConversationDataset:

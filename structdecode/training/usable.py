@@ -7,8 +7,11 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import distributed
 
 from structdecode.errors import DataError
@@ -43,6 +46,38 @@ def examined(
     parts: list[list[int | BadRow]] = [[] for _ in range(world)]
     distributed.all_gather_object(parts, found)
     return [parts[index % world][index // world] for index in range(total)]
+
+
+@dataclass(frozen=True)
+class Usable:
+    """What `examined` found of a set.
+
+    Attributes:
+        kept: [N], which rows can be used. lengths: [rows kept], in tokens. rejected: why the others cannot, and those
+            that were left out before, by line.
+    """
+
+    kept: NDArray[np.bool_]
+    lengths: NDArray[np.int64]
+    rejected: list[Rejected]
+
+
+def parted(found: Sequence[int | BadRow], path: Path, lines: NDArray[np.int64], rejected: Sequence[Rejected]) -> Usable:
+    """The rows of a file apart by what `examined` found of them; ``lines``: of each row.
+
+    Raises:
+        DataError: none can be used.
+    """
+    bad = [
+        each.rejected(str(path), int(line)) for line, each in zip(lines, found, strict=True) if isinstance(each, BadRow)
+    ]
+    if len(bad) == len(found):
+        raise DataError(f"{path}: no row can be used; the first, line {bad[0].line}: {bad[0].message}")
+    return Usable(
+        np.array([not isinstance(each, BadRow) for each in found]),
+        np.array([each for each in found if not isinstance(each, BadRow)], dtype=np.int64),
+        sorted([*rejected, *bad], key=lambda one: one.line or 0),
+    )
 
 
 def _looked(

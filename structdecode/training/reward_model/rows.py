@@ -30,7 +30,7 @@ from structdecode.training.chat import Message
 from structdecode.training.examples import Example, line_starts, too_long
 from structdecode.training.lengths import TokenCounter
 from structdecode.training.reward_model.config import SEPARATOR, RewardConfig
-from structdecode.training.usable import Size, examined
+from structdecode.training.usable import Size, examined, parted
 
 _BYTES_A_TOKEN, _TOKENS_A_PICTURE = 4, 256
 _SENTENCE = re.compile(r"[.!?](?=\s)")
@@ -158,17 +158,9 @@ class StepDataset(Dataset[StepExample]):
                 raise BadRow("too-long", too_long(length, max_length))
             return length
 
-        found = examined(len(self), sizes_of, length_of)
-        bad = [
-            problem.rejected(str(self.path), int(line))
-            for line, problem in zip(self.lines, found, strict=True)
-            if isinstance(problem, BadRow)
-        ]
-        if len(bad) == len(found):
-            raise DataError(f"{self.path}: no row can be used; the first, line {bad[0].line}: {bad[0].message}")
-        other = self._only(np.array([not isinstance(length, BadRow) for length in found]))
-        other.lengths = np.array([length for length in found if not isinstance(length, BadRow)], dtype=np.int64)
-        other.rejected = sorted([*self.rejected, *bad], key=lambda rejected: rejected.line or 0)
+        found = parted(examined(len(self), sizes_of, length_of), self.path, self.lines, self.rejected)
+        other = self._only(found.kept)
+        other.lengths, other.rejected = found.lengths, found.rejected
         return other
 
     def _settled(self, step: StepRow) -> StepRow:
