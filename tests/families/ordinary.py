@@ -100,16 +100,12 @@ def _llama(tok: Any, kind: str = "llama", **more: Any) -> dict[str, Any]:
     return {"model_type": kind, **text(tok, **more)}
 
 
-def llava() -> tuple[Any, Any]:
+def llava(kind: str = "llava", text_config: Any = None, **layers: Any) -> tuple[Any, Any]:
     tok = tokenizer()
     built = model(
-        "llava",
-        tok,
-        vision_config=_clip(),
-        text_config=_llama(tok),
-        image_token_index=tok.image_token_id,
-        vision_feature_layer=-1,
-    )
+        kind, tok, vision_config=_clip(), text_config=text_config or _llama(tok), image_token_index=tok.image_token_id,
+        **(layers or {"vision_feature_layer": -1}),
+    )  # fmt: skip
     pictures = part("CLIPImageProcessor", "clip")(**SQUARE)
     return built, part("LlavaProcessor", "llava")(
         pictures,
@@ -122,24 +118,7 @@ def llava() -> tuple[Any, Any]:
 
 
 def vipllava() -> tuple[Any, Any]:
-    tok = tokenizer()
-    built = model(
-        "vipllava",
-        tok,
-        vision_config=_clip(),
-        text_config=_llama(tok),
-        image_token_index=tok.image_token_id,
-        vision_feature_layers=[-1, -2],
-    )
-    pictures = part("CLIPImageProcessor", "clip")(**SQUARE)
-    return built, part("LlavaProcessor", "llava")(
-        pictures,
-        tok,
-        patch_size=14,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=tok.chat_template,
-    )
+    return llava("vipllava", vision_feature_layers=[-1, -2])
 
 
 def llava_next() -> tuple[Any, Any]:

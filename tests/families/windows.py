@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.families.ordinary import SQUARE, _llama, _siglip, part, qwen2_5_vl
+from tests.families.ordinary import SQUARE, _llama, _siglip, llava, part, qwen2_5_vl
 from tests.families.parts import ROPE, SIDE, model, text, tokenizer, vision
 
 SLIDING = ["sliding_attention", "full_attention", "sliding_attention"]
@@ -113,25 +113,7 @@ def qwen2_5_vl_window() -> tuple[Any, Any]:
 
 
 def llava_mistral_window() -> tuple[Any, Any]:
-    tok = tokenizer()
-    clip = {"model_type": "clip_vision_model", **vision()}
-    built = model(
-        "llava",
-        tok,
-        vision_config=clip,
-        text_config=_llama(tok, "mistral", sliding_window=16),
-        image_token_index=tok.image_token_id,
-        vision_feature_layer=-1,
-    )
-    pictures = part("CLIPImageProcessor", "clip")(**SQUARE)
-    return built, part("LlavaProcessor", "llava")(
-        pictures,
-        tok,
-        patch_size=14,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=tok.chat_template,
-    )
+    return llava(text_config=_llama(tokenizer(), "mistral", sliding_window=16))
 
 
 def paligemma(kind: str = "gemma") -> tuple[Any, Any]:
