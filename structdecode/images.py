@@ -9,11 +9,13 @@ import io
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 
 from PIL import Image, UnidentifiedImageError
 
 from structdecode.errors import ImageError
-from structdecode.reading import one_line, read_bytes
+from structdecode.picture_files import FILES
+from structdecode.reading import one_line
 
 MAX_PIXELS = 89_478_485
 """Pillow's own bound (about 9,459 x 9,459): beyond it an image is taken for a decompression bomb."""
@@ -26,6 +28,9 @@ _TURNS = {
 """What makes a picture upright, by the value of EXIF's Orientation."""
 
 ImageSource = str | Path | bytes | Image.Image
+
+_WARNINGS = Lock()
+"""Held while Python's warning filters, which all threads share, are other than they were."""
 
 
 @dataclass(frozen=True)
@@ -65,15 +70,26 @@ def _open(source: ImageSource) -> tuple[str, Image.Image]:
     if not data:
         raise ImageError(f"{name}: the file has zero bytes")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return name, Image.open(io.BytesIO(data))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return name, opened(data)
+    except Image.DecompressionBombError:
         raise ImageError(f"{name}: more than {MAX_PIXELS:,} pixels (decompression bomb?): scale it down") from None
     except Exception as error:  # likewise
         unknown = isinstance(error, UnidentifiedImageError)
         detail = "not an image in a format that Pillow reads" if unknown else one_line(str(error))
         raise ImageError(f"{name}: {detail}") from None
+
+
+def opened(data: bytes) -> Image.Image:
+    """Pillow's image of these bytes, not decoded yet, without its warning about large ones: the size is ours to check.
+
+    Raises:
+        Image.DecompressionBombError: it has more than twice `MAX_PIXELS`.
+        UnidentifiedImageError: it is no image that Pillow reads.
+        Exception: anything else that a decoder raises on damaged bytes, from OSError to struct.error.
+    """
+    with _WARNINGS, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(io.BytesIO(data))
 
 
 def _read(source: str | Path | bytes) -> tuple[str, bytes]:
@@ -91,14 +107,14 @@ def _read(source: str | Path | bytes) -> tuple[str, bytes]:
     if text.startswith(("http://", "https://")):
         raise ImageError(f"{text}: pictures are not fetched from the network; download it and give the path")
     try:
-        return text, read_bytes(text)
+        return text, FILES.read(text)
     except FileNotFoundError:
         raise ImageError(f"{text}: no such file") from None
     except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
         raise ImageError(f"{one_line(text)}: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
     """EXIF's word on which side is up, and nothing else of it: the rest may be damaged, and is not needed."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
@@ -110,7 +126,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if getattr(image, "is_animated", False):
         image.seek(0)
     image.load()  # Pillow turns a TIFF here, and takes its orientation away
-    turn = _TURNS.get(_orientation(image))
+    turn = _TURNS.get(orientation(image))
     if turn is not None:
         image = image.transpose(turn)
     if image.mode.startswith(("I", "F")):  # 16-bit and float grey: Pillow's own conversion would clip at 255

@@ -120,7 +120,7 @@ ODD_TAGS: dict[str, tuple[int, int, int, bytes]] = {
 }  # fmt: skip
 
 
-def _exif(orientation: int, odd: tuple[int, int, int, bytes]) -> bytes:
+def odd_exif(orientation: int, odd: tuple[int, int, int, bytes]) -> bytes:
     tag, kind, count, value = odd
     entries = sorted([(0x0112, 3, 1, orientation.to_bytes(2, "little") + b"\0\0"), (tag, kind, count, value)])
     directory = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in entries)
@@ -132,7 +132,7 @@ def _exif(orientation: int, odd: tuple[int, int, int, bytes]) -> bytes:
 def test_a_picture_is_turned_by_its_orientation_alone(orientation: int, odd: str) -> None:
     scene = Image.effect_noise((6, 4), 80).convert("RGB").resize((48, 32), Image.Resampling.NEAREST)
     stored, plain = io.BytesIO(), io.BytesIO()
-    scene.save(stored, "JPEG", exif=_exif(orientation, ODD_TAGS[odd]), quality=95)
+    scene.save(stored, "JPEG", exif=odd_exif(orientation, ODD_TAGS[odd]), quality=95)
     scene.save(plain, "JPEG", quality=95)
     upright = Image.Exif()
     upright[0x0112] = orientation
@@ -146,7 +146,7 @@ def test_orientations_that_are_none_turn_nothing() -> None:
     scene = Image.effect_noise((48, 32), 80).convert("RGB")
     for orientation in (0, 9, 65535):
         stored = io.BytesIO()
-        scene.save(stored, "PNG", exif=_exif(orientation, ODD_TAGS["no values"])[6:])
+        scene.save(stored, "PNG", exif=odd_exif(orientation, ODD_TAGS["no values"])[6:])
         assert load_picture(stored.getvalue()).image.tobytes() == scene.tobytes()
 
 

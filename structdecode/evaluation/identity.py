@@ -18,6 +18,7 @@ from structdecode.evaluation.code import code_of_object
 from structdecode.evaluation.plain import digest_of
 from structdecode.evaluation.types import Question
 from structdecode.images import ImageSource, Picture
+from structdecode.picture_files import FILES, picture_digest
 
 RECORD_VERSION = 3
 """Part of every key: goes up when a record of the same configuration would come out otherwise."""
@@ -91,13 +92,13 @@ def _source_digest(source: ImageSource | Picture) -> str:
     if isinstance(source, Picture):
         return source.digest
     if isinstance(source, Image.Image):
-        return hashlib.blake2b(f"{source.mode}{source.size}".encode() + source.tobytes(), digest_size=16).hexdigest()
+        return picture_digest(f"{source.mode}{source.size}".encode() + source.tobytes())
     if isinstance(source, bytes):
-        return hashlib.blake2b(source, digest_size=16).hexdigest()
+        return picture_digest(source)
     if isinstance(source, str) and source.startswith("data:"):
-        return hashlib.blake2b(source.encode(), digest_size=16).hexdigest()
+        return picture_digest(source.encode())
     try:
-        return hashlib.blake2b(Path(source).read_bytes(), digest_size=16).hexdigest()
+        return FILES.digest(source)
     except OSError:
         return "missing"
 

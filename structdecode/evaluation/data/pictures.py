@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 import os
-import warnings
 from collections.abc import Mapping
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
 from structdecode.evaluation.data.problems import BadRow, kind_of, shown, shown_path
-from structdecode.images import MAX_PIXELS, ImageSource
+from structdecode.images import MAX_PIXELS, ImageSource, opened
+from structdecode.picture_files import FILES, picture_digest
 
 IMAGE_MARK = "<image>"
 """LLaVA's mark for where a picture goes. It is taken out: pictures are passed beside the text."""
@@ -82,9 +80,9 @@ class Pictures:
     def digest(self, source: ImageSource) -> str:
         """Of the stored bytes (of a PIL image: of its pixels)."""
         if isinstance(source, Image.Image):
-            return _digest(f"{source.mode} {source.size}".encode() + source.tobytes())
+            return picture_digest(f"{source.mode} {source.size}".encode() + source.tobytes())
         if isinstance(source, bytes):
-            return _digest(source)
+            return picture_digest(source)
         path = Path(source)
         return self._files[path] if path in self._files else self._look(path)
 
@@ -133,18 +131,14 @@ class Pictures:
     def _look(self, path: Path) -> str:
         """The digest of a file, after a look at it."""
         try:
-            data = path.read_bytes() if path.is_file() else None
+            if self.check:
+                check_image(FILES.read(path), shown_path(path))
+            return FILES.digest(path)
         except OSError as error:
-            data, reason = None, error.strerror or str(error)
-        else:
-            reason = "no such file"
-        if data is None:
             if not self.check:
                 return "missing"
-            raise BadRow("image-missing", f"image {shown_path(path)}: {reason}: correct the path, or give --images")
-        if self.check:
-            check_image(data, shown_path(path))
-        return _digest(data)
+            reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
+        raise BadRow("image-missing", f"image {shown_path(path)}: {reason}: correct the path, or give --images")
 
 
 def from_base64(text: str) -> bytes:
@@ -160,11 +154,9 @@ def check_image(data: bytes, name: str = "image bytes") -> None:
     if not data:
         raise BadRow("empty-image", f"{name}: zero bytes: export it again")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
-            width, height = image.size
-            image.verify()
+        image = opened(data)
+        width, height = image.size
+        image.verify()
     except UnidentifiedImageError:
         raise BadRow("not-an-image", f"{name}: not an image in a format that Pillow reads: convert it") from None
     except Image.DecompressionBombError:
@@ -173,10 +165,6 @@ def check_image(data: bytes, name: str = "image bytes") -> None:
         raise BadRow("broken-image", f"{name}: broken or truncated ({error}): export it again") from None
     if width * height > MAX_PIXELS:
         raise BadRow("image-too-large", f"{name}: more than {MAX_PIXELS:,} pixels: scale it down")
-
-
-def _digest(data: bytes) -> str:
-    return blake2b(data, digest_size=16).hexdigest()
 
 
 def _encodable(name: str) -> bool:

@@ -14,13 +14,12 @@ from PIL import Image
 
 from structdecode.evaluation.data.pictures import Pictures
 from structdecode.evaluation.data.problems import BadRow
-from structdecode.images import ImageSource, Picture, load_picture
+from structdecode.images import ImageSource, Picture, load_picture, opened, orientation
 from structdecode.paths import whole
+from structdecode.picture_files import FILES
 
 MIME = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
 """Formats that chat APIs take, by Pillow's name. All others are sent as PNG."""
-
-_ORIENTATION = 274
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def _link(path: Path, target: Path) -> None:
 
 
 def _format_of(data: bytes) -> str:
-    with Image.open(io.BytesIO(data)) as image:
+    with opened(data) as image:
         return image.format or "PNG"
 
 
@@ -108,10 +107,10 @@ def data_url(source: Path | Picture) -> str:
     if isinstance(source, Picture):
         return _url("image/png", _as_png(source.image))
     picture = load_picture(source)  # decodes every pixel: a broken picture costs nothing then
-    data = source.read_bytes()
-    with Image.open(io.BytesIO(data)) as image:
+    data = FILES.read(source)
+    with opened(data) as image:
         mime = MIME.get(image.format or "")
-        plain = getattr(image, "n_frames", 1) == 1 and image.getexif().get(_ORIENTATION, 1) == 1
+        plain = getattr(image, "n_frames", 1) == 1 and orientation(image) == 1
     return _url(mime, data) if mime and plain else _url("image/png", _as_png(picture.image))
 
 
@@ -124,7 +123,7 @@ def size_of(source: Path | Picture) -> tuple[int, int]:
     if isinstance(source, Picture):
         return source.image.size
     try:
-        with Image.open(source) as image:
+        with opened(FILES.read(source)) as image:
             return image.size
-    except (OSError, ValueError, SyntaxError):
+    except Exception:  # a decoder raises anything from OSError to struct.error on damaged bytes
         return (0, 0)

@@ -13,8 +13,9 @@ from PIL import Image
 
 from structdecode.errors import ConfigError, DataError, ImageError
 from structdecode.evaluation.types import Rejected
-from structdecode.training.annotation.pictures import Album, data_url
+from structdecode.training.annotation.pictures import Album, data_url, size_of
 from structdecode.training.annotation.sources import Item, Source, read
+from tests.test_images import ODD_TAGS, bomb, odd_exif
 from tests.training.annotation.world import record, write_records
 
 
@@ -190,4 +191,20 @@ def test_a_truncated_picture_is_not_sent(tmp_path: Path) -> None:
     path = tmp_path / "half.jpg"
     path.write_bytes(encoded("JPEG", (64, 64))[:-200])
     with pytest.raises(ImageError, match=r"half\.jpg"):
+        data_url(path)
+
+
+@pytest.mark.parametrize("odd", ODD_TAGS)
+def test_odd_exif_data_hold_no_picture_up(odd: str, tmp_path: Path) -> None:
+    path = tmp_path / "odd.jpg"
+    path.write_bytes(encoded("JPEG", (4, 3), exif=odd_exif(6, ODD_TAGS[odd])))
+    header, _, data = data_url(path).partition(";base64,")
+    assert header == "data:image/png" and Image.open(io.BytesIO(base64.b64decode(data))).size == (3, 4)
+
+
+def test_a_bomb_has_no_size_and_is_not_sent(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.png"
+    path.write_bytes(bomb())
+    assert size_of(path) == (0, 0)
+    with pytest.raises(ImageError, match="decompression bomb"):
         data_url(path)
