@@ -22,7 +22,7 @@ class SamplingOverrides:
     max_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        registry.check_numbers(self, registry.name_of("strategies", type(self)) or type(self).__name__)
+        registry.check_settings(self)
         self.sampling(Stage("any"))  # raises ConfigError for a value out of range, before anything is decoded
 
     def sampling(self, stage: Stage) -> Sampling:

@@ -12,6 +12,7 @@ from dataclasses import fields, replace
 from functools import partial
 from typing import Any, TypeVar
 
+from structdecode.errors import ConfigError
 from structdecode.reading import LONGEST, cut, one_line
 from structdecode.types import Score
 
@@ -218,6 +219,21 @@ def check_counts(usage: Any, kind: type) -> None:
         count = number(getattr(usage, field.name))
         if count < 0:
             raise ForeignValueError(f"charged {field.name} must be 0 or more, not {count:g}")
+
+
+def check_timeout(seconds: Any, name: str) -> float | None:
+    """Seconds that may be waited; None for without end.
+
+    Raises:
+        ConfigError: they are not a finite number above 0.
+    """
+    try:
+        found = None if seconds is None else number(seconds)
+    except ForeignValueError:
+        found = 0.0
+    if found is not None and (found <= 0 or isinstance(seconds, bool)):
+        raise ConfigError(f"{name} must be more than 0 seconds (None for no limit), not {_spelled(seconds)}")
+    return found
 
 
 def is_list(value: Any) -> bool:

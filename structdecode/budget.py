@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Literal, NoReturn
 
+from structdecode import registry
 from structdecode.errors import BudgetSpent, ConfigError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -57,12 +58,11 @@ class Budget:
     seconds: float | None = None
 
     def __post_init__(self) -> None:
+        registry.check_settings(self, "budget")
         for f in fields(self):
             value = getattr(self, f.name)
-            whole = f.name != "seconds"
-            right = isinstance(value, int if whole else int | float) and not isinstance(value, bool) and value >= 0
-            if value is not None and not right:
-                raise ConfigError(f"budget {f.name} must be 0 or more{', a whole number' * whole}, not {value!r}")
+            if value is not None and value < 0:
+                raise ConfigError(f"budget: {f.name} must be 0 or more, not {value!r}")
 
     @classmethod
     def parse(cls, text: str) -> Budget:

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from structdecode import registry
+from structdecode import registry, seeds
 from structdecode.assembly import find_schema
-from structdecode.border import is_list, said
+from structdecode.border import check_timeout, is_list, said
 from structdecode.budget import Budget, Meter, Usage
 from structdecode.decoder import MeteredDecoder
 from structdecode.errors import (
@@ -89,8 +89,10 @@ async def adecode(
     Raises:
         StructdecodeError: a mistake in what was given; nothing that goes wrong during the search raises.
     """
-    _check(prompt, backend, budget, verifier_timeout)
-    search: Strategy = registry.build("strategies", strategy) if isinstance(strategy, str) else strategy
+    _check(prompt, backend, budget)
+    seed, sample_id = seeds.checked(seed), str(sample_id)
+    verifier_timeout = check_timeout(verifier_timeout, "verifier_timeout")
+    search = _strategy(strategy)
     if not isinstance(schema, Schema):
         schema = find_schema(schema or str(getattr(search, "default_schema", "llava-o1")))
     schema = schema.for_prompt(prompt)
@@ -116,7 +118,7 @@ async def adecode(
     return _result(ranked, schema, meter, trace, seed)
 
 
-def _check(prompt: Any, backend: Any, budget: Any, verifier_timeout: Any) -> None:
+def _check(prompt: Any, backend: Any, budget: Any) -> None:
     if not isinstance(prompt, Prompt):
         raise PromptError(f'a prompt is a Prompt, not {cut(repr(prompt), 60)}: Prompt("What is it?", [picture])')
     if not hasattr(backend, "open") or isinstance(backend, os.PathLike):
@@ -126,8 +128,13 @@ def _check(prompt: Any, backend: Any, budget: Any, verifier_timeout: Any) -> Non
         )
     if budget is not None and not isinstance(budget, Budget):
         raise ConfigError(f"a budget is a Budget, not {cut(repr(budget), 60)}: Budget(tokens=2000)")
-    if verifier_timeout is not None and not (isinstance(verifier_timeout, int | float) and verifier_timeout > 0):
-        raise ConfigError(f"verifier_timeout must be more than 0 seconds, not {verifier_timeout!r}")
+
+
+def _strategy(given: Any) -> Strategy:
+    search: Strategy = registry.build("strategies", given) if isinstance(given, str) else given
+    if isinstance(search, type) or not callable(search):
+        raise ConfigError(f"a strategy is a name or an object such as BestOfN(n=4), not {cut(repr(search), 60)}")
+    return search
 
 
 def _name(search: Any) -> str:
@@ -171,7 +178,8 @@ async def decode_many(
     """
     if not isinstance(concurrency, int) or not 1 <= concurrency <= MOST_AT_ONCE:
         raise ConfigError(f"concurrency must be a whole number from 1 to {MOST_AT_ONCE:,}, not {concurrency!r}")
-    ids = list(sample_ids) if sample_ids is not None else [str(i) for i in range(len(prompts))]
+    ids = [str(i) for i in (sample_ids if sample_ids is not None else range(len(prompts)))]
+    seed = options["seed"] = seeds.checked(options.get("seed", 0))
     places = asyncio.Semaphore(concurrency)
 
     async def one(index: int) -> tuple[int, Result]:
@@ -181,7 +189,7 @@ async def decode_many(
             except (PromptError, ImageError) as error:
                 if not isinstance(prompts[index], Prompt):
                     raise
-                return index, _unasked(prompts[index], ids[index], options.get("seed", 0), str(error))
+                return index, _unasked(prompts[index], ids[index], seed, str(error))
 
     tasks = [asyncio.ensure_future(one(index)) for index in range(len(prompts))]
     try:

@@ -16,6 +16,7 @@ import functools
 import inspect
 import math
 import numbers
+import os
 import types
 import typing
 import warnings
@@ -25,7 +26,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, TypeVar
 
 from structdecode.errors import ConfigError, StructdecodeError, UnknownNameError
-from structdecode.reading import parse_json, parse_yaml
+from structdecode.reading import cut, parse_json, parse_yaml
 
 Group = Literal["strategies", "verifiers", "backends", "schemas"]
 GROUPS: tuple[Group, ...] = ("strategies", "verifiers", "backends", "schemas")
@@ -209,6 +210,8 @@ def verifier_from(given: Any, settings: Mapping[str, Any] | None = None) -> Any:
         return build("verifiers", spec, settings)
     if settings:
         raise ConfigError(f"settings ({', '.join(settings)}) go with a verifier's name, not with {spec!r:.60}")
+    if not _is_verifier(spec):
+        raise ConfigError(f"a verifier is a name, {{name: settings}} or an object that scores, not {_shown(spec)}")
     return spec
 
 
@@ -300,41 +303,37 @@ def field_types(kind: type) -> dict[str, Any]:
     """The settings of a plug-in class: its dataclass fields and their types."""
     if not dataclasses.is_dataclass(kind):
         return {}
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     return {f.name: hints[f.name] for f in dataclasses.fields(kind) if f.init}
 
 
-def check_numbers(settings: Any, name: str) -> None:
+@cache
+def _hints(kind: Any) -> Mapping[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def check_settings(settings: Any, name: str = "") -> None:
     """For ``__post_init__``: what is made from Python is held to its fields' types as a command line is.
 
+    Texts are not read as numbers. Numbers of other libraries become Python's own, a verifier's name the verifier.
+
+    Args:
+        name: what messages call it; default: the name that its class is registered under.
+
     Raises:
-        ConfigError: a field for a whole number holds something else, or one for a number no finite one.
+        ConfigError: naming the first field that holds something else.
     """
-    for key, kind in _number_fields(type(settings)).items():
-        value, options = getattr(settings, key), {kind, *_options(kind)}
-        if value is None and type(None) in options:
-            continue
-        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        if (
-            float in options
-            and isinstance(value, numbers.Real)
-            and not isinstance(value, bool)
-            and math.isfinite(value)
-        ):
-            continue
-        if not whole:
-            wanted = "a number" if float in options else "a whole number"
-            raise ConfigError(f"{name}: {key} must be {wanted}, not {value!r}")
+    kind = type(settings)
+    name = name or name_of("strategies", kind) or name_of("verifiers", kind) or kind.__name__
+    for key, hint in field_types(kind).items():
+        object.__setattr__(settings, key, _coerce(getattr(settings, key), hint, f"{name}: {key}", texts=False))
 
 
-def _number_fields(kind: type) -> dict[str, Any]:
-    return {key: hint for key, hint in field_types(kind).items() if {hint, *_options(hint)} & {int, float}}
-
-
-def _coerce(value: Any, kind: Any, what: str) -> Any:
+def _coerce(value: Any, kind: Any, what: str, *, texts: bool = True) -> Any:
+    """A value as its type has it. ``texts``: it may be written as a command line has it."""
     origin, options = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        return _one_of(value, kind, what)
+        return _one_of(value, kind, what, texts)
     if origin is Literal:
         if value not in options:
             raise ConfigError(f"{what} must be one of {', '.join(map(str, options))}, not {value!r}")
@@ -344,66 +343,87 @@ def _coerce(value: Any, kind: Any, what: str) -> Any:
     if isinstance(origin, type) and issubclass(origin, Mapping) and not isinstance(value, Mapping | str):
         raise ConfigError(f"{what} must be a mapping, not {value!r}")
     if isinstance(origin, type) and issubclass(origin, Mapping | list | tuple | Sequence):
-        return _items(value, kind, what)
-    if not isinstance(value, str):
-        return _scalar(value, kind, what)
+        return _items(value, kind, what, texts)
+    if not isinstance(value, str) or not texts:
+        return _scalar(value, kind, what, texts)
     return value if kind is str else _read(value, kind, what)
 
 
-def _one_of(value: Any, kind: Any, what: str) -> Any:
+def _one_of(value: Any, kind: Any, what: str, texts: bool) -> Any:
     options = typing.get_args(kind)
-    if value is None or (isinstance(value, str) and value.lower() == "none" and type(None) in options):
+    none = value is None or (texts and isinstance(value, str) and value.lower() == "none")
+    if none and type(None) in options:
         return None
     others = [option for option in options if option is not type(None)]
     alone = len(others) == 1 and not isinstance(others[0], type)
     if alone or _is_protocol(others[0], *_NESTED):
-        return _coerce(value, others[0], what)  # says what is wrong with it
+        return _coerce(value, others[0], what, texts=texts)  # says what is wrong with it
     for option in others:
         try:
-            return _coerce(value, option, what)
+            return _coerce(value, option, what, texts=texts)
         except ConfigError:
             continue
     raise ConfigError(f"{what} must be {_spell(kind)}, not {value!r}")
 
 
 def _verifier(value: Any, kind: Any, what: str) -> Any:
-    if isinstance(value, int | float | list | tuple | None):
-        raise ConfigError(f"{what} must be a {kind.__name__}: a name, or {{name: settings}}, not {value!r}")
-    if not isinstance(value, str | Mapping):
-        return value  # an object of the caller's own: the search says what it does wrong
-    try:
-        made = verifier_from(value)
-    except ConfigError as error:
-        raise ConfigError(f"{what}: {error}") from None
+    made = value
+    if isinstance(value, str | Mapping):
+        try:
+            made = verifier_from(value)
+        except ConfigError as error:
+            raise ConfigError(f"{what}: {error}") from None
     method = "score" if kind.__name__ == "Verifier" else "compare"
-    if not callable(getattr(made, method, None)):
-        raise ConfigError(f"{what} must be a {kind.__name__}, with a method {method!r}, not {value!r}")
+    if isinstance(made, type) or not callable(getattr(made, method, None)):
+        raise ConfigError(
+            f"{what} must be a {kind.__name__}: a name, {{name: settings}} or an object with a method {method!r}, "
+            f"not {_shown(value)}"
+        )
     return made
 
 
-def _items(value: Any, kind: Any, what: str) -> Any:
+def _shown(value: Any) -> str:
+    """What was given for a verifier, with the remedy where it is plain."""
+    remedy = " (put parentheses behind it)" if isinstance(value, type) else ""
+    return cut(repr(value), 80) + (" (FunctionVerifier makes one of it)" if inspect.isroutine(value) else remedy)
+
+
+def _items(value: Any, kind: Any, what: str, texts: bool) -> Any:
     """A mapping or list whose values are read as their type says."""
-    given = from_text(value) if isinstance(value, str) else value
+    given = from_text(value) if isinstance(value, str) and texts else value
     options = typing.get_args(kind)
     if isinstance(given, Mapping) and issubclass(typing.get_origin(kind), Mapping):
-        items = _nested({str(key): item for key, item in given.items()}, lambda _: options[-1])
-        return {key: _coerce(item, options[-1], f"{what}.{key}") for key, item in items.items()}
+        items: dict[str, Any] = {str(key): item for key, item in given.items()}
+        items = _nested(items, lambda _: options[-1]) if texts else items
+        return {key: _coerce(item, options[-1], f"{what}.{key}", texts=texts) for key, item in items.items()}
     if isinstance(given, list | tuple) and not issubclass(typing.get_origin(kind), Mapping):
-        listed = [_coerce(item, options[0], f"{what}[{at}]") for at, item in enumerate(given)]
+        listed = [_coerce(item, options[0], f"{what}[{at}]", texts=texts) for at, item in enumerate(given)]
         return tuple(listed) if issubclass(typing.get_origin(kind), tuple) else listed
     example = "{key: value, ...}" if issubclass(typing.get_origin(kind), Mapping) else "[value, ...]"
     raise ConfigError(f"{what} must be {example}, not {value!r}")
 
 
-def _scalar(value: Any, kind: Any, what: str) -> Any:
+def _scalar(value: Any, kind: Any, what: str, texts: bool) -> Any:
     """A value as YAML, JSON or Python has it."""
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if kind is int and number and isinstance(value, numbers.Integral):
+        return int(value)
+    if kind is float and number and _finite(value):
         return float(value)
-    if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
+    if kind is str and (isinstance(value, str | os.PathLike) or (texts and number)):
         return str(value)
-    if kind in (int, float, bool, str) and type(value) is not kind:
-        raise ConfigError(f"{what} must be {_spell(kind)}, not {value!r}")
+    if typing.get_origin(kind) is Callable and not callable(value):
+        raise ConfigError(f"{what} must be a function, not {cut(repr(value), 80)}")
+    if kind in (int, float, str) or (kind is bool and not isinstance(value, bool)):
+        raise ConfigError(f"{what} must be {_spell(kind)}, not {cut(repr(value), 80)}")
     return value
+
+
+def _finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floats
+        return False
 
 
 def _read(text: str, kind: Any, what: str) -> Any:
@@ -413,7 +433,7 @@ def _read(text: str, kind: Any, what: str) -> Any:
         return text.lower() in ("true", "yes", "1")
     if kind in (int, float):
         try:
-            return kind(text)
+            return _scalar(kind(text), kind, what, texts=True)
         except ValueError:
             raise ConfigError(f"{what} must be {_spell(kind)}, not {text!r}") from None
     raise ConfigError(f"{what} cannot be given as text ({_spell(kind)}): use the Python interface")

@@ -10,6 +10,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any, Literal
 
+from structdecode import registry
 from structdecode.errors import ConfigError, PromptError, SchemaError
 from structdecode.images import ImageSource, Picture, load_picture
 
@@ -34,7 +35,8 @@ class Sampling:
     max_tokens: int = 512
 
     def __post_init__(self) -> None:
-        if not (self.temperature >= 0 and math.isfinite(self.temperature)):
+        registry.check_settings(self, "sampling")
+        if self.temperature < 0:
             raise ConfigError(f"temperature must be 0 (greedy) or more, not {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p must be above 0 and at most 1, not {self.top_p}")

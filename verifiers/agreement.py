@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from structdecode import registry
 from structdecode.protocols import Model
 from structdecode.types import Candidate, Prompt, Score
 
@@ -40,6 +41,9 @@ class Agreement:
     """
 
     check: Check = counting
+
+    def __post_init__(self) -> None:
+        registry.check_settings(self)
 
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:
         return [self._score(prompt, candidate) for candidate in candidates]

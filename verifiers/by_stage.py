@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from structdecode import registry
 from structdecode.protocols import Model, Verifier
 from structdecode.types import Candidate, Prompt, Score
 
@@ -19,6 +20,9 @@ class ByStage:
 
     routes: Mapping[str, Verifier]
     default: Verifier | None = None
+
+    def __post_init__(self) -> None:
+        registry.check_settings(self)
 
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:
         routes = {name.upper(): verifier for name, verifier in self.routes.items()}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from structdecode import registry
 from structdecode.border import in_thread, number
 from structdecode.protocols import Model
 from structdecode.types import Candidate, Prompt, Score
@@ -22,6 +23,9 @@ class FunctionVerifier:
     """
 
     function: Callable[..., Any | Awaitable[Any]]
+
+    def __post_init__(self) -> None:
+        registry.check_settings(self)
 
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:
         takes_prompt = len(inspect.signature(self.function).parameters) > 1

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from structdecode import registry
 from structdecode.errors import ConfigError
 from structdecode.protocols import Model, Verifier
 from structdecode.types import Candidate, Prompt, Score
@@ -31,6 +32,7 @@ class Ensemble:
     normalise: Literal["none", "z", "minmax"] = "z"
 
     def __post_init__(self) -> None:
+        registry.check_settings(self)
         if not self.members:
             raise ConfigError("ensemble has no members")
         unknown = set(self.weights) - set(self.members)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from structdecode import registry
 from structdecode.protocols import Model
 from structdecode.types import Candidate, Prompt, Score, Span
 
@@ -22,6 +23,9 @@ class LogProb:
 
     scope: Scope = "answer"
 
+    def __post_init__(self) -> None:
+        registry.check_settings(self)
+
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:
         return [_mean([v for span in in_scope(c, self.scope) for v in span.log_probs]) for c in candidates]
 
@@ -31,6 +35,9 @@ class SelfCertainty:
     """Mean KL divergence of the model's next-token distribution from uniform, in nats (Kang et al. 2025, arXiv 2502.18581)."""
 
     scope: Scope = "answer"
+
+    def __post_init__(self) -> None:
+        registry.check_settings(self)
 
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:
         return [_mean([v for span in in_scope(c, self.scope) for v in span.certainties]) for c in candidates]

@@ -7,6 +7,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from structdecode import registry
+from structdecode.errors import ConfigError
 from structdecode.protocols import Model
 from structdecode.types import Candidate, Prompt, Score
 from structdecode.verifiers import prompts
@@ -25,6 +27,11 @@ class PTrue:
     yes: str = "yes"
     no: str = "no"
     template: str = prompts.P_TRUE
+
+    def __post_init__(self) -> None:
+        registry.check_settings(self)
+        if not self.yes or not self.no or self.yes == self.no:
+            raise ConfigError(f"p-true: yes and no must be two different texts, not {self.yes!r} and {self.no!r}")
 
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:
         return list(await asyncio.gather(*(self._score(prompt, candidate, model) for candidate in candidates)))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from structdecode import registry
 from structdecode.protocols import Model
 from structdecode.resolution import resolution
 from structdecode.types import Candidate, Prompt, Score
@@ -41,11 +42,9 @@ class RewardModel:
 
     def __post_init__(self) -> None:
         """Before any work is done: a wrong path should not cost a search."""
-        from structdecode.errors import UnknownNameError
         from structdecode.training.reward_model.config import RewardConfig
 
-        if self.aggregate not in ("last", "min", "product"):
-            raise UnknownNameError("aggregate", self.aggregate, ("last", "min", "product"))
+        registry.check_settings(self)
         object.__setattr__(self, "digest", RewardConfig.load(self.path).digest)
 
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:

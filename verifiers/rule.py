@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from structdecode import registry
 from structdecode.errors import ConfigError
 from structdecode.protocols import Model
 from structdecode.types import Candidate, Prompt, Score
@@ -26,6 +27,7 @@ class Rule:
     stage: str | None = None
 
     def __post_init__(self) -> None:
+        registry.check_settings(self)
         if not self.pattern and self.predicate is None:
             raise ConfigError("rule needs a pattern (a regular expression) or a predicate")
         try:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from structdecode import registry
 from structdecode.protocols import Model, Verdict
 from structdecode.types import Candidate, Path, Prompt, Sampling, Score
 from structdecode.verifiers import prompts
@@ -40,6 +41,10 @@ class SelfJudge:
     temperature: float = 0.6
     top_p: float = 0.9
     max_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        registry.check_settings(self)
+        _ = self._sampling  # raises ConfigError for a value out of range, before anything is judged
 
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:
         kind = Knockout if self.tournament == "knockout" else RoundRobin

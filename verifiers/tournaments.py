@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from structdecode import seeds
+from structdecode import registry, seeds
 from structdecode.protocols import Model, PairwiseJudge, Verdict
 from structdecode.types import Candidate, Prompt, Score
 
@@ -23,6 +23,9 @@ class Knockout:
     """
 
     judge: PairwiseJudge
+
+    def __post_init__(self) -> None:
+        registry.check_settings(self)
 
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:
         order = list(_rng(candidates).permutation(len(candidates)))
@@ -52,6 +55,9 @@ class RoundRobin:
     """Every pair is judged; the score is the share of matches won, an undecided one counting for neither."""
 
     judge: PairwiseJudge
+
+    def __post_init__(self) -> None:
+        registry.check_settings(self)
 
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:
         pairs = list(itertools.combinations(range(len(candidates)), 2))

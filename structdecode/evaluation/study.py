@@ -12,6 +12,7 @@ from structdecode.errors import ConfigError, UnknownNameError
 from structdecode.evaluation.cells import COUNT, Cell, Plan, expand, own_name
 from structdecode.protocols import traits_of
 from structdecode.reading import parse_yaml, read_text
+from structdecode.seeds import checked
 
 _KEYS = ("model", "judge", "data", "schema", "seed", "seeds", "defaults", "budget", "cells")
 _CELL_KEYS = ("strategy", "name", "verifiers", "settings", "sweep", "budget", "schema")
@@ -50,6 +51,7 @@ class Study:
     cells: tuple[Cell, ...] = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "seeds", tuple(map(checked, self.seeds)))
         object.__setattr__(self, "cells", tuple(expand(self.plans, self.seeds)))
 
 

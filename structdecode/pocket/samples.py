@@ -17,12 +17,14 @@ def write_samples(out: Path, split: str, n: int, seed: int, force: bool) -> None
     """Writes ``images/NNNN.png`` and ``questions.jsonl`` (LLaVA-CoT-100k form).
 
     Raises:
-        ConfigError: ``n`` is below 1, the split is unknown, or the folder holds something and ``force`` is off.
+        ConfigError: ``n`` is below 1, the seed below 0, the split is unknown, or the folder holds something and ``force`` is off.
     """
     if split not in get_args(world.Split):
         raise UnknownNameError("split", split, get_args(world.Split))
     if n < 1:
         raise ConfigError(f"n must be at least 1, not {n}")
+    if seed < 0:
+        raise ConfigError(f"seed must be 0 or more, not {seed}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not force:
         raise ConfigError(f"{out}: is there already and not empty: choose another folder, or --force")
     if force and out.exists():

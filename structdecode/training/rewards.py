@@ -17,6 +17,7 @@ from typing import Any
 
 from structdecode import registry
 from structdecode.assembly import find_schema
+from structdecode.border import check_timeout
 from structdecode.budget import Budget
 from structdecode.decoder import verifier_name
 from structdecode.engine import run_sync
@@ -24,6 +25,7 @@ from structdecode.errors import ConfigError
 from structdecode.evaluation.types import Kind, Question
 from structdecode.matching import match
 from structdecode.protocols import Backend, Verifier
+from structdecode.seeds import checked
 from structdecode.training.rollouts import Columns, Rollout, read_rollouts
 from structdecode.training.verifier_rewards import Rewards, VerifierReward, asks_model
 from structdecode.types import Schema
@@ -66,14 +68,13 @@ def as_reward(
     Raises:
         ConfigError: the verifier asks a model and there is no backend, or a name or value is wrong.
     """
-    made: Verifier = registry.build("verifiers", verifier) if isinstance(verifier, str) else verifier
+    made: Verifier = registry.verifier_from(verifier)
     called = name or (verifier if isinstance(verifier, str) else verifier_name(made))
     asking = asks_model(made)
     if backend is None and asking is not None:
         raise ConfigError(f"verifier {asking!r} asks a model: give as_reward a backend")
-    if timeout is not None and not timeout > 0:
-        raise ConfigError(f"timeout must be above 0 seconds, not {timeout}")
-    reward = VerifierReward(made, backend, _schema(schema), called, malformed, timeout, budget or Budget(), seed)
+    limit, seed = check_timeout(timeout, "timeout"), checked(seed)
+    reward = VerifierReward(made, backend, _schema(schema), called, malformed, limit, budget or Budget(), seed)
     if not sync:
         return reward
 

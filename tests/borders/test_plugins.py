@@ -274,7 +274,7 @@ def test_what_is_no_budget(budget: Any) -> None:
 
 
 @pytest.mark.parametrize("limit", ["tokens", "prefill_tokens", "model_calls", "verifier_calls", "seconds"])
-@pytest.mark.parametrize("value", [-1, float("nan"), "5", [5], True, -0.5, 1.5])
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), "5", [5], True, -0.5, 1.5])
 def test_limits_are_numbers(limit: str, value: Any) -> None:
     if limit == "seconds" and value == 1.5:
         assert Budget(seconds=value).seconds == 1.5
@@ -293,7 +293,7 @@ def test_concurrency_is_a_number_within_reason(value: Any) -> None:
         asyncio.run(run())
 
 
-@pytest.mark.parametrize("value", [0, -1, float("nan"), "1"])
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "1", True])
 def test_a_timeout_is_a_time(value: Any) -> None:
     with pytest.raises(ConfigError, match="verifier_timeout"):
         sd.decode(sd.Prompt("?"), backend=BACKEND, verifier_timeout=value)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import structdecode as sd
@@ -13,12 +17,24 @@ from structdecode import registry
 from structdecode.backends.transformers import TransformersBackend
 from structdecode.budget import Budget
 from structdecode.errors import ConfigError, ModelError
+from structdecode.evaluation.study import DataSource, Study
 from structdecode.pocket import checkpoint_path
+from structdecode.pocket.samples import write_samples
 from structdecode.strategies.best_of_n import BestOfN
 from structdecode.strategies.self_consistency import SelfConsistency
 from structdecode.strategies.sentence_beam import SentenceBeam
 from structdecode.strategies.stage_beam import StageBeam
 from structdecode.testing import check_verifier
+from structdecode.training import as_reward
+from structdecode.verifiers.agreement import Agreement
+from structdecode.verifiers.by_stage import ByStage
+from structdecode.verifiers.callable import FunctionVerifier
+from structdecode.verifiers.ensemble import Ensemble
+from structdecode.verifiers.log_prob import LogProb, SelfCertainty
+from structdecode.verifiers.p_true import PTrue
+from structdecode.verifiers.rule import Rule
+from structdecode.verifiers.self_judge import SelfJudge
+from structdecode.verifiers.tournaments import Knockout, RoundRobin
 
 WRONG: list[tuple[Any, dict[str, Any]]] = [
     (kind, {field: value})
@@ -34,10 +50,78 @@ WRONG: list[tuple[Any, dict[str, Any]]] = [
 ]  # fmt: skip
 
 
+WRONG += [
+    (kind, {field: value})
+    for kind, given in {
+        SelfJudge: {"temperature": (float("nan"), -1, "1", None), "top_p": (2, 0), "max_tokens": (0, 1.5), "both_orders": (1, "yes"), "tournament": ("x", 3)},
+        LogProb: {"scope": ("x", None, 1)}, SelfCertainty: {"scope": ("x",)}, PTrue: {"yes": ("no", "", 3), "template": (None,)},
+        Rule: {"pattern": (3, None, "("), "predicate": (3, "x"), "stage": (3,)}, Agreement: {"check": (3, None)},
+        FunctionVerifier: {"function": (3, "x")}, Knockout: {"judge": (3, None, LogProb(), "x")}, RoundRobin: {"judge": (3,)},
+        ByStage: {"routes": (3, None, {"x": 3}, {"x": len}, "{x: log-prob}")},
+        Ensemble: {"members": ({}, 3, [LogProb()], {"a": 3}, {"a": LogProb})},
+        BestOfN: {"verifier": (3, len, lambda c: 1.0, "x", None, LogProb, [LogProb()], {"a": LogProb()})},
+        StageBeam: {"verifier": (3,)}, SentenceBeam: {"verifier": (3,), "max_sentences": (0, 1.5)},
+        sd.Sampling: {"temperature": ("x", float("nan"), None), "max_tokens": (1.5, True), "top_k": (0.5,)},
+    }.items() for field, values in given.items() for value in values
+]  # fmt: skip
+WRONG += [(partial(ByStage, {}), {"default": 3}), (partial(Ensemble, {"a": LogProb()}), {"normalise": "x"})]
+for weight in (0, float("nan"), "1", None):
+    WRONG.append((partial(Ensemble, {"a": LogProb()}), {"weights": {"a": weight}}))
+
+
 @pytest.mark.parametrize(("kind", "settings"), WRONG)
 def test_settings_from_python_are_checked(kind: Any, settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(settings))):
         kind(**settings)
+
+
+def test_numbers_of_another_library_and_names_of_verifiers_are_taken_as_a_command_line_has_them() -> None:
+    made = BestOfN(n=np.int64(4), temperature=np.float32(1), verifier="log-prob")  # type: ignore[arg-type]
+    assert made == registry.build("strategies", "best-of-n", {"n": "4", "temperature": "1", "verifier": "log-prob"})
+    assert repr(made) == repr(BestOfN(n=4, temperature=1.0))
+    assert repr(Budget(tokens=np.int64(5), seconds=2)) == repr(Budget(tokens=5, seconds=2.0))  # type: ignore[arg-type]
+    assert Ensemble({"a.b": LogProb()}, {"a.b": 2}).weights == {"a.b": 2.0}
+
+
+def test_a_seed_is_a_whole_number_of_any_library() -> None:
+    backend = sd.ScriptedBackend(lambda prompt, prefix, stage, seed: f"{seed} {stage.end}")
+    ask = partial(sd.decode, sd.Prompt("?"), backend=backend)
+    assert ask(seed=np.int64(5), sample_id=np.str_("a")).best == ask(seed=5, sample_id="a").best
+
+
+@pytest.mark.parametrize("seed", [1.5, 5.0, True, "5", None, float("nan"), np.float64(5)])
+def test_what_is_no_seed(seed: Any) -> None:
+    async def many() -> None:
+        async for _ in sd.decode_many([sd.Prompt("?")], backend=sd.ScriptedBackend(lambda *a: ""), seed=seed):
+            pass
+
+    for use in (
+        lambda: sd.decode(sd.Prompt("?"), backend=sd.ScriptedBackend(lambda *a: ""), seed=seed),
+        lambda: asyncio.run(many()),
+        lambda: as_reward("log-prob", seed=seed),
+        lambda: Study(DataSource("pocket"), (), seeds=(seed,)),
+    ):
+        with pytest.raises(ConfigError, match="seed must be a whole number"):
+            use()
+
+
+def test_a_world_has_no_negative_seed(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="seed must be 0 or more, not -1"):
+        write_samples(tmp_path / "out", "test", 1, -1, False)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("given", [3, len, LogProb, None])
+def test_what_is_no_verifier(given: Any) -> None:
+    for use in (registry.verifier_from, as_reward):
+        with pytest.raises(ConfigError, match="a verifier is a name"):
+            use(given)
+
+
+@pytest.mark.parametrize("given", [3, None, BestOfN])
+def test_what_is_no_strategy(given: Any) -> None:
+    with pytest.raises(ConfigError, match="a strategy is a name"):
+        sd.decode(sd.Prompt("?"), backend=sd.ScriptedBackend(lambda *a: ""), strategy=given)
 
 
 def test_settings_of_a_function_are_not_dropped() -> None:

@@ -15,7 +15,7 @@ from structdecode import registry
 from structdecode.backends.scripted import ScriptedBackend
 from structdecode.budget import Budget, Usage
 from structdecode.engine import decode
-from structdecode.errors import ConfigError, ModelError, UnknownNameError
+from structdecode.errors import ConfigError, ModelError
 from structdecode.pocket import world
 from structdecode.schemas import LLAVA_O1
 from structdecode.strategies.best_of_n import BestOfN
@@ -176,7 +176,7 @@ def test_mistakes_are_said_before_any_work(tmp_path: Path, directory: Path) -> N
         registry.build("verifiers", "reward-model")
     with pytest.raises(ConfigError, match="aggregate must be one of last, min, product, not 'mean'"):
         registry.build("verifiers", "reward-model", {"path": str(directory), "aggregate": "mean"})
-    with pytest.raises(UnknownNameError, match="unknown aggregate 'mean'"):
+    with pytest.raises(ConfigError, match="aggregate must be one of last, min, product, not 'mean'"):
         RewardModel(str(directory), "mean")  # type: ignore[arg-type]
     (tmp_path / FILE).write_text('{"format": "other"}')
     with pytest.raises(ModelError, match="format 'other', not"):
