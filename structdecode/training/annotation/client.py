@@ -38,23 +38,31 @@ _ALL_SILENT = 20
 
 
 class Asker(Protocol):
-    """Answers requests: `Client`, or `DryClient`."""
+    """Answers requests: `Client`, or `JournalClient`."""
 
     async def ask(self, request: Request) -> Reply: ...
 
 
-class DryClient:
-    """Knows what was paid for and sends nothing."""
+class JournalClient:
+    """Knows the replies in the journal and sends nothing."""
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
 
     async def ask(self, request: Request) -> Reply:
-        """Raises `NotPaid` where the journal has no reply."""
-        reply = self.journal.get(request.key)
+        """Raises `NotPaid` where the journal has no reply, `BadRequest` where the server refused the request."""
+        reply = _kept(self.journal, request)
         if reply is None:
             raise NotPaid(request.key)
         return reply
+
+
+def _kept(journal: Journal, request: Request) -> Reply | None:
+    """The reply in the journal. Raises `BadRequest` where the server refused the request."""
+    reply = journal.get(request.key)
+    if reply is not None and reply.finish == REFUSED:
+        raise BadRequest(reply.refusal)
+    return reply
 
 
 class Client:
@@ -90,9 +98,7 @@ class Client:
             ImageError: a picture in it cannot be read.
         """
         while True:
-            reply = self.journal.get(request.key)
-            if reply is not None and reply.finish == REFUSED:
-                raise BadRequest(reply.refusal)
+            reply = _kept(self.journal, request)
             if reply is not None:
                 return reply
             other = self._asking.get(request.key)

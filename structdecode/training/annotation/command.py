@@ -20,7 +20,7 @@ from structdecode.matching import LLMJudge
 from structdecode.training.annotation import run
 from structdecode.training.annotation.annotator import Annotator
 from structdecode.training.annotation.checks import AnswerCheck, Filter
-from structdecode.training.annotation.client import Asker, ChatApi, Client, DryClient
+from structdecode.training.annotation.client import Asker, ChatApi, Client, JournalClient
 from structdecode.training.annotation.costs import Prices, Purse
 from structdecode.training.annotation.estimate import estimate
 from structdecode.training.annotation.journal import Journal
@@ -174,7 +174,7 @@ def dry_run(options: Options) -> int:
     try:
         entries = _read(options, Album(None))
         items = [entry for entry in entries if isinstance(entry, Item)]
-        annotator = options.annotator(DryClient(journal), last_word)
+        annotator = options.annotator(JournalClient(journal), last_word)
         found = asyncio.run(estimate(items, annotator, journal, options.prices))
     finally:
         journal.close()

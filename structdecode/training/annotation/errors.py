@@ -22,4 +22,4 @@ class BadRequest(Exception):
 
 
 class NotPaid(Exception):
-    """A dry run met a request whose reply is not in the journal."""
+    """The reply to a request is not in the journal, and nothing is to be sent."""

@@ -50,7 +50,7 @@ class Estimate:
 
 
 async def estimate(items: Iterable[Item], annotator: Annotator, journal: Journal, prices: Prices) -> Estimate:
-    """``annotator`` has a `DryClient`: what it meets that is not paid for is what there is to ask."""
+    """``annotator`` has a `JournalClient`: what it meets that is not paid for is what there is to ask."""
     paid = journal.spent("answer")
     written = round(paid.completion_tokens / paid.requests) if paid.requests else ANSWER_TOKENS
     records = undecided = 0

@@ -3,6 +3,7 @@
 ``train.jsonl`` the accepted records, in the data's order · ``rejected.jsonl`` the others, each with its reason ·
 ``annotation.json`` what was asked of whom and what it cost · a folder for each source's pictures. Replies alone decide
 what is in these files, not the order or the start in which they came: killed and resumed, a run ends with the same bytes.
+A start first decides what the journal decides, and writes no file before: a start that is stopped early takes nothing away.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ from structdecode.evaluation.types import Rejected
 from structdecode.paths import write_whole
 from structdecode.training.annotation.annotator import Accepted, Annotator, Refused
 from structdecode.training.annotation.checks import Problem
-from structdecode.training.annotation.client import Client
+from structdecode.training.annotation.client import Client, JournalClient
 from structdecode.training.annotation.costs import Prices
-from structdecode.training.annotation.errors import Stopped, Unanswered
+from structdecode.training.annotation.errors import NotPaid, Stopped, Unanswered
 from structdecode.training.annotation.journal import Journal
 from structdecode.training.annotation.progress import LiveAnnotation
 from structdecode.training.annotation.sources import Item
@@ -76,7 +77,8 @@ async def annotate(
     """Annotates all records, and writes the files; at SIGINT or SIGTERM when what is in flight has come.
 
     Raises:
-        StructdecodeError: the run cannot go on (see `ApiError`); the files are written before.
+        StructdecodeError: the run cannot go on (see `ApiError`). The files are written before, unless not even the
+            replies in the journal could be judged.
     """
     run = _Run(entries, annotator, client, journal, settings)
     with _signals(run):
@@ -101,6 +103,7 @@ class _Run:
         self.stopped = ""
         self.interrupted = False
         self.error: StructdecodeError | None = None
+        self._journal_decided = False
         self.live = LiveAnnotation(
             len(entries), journal, settings.prices, waiting=lambda: client.waiting, quiet=settings.quiet
         )
@@ -117,13 +120,20 @@ class _Run:
         self.client.stop.set()
 
     async def all(self) -> None:
-        todo = iter([at for at, entry in enumerate(self.entries) if isinstance(entry, Item)])
-        workers = [asyncio.create_task(self._work(todo)) for _ in range(self.settings.concurrency)]
         ticking = asyncio.create_task(self._tick())
         try:
-            await asyncio.gather(*workers)
+            await self._decide(replace(self.annotator, client=JournalClient(self.journal)))
+            self._journal_decided = self.error is None
+            if not self.client.stop.is_set():
+                await self._decide(self.annotator)
         finally:
             ticking.cancel()
+
+    async def _decide(self, annotator: Annotator) -> None:
+        """All records that are undecided, as far as this annotator's client has the replies."""
+        todo = iter([at for at in range(len(self.entries)) if at not in self.decisions])
+        workers = [asyncio.create_task(self._work(todo, annotator)) for _ in range(self.settings.concurrency)]
+        await asyncio.gather(*workers)
 
     async def _tick(self) -> None:
         while True:
@@ -132,18 +142,18 @@ class _Run:
             if time.monotonic() - self._written > WRITE_EVERY:
                 self.write()
 
-    async def _work(self, todo: Iterator[int]) -> None:
-        for at in todo:
-            if self.client.stop.is_set():
-                return
+    async def _work(self, todo: Iterator[int], annotator: Annotator) -> None:
+        for at in todo:  # to the end after a stop, too: a reply that just came may decide another record as well
             await asyncio.sleep(0)  # replies of the journal come without a pause: let the others have their turn
-            await self._one(at)
+            await self._one(at, annotator)
 
-    async def _one(self, at: int) -> None:
+    async def _one(self, at: int, annotator: Annotator) -> None:
         item = self.entries[at]
         assert isinstance(item, Item)
         try:
-            decision: Decision = await self.annotator.annotate(item)
+            decision: Decision = await annotator.annotate(item)
+        except NotPaid:
+            return
         except Stopped as error:
             self.stop(str(error))
             return
@@ -168,7 +178,9 @@ class _Run:
     # ------------------------------------------------------------------ files
 
     def write(self) -> None:
-        """All files, each whole, from what is decided so far."""
+        """All files, each whole, from what is decided so far; not before the journal's replies are."""
+        if not self._journal_decided:
+            return
         self._written = time.monotonic()
         accepted, rejected = [], []
         for at, entry in enumerate(self.entries):

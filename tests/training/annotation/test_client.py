@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from structdecode.errors import ConfigError
-from structdecode.training.annotation.client import ChatApi, Client, DryClient, retry_after
+from structdecode.training.annotation.client import ChatApi, Client, JournalClient, retry_after
 from structdecode.training.annotation.costs import Prices, Purse
 from structdecode.training.annotation.errors import ApiError, BadRequest, NotPaid, Stopped, Unanswered
 from structdecode.training.annotation.journal import Journal
@@ -299,10 +299,10 @@ def test_picture_tokens_are_those_of_openais_own_examples(size: tuple[int, int],
     assert picture_tokens(*size) == tokens
 
 
-def test_a_dry_client_sends_nothing(tmp_path: Path) -> None:
+def test_a_client_of_the_journal_alone_sends_nothing(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
     journal.add(request("paid"), Reply("here"))
-    client = DryClient(journal)
+    client = JournalClient(journal)
     assert asyncio.run(client.ask(request("paid"))).text == "here"
     with pytest.raises(NotPaid):
         asyncio.run(client.ask(request("new")))
