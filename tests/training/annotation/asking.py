@@ -1,0 +1,37 @@
+"""A client with a journal for the tests to ask through, and the requests that they send."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from structdecode.training.annotation.client import ChatApi, Client
+from structdecode.training.annotation.costs import Prices, Purse
+from structdecode.training.annotation.journal import Journal
+from structdecode.training.annotation.requests import Message, Request
+from tests.training.annotation.server import ChatServer
+
+KEY = "sk-secret-0123456789"
+
+
+def request(text: str = "Hello", **fields: Any) -> Request:
+    return Request("strong", (Message("user", text),), 100, **fields)
+
+
+def during(
+    server: ChatServer, path: Path, work: Callable[[Client], Awaitable[Any]], *, concurrency: int = 4, tries: int = 3,
+    timeout: float = 5.0, prices: Prices | None = None, limit: float | None = None,
+) -> Any:  # fmt: skip
+    async def run() -> Any:
+        journal = Journal(path / "journal.jsonl")
+        api = ChatApi(server.url, KEY, timeout)
+        try:
+            purse = Purse(prices or Prices(), journal, limit)
+            return await work(Client(api, journal, purse, concurrency=concurrency, tries=tries))
+        finally:
+            await api.close()
+            journal.close()
+
+    return asyncio.run(run())
