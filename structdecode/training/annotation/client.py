@@ -22,7 +22,15 @@ from structdecode.evaluation.data.problems import printable
 from structdecode.training.annotation.costs import Purse
 from structdecode.training.annotation.errors import ApiError, BadRequest, NotPaid, Stopped, Unanswered
 from structdecode.training.annotation.journal import Journal
-from structdecode.training.annotation.requests import REFUSED, ErrorBody, Reply, Request, read_reply
+from structdecode.training.annotation.requests import (
+    REFUSED,
+    UNUSABLE,
+    ErrorBody,
+    Reply,
+    Request,
+    UnusableReply,
+    read_reply,
+)
 
 _FATAL = (401, 403, 404)
 _OWN_FAULT = (400, 413, 422)
@@ -109,11 +117,7 @@ class Client:
             raise Stopped("stopped")
         done = self._asking[request.key] = asyncio.Event()
         try:
-            async with self.purse.hold(request):
-                reply = await self._answered(request)
-                self.journal.add(request, reply)
-                self.purse.learn(request, reply)
-            return reply
+            return await self._answered(request)
         finally:
             del self._asking[request.key]
             done.set()
@@ -125,10 +129,7 @@ class Client:
         wait: float | None
         while True:
             try:
-                async with self._slots:
-                    await self._until_allowed()
-                    text = await self.api.post(body, request.extra)
-                reply = self._read(text, request)
+                reply = await self._once(body, request)
                 self._refused, self._silent = -1, 0
                 return reply
             except _RateLimited as error:
@@ -145,12 +146,27 @@ class Client:
                 raise self._given_up(failures + limited, reason)
             await self._back_off(failures + limited, wait, everyone=isinstance(reason, _RateLimited))
 
-    def _read(self, text: str, request: Request) -> Reply:
-        try:
-            reply = read_reply(text, request)
-            return replace(reply, text=self.api.without_key(reply.text), refusal=self.api.without_key(reply.refusal))
-        except ErrorBody as error:
-            raise _judged(error.status, f"an error in a reply of HTTP 200: {error}", error.kind, None) from None
+    async def _once(self, body: Mapping[str, Any], request: Request) -> Reply:
+        """One try. What it cost is in the journal before the purse lets go of what it held back for it."""
+        async with self.purse.hold(request), self._slots:
+            await self._until_allowed()
+            text = await self.api.post(body, request.extra)
+            try:
+                reply = read_reply(text, request)
+            except UnusableReply as error:
+                if error.prompt_tokens or error.completion_tokens:
+                    self._keep(request, Reply("", UNUSABLE, "", error.prompt_tokens, error.completion_tokens))
+                if isinstance(error, ErrorBody):
+                    said = f"an error in a reply of HTTP 200: {error}"
+                    raise _judged(error.status, said, error.kind, None) from None
+                raise
+            reply = replace(reply, text=self.api.without_key(reply.text), refusal=self.api.without_key(reply.refusal))
+            self._keep(request, reply)
+            return reply
+
+    def _keep(self, request: Request, reply: Reply) -> None:
+        self.journal.add(request, reply)
+        self.purse.learn(request, reply)
 
     def _given_up(self, tries: int, reason: Exception) -> Exception:
         self._silent += 1

@@ -1,7 +1,8 @@
 """The replies that were paid for: a line each, on the disk before anything is made of it.
 
 ``train.jsonl`` and ``rejected.jsonl`` follow from the data and this file alone, so a run that was killed at any moment
-goes on where it was: a request whose reply is here is never sent again. The API key is in no line.
+goes on where it was: a request whose reply is here is never sent again. What a server counted for a reply that nobody
+can use has a line, too, which is no reply. The API key is in no line.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from structdecode.errors import ConfigError
 from structdecode.evaluation.store import Appender
-from structdecode.training.annotation.requests import MOST_TOKENS, REFUSED, Purpose, Reply, Request
+from structdecode.training.annotation.requests import MOST_TOKENS, REFUSED, UNUSABLE, Purpose, Reply, Request
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,9 @@ class Journal:
                 place += len(raw)
 
     def _note(self, line: dict[str, Any], place: int) -> None:
-        self._places.setdefault(line["key"], place)
-        self.answered |= line.get("finish") != REFUSED
+        if line.get("finish") != UNUSABLE:
+            self._places.setdefault(line["key"], place)
+            self.answered |= line.get("finish") != REFUSED
         for name, count in (("requests", 1), *((n, line[n]) for n in ("prompt_tokens", "completion_tokens"))):
             self._counts[line["purpose"], name] += min(max(int(count), 0), MOST_TOKENS)
 

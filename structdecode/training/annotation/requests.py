@@ -21,6 +21,9 @@ MOST_TOKENS = 100_000_000
 REFUSED = "request-refused"
 """`Reply.finish` of a request that the server refused for what it holds: kept like an answer, so that nobody asks again."""
 
+UNUSABLE = "unusable-reply"
+"""`Reply.finish` of what a server counted tokens for and nobody can use: kept for its cost alone, the request is asked again."""
+
 VERSION = 1
 """Part of every key. A change of what a request means asks everything anew."""
 
@@ -122,26 +125,36 @@ def read_reply(text: str, request: Request) -> Reply:
     """Reads a server's JSON. Where it does not count tokens, they are guessed from the lengths.
 
     Raises:
-        ValueError: it is not JSON, or not a chat completion.
+        UnusableReply: it is not a chat completion.
+        ValueError: it is not JSON.
     """
     data = parse_json(text)
+    usage = data.get("usage") if isinstance(data, dict) else None
+    usage = usage if isinstance(usage, dict) else {}
+    sent, written = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    try:
+        return _completion(data, sent, written, request)
+    except UnusableReply as error:
+        error.prompt_tokens, error.completion_tokens = _counted(sent, 0), _counted(written, 0)
+        raise
+
+
+def _completion(data: Any, sent: Any, written: Any, request: Request) -> Reply:
     if isinstance(data, dict) and data.get("error") and not data.get("choices"):
         raise ErrorBody(data["error"])
     try:
         choice = data["choices"][0]
         message = choice["message"]
         content, refusal = message.get("content"), message.get("refusal")
-        usage = data.get("usage") or {}
-        sent, written = usage.get("prompt_tokens"), usage.get("completion_tokens")
         finish, name = choice.get("finish_reason"), data.get("id")
     except (AttributeError, IndexError, KeyError, TypeError) as error:
-        raise ValueError(f"no chat completion: {type(error).__name__} {error}") from None
+        raise UnusableReply(f"no chat completion: {type(error).__name__} {error}") from None
     if isinstance(content, list):  # of parts, as some servers give it
         content = "".join(
             part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)
         )
     if not isinstance(content, str | None):
-        raise ValueError(f"no chat completion: content is a {type(content).__name__}")
+        raise UnusableReply(f"no chat completion: content is a {type(content).__name__}")
     content = _readable(content or "")
     return Reply(
         content, str(finish or "stop"), _readable(str(refusal or "")),
@@ -155,7 +168,13 @@ def _counted(tokens: Any, guess: int) -> int:
     return int(tokens) if right else guess
 
 
-class ErrorBody(ValueError):
+class UnusableReply(ValueError):
+    """A reply of HTTP 200 that is no answer. The tokens are those that the server counted for it."""
+
+    prompt_tokens = completion_tokens = 0
+
+
+class ErrorBody(UnusableReply):
     """A reply of HTTP 200 that holds an error: its code, 500 where it has none, and the server's words."""
 
     def __init__(self, error: Any) -> None:
