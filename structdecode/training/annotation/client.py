@@ -38,6 +38,9 @@ _LONGEST_WAIT = 60.0
 _SHORTEST_KEY = 12
 _LONGEST_ASKED = 86400.0
 """Seconds: what a server asks for beyond a day is not waited for."""
+_LARGEST_REPLY = 16 << 20
+"""Bytes of a reply, uncompressed: nothing behind them is read."""
+
 _ALL_REFUSED = 20
 """So many refused requests before the first answered one end the run: then it is not the requests' content."""
 
@@ -226,6 +229,23 @@ class _RateLimited(_Failed):
     pass
 
 
+class _TooLarge(Exception):
+    """A reply that goes on beyond `_LARGEST_REPLY`."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+
+async def _read_bounded(response: Any) -> None:
+    """A hook of the HTTP client, which would read bodies of any size, of errors too, in the official client's hands."""
+    body = bytearray()
+    async for part in response.aiter_bytes():  # uncompressed bit by bit
+        body += part
+        if len(body) > _LARGEST_REPLY:
+            raise _TooLarge(response.status_code)
+    response._content = bytes(body)  # where the client keeps a body that it read itself
+
+
 class ChatApi:
     """``/chat/completions`` of one server. The key is held by the official client alone, and cut out of messages.
 
@@ -252,7 +272,10 @@ class ChatApi:
         self._openai = openai
         self._key, self._timeout = key, timeout
         try:
-            self._client = openai.AsyncOpenAI(base_url=base_url, api_key=key, max_retries=0, timeout=timeout)
+            http = openai.DefaultAsyncHttpxClient(event_hooks={"response": [_read_bounded]})
+            self._client = openai.AsyncOpenAI(
+                base_url=base_url, api_key=key, max_retries=0, timeout=timeout, http_client=http
+            )
         except (ValueError, openai.OpenAIError) as error:
             raise ConfigError(f"--base-url {base_url}: {self._safe(str(error))}") from None
 
@@ -267,6 +290,9 @@ class ChatApi:
                 return str(raw.text)
         except TimeoutError:
             raise _Failed(f"no answer within {self._timeout:g} s") from None
+        except _TooLarge as error:
+            message = f"HTTP {error.status}: a reply of more than {_LARGEST_REPLY >> 20} MiB"
+            raise (BadRequest(message) if error.status < 400 else _judged(error.status, message, "", None)) from None
         except openai.APIStatusError as error:
             raise self._judged(error) from None
         except openai.APIError as error:  # no connection, time-out
