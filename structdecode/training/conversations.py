@@ -7,7 +7,8 @@ only the first question. White space between tags is kept as it comes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
@@ -22,6 +23,12 @@ from structdecode.types import Schema
 
 NO_IMAGE, NO_FOLDER = "(no image)", "(no folder)"
 """Sources of rows that name none: without a picture, and with one that is in no folder."""
+
+_PICTURE_MARK = re.compile(
+    r"(?i:<(?:image|video)>|<\|\w{0,40}?(?:image|img|video|vision|media)\w{0,40}\|>|<\w{1,40}_image>"
+    r"|<im(?:age|g)(?:_\w{1,40}|pad)>)|\[IMG(?:_\w{1,40})?\]"
+)
+"""What stands for a picture with one model or another: <image>, <|image|>, <|vision_start|>, <IMG_CONTEXT>, [IMG], ..."""
 
 T = TypeVar("T")
 
@@ -88,9 +95,9 @@ def examine(row: Row, schema: Schema = LLAVA_O1) -> tuple[Conversation | None, l
     for number, (human, gpt) in enumerate(zip(turns[::2], turns[1::2], strict=True), start=1):
         question = human.replace(IMAGE_MARK, "").strip()
         where = f"question {number}" if len(turns) > 2 else "the question"
-        _attempt(problems, partial(checked_text, where, question), "")
+        _attempt(problems, partial(read_text, where, question, _tags(schema)), "")
         where = f"answer {number}: " if len(turns) > 2 else ""
-        stages = _attempt(problems, partial(_stages, gpt, schema, bool(images)), dict[str, str](), where)
+        stages = _attempt(problems, partial(read_answer, gpt, schema, with_image=bool(images)), dict[str, str](), where)
         pairs.append(Pair(question, gpt.strip(), stages, human.count(IMAGE_MARK)))
     return Conversation(name, tuple(pairs), images, source_of(row.cells, images), row.line), problems
 
@@ -103,8 +110,29 @@ def _attempt(problems: list[BadRow], read: Callable[[], T], default: T, where: s
         return default
 
 
-def _stages(answer: str, schema: Schema, with_image: bool) -> dict[str, str]:
-    """`read_stages`; the text of an open stage is the whole answer."""
+def read_text(name: str, text: str, tags: Collection[str] = ()) -> str:
+    """A question without its image marks, or an answer, as it is.
+
+    Args:
+        tags: of the schema; they are no picture marks, whatever they look like.
+
+    Raises:
+        BadRow: a tokenizer cannot read it, there is none, or it holds what stands for a picture.
+    """
+    marks = (found[0] for found in _PICTURE_MARK.finditer(checked_text(name, text)))
+    mark = next((mark for mark in marks if mark not in tags), None)
+    if mark is not None:
+        raise BadRow("image-token-in-text", f"{name} holds {mark!r}, which stands for a picture: take it out")
+    return text
+
+
+def _tags(schema: Schema) -> set[str]:
+    return {tag for stage in schema.stages for tag in (stage.begin, stage.end)}
+
+
+def read_answer(answer: str, schema: Schema, *, with_image: bool) -> dict[str, str]:
+    """`read_stages` of what `read_text` takes; the text of an open stage is the whole answer."""
+    read_text("the answer", answer, _tags(schema))
     if schema.stages[0].begin:
         return read_stages(answer, schema, with_image=with_image)
     return {schema.stages[0].name: answer.strip()}

@@ -18,6 +18,7 @@ from structdecode.training.check_command import find_set
 from structdecode.training.check_report import CheckReport
 from structdecode.training.lengths import TokenCounter
 from structdecode.training.problems import KINDS
+from structdecode.types import Schema, Stage
 from tests.backends.transformers import tiny
 from tests.evaluation.data.malformed import ANSWER, CONVERSATIONS, conversation, picture, write_pictures
 
@@ -176,7 +177,38 @@ def test_control_tokens_in_texts_are_pointed_out(folder: Path, counter: TokenCou
     rows = [{"id": n, "image": "good.png", "conversations": t} for n, t in enumerate((turns, mark))]
     report = checked(folder, *rows, limits=Limits(counter))
     assert report.warnings["special-token-in-text"].first == [(1, "'<|eot|>' in a text")]
-    assert report.errors["image-token-in-text"].first == [(2, "'<image>' in a text")]
+    said = "the answer holds '<image>', which stands for a picture: take it out"
+    assert report.errors["image-token-in-text"].first == [(2, said)]
+
+
+@pytest.mark.parametrize("turn", [0, 1])
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "<|image|>", "<|image_pad|>", "<|vision_start|>", "<|video_pad|>", "<|IMAGE_PLACEHOLDER|>", "<|media_pad|>",
+        "<image_soft_token>", "<start_of_image>", "<IMG_CONTEXT>", "<imgpad>", "<video>", "[IMG]", "[IMG_BREAK]",
+    ],
+)  # fmt: skip
+def test_what_stands_for_a_picture_with_some_model_is_an_error_without_one(folder: Path, mark: str, turn: int) -> None:
+    turns = [dict(each) for each in TURNS]
+    turns[turn]["value"] = turns[turn]["value"].replace("dog", f"dog {mark}", 1)
+    report = checked(folder, {"id": 1, "image": "good.png", "conversations": turns})
+    ((line, message),) = report.errors["image-token-in-text"].first
+    assert (line, report.good) == (1, 0) and repr(mark) in message
+
+
+@pytest.mark.parametrize("text", ["<img src='a'>", "[img]", "<imagine>", "</image>", "an image", "<|im_x|>"])
+def test_what_only_looks_like_a_picture_mark_is_a_text(folder: Path, text: str) -> None:
+    turns = [TURNS[0], {"from": "gpt", "value": ANSWER.replace("dog", f"dog {text}", 1)}]
+    assert checked(folder, {"id": 1, "image": "good.png", "conversations": turns}).good == 1
+
+
+def test_a_schemas_own_tags_are_no_picture_marks(folder: Path) -> None:
+    schema = Schema(
+        "own", (Stage("NOTES", "<image_notes>", "</image_notes>"), Stage("ANSWER", "<ANSWER>", "</ANSWER>"))
+    )
+    turns = [TURNS[0], {"from": "gpt", "value": "<image_notes> Dogs. </image_notes> <ANSWER> Two. </ANSWER>"}]
+    assert checked(folder, {"id": 1, "image": "good.png", "conversations": turns}, schema=schema).good == 1
 
 
 def test_fix_writes_the_good_rows_byte_for_byte_and_they_pass(folder: Path) -> None:

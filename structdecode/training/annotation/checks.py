@@ -13,10 +13,7 @@ from dataclasses import dataclass, field
 from structdecode import matching, tags
 from structdecode.budget import Budget, Meter
 from structdecode.decoder import MeteredDecoder, MeteredModel
-from structdecode.evaluation.data.llava import read_stages
-from structdecode.evaluation.data.pictures import IMAGE_MARK
 from structdecode.evaluation.data.problems import BadRow, shown
-from structdecode.evaluation.data.rows import checked_text
 from structdecode.evaluation.types import Match, Question
 from structdecode.matching.declined import declined
 from structdecode.protocols import Backend, Verifier
@@ -24,6 +21,7 @@ from structdecode.schemas import LLAVA_O1
 from structdecode.trace import Trace
 from structdecode.training.annotation.requests import Reply
 from structdecode.training.annotation.session import ApiBackend
+from structdecode.training.conversations import read_answer
 from structdecode.types import Candidate, Prompt, Schema
 
 _CLOSED = ("choice", "number", "yes-no")
@@ -45,7 +43,7 @@ class Problem:
 def form(reply: Reply, question: Question, *, with_image: bool) -> Problem | dict[str, str]:
     """The text of each stage by name, if all tags are there, in order, closed, filled and with nothing outside.
 
-    The stages are those of `LLAVA_O1`, read by `structdecode.tags.parse`; without a picture CAPTION may be absent.
+    The stages are those of `LLAVA_O1`, read as ``structdecode data check`` does; without a picture CAPTION may be absent.
     """
     if reply.refusal or reply.finish == "content_filter":
         return Problem("refused", f"the model refused: {reply.refusal or 'content filter'}"[:300])
@@ -54,9 +52,7 @@ def form(reply: Reply, question: Question, *, with_image: bool) -> Problem | dic
     if not reply.text.strip():
         return Problem("empty-answer", "it is empty")
     try:
-        stages = read_stages(checked_text("the answer", reply.text), LLAVA_O1, with_image=with_image)
-        if IMAGE_MARK in reply.text:
-            raise BadRow("image-mark", f"the answer holds {IMAGE_MARK}, which stands for a picture: say it otherwise")
+        stages = read_answer(reply.text, LLAVA_O1, with_image=with_image)
     except BadRow as bad:
         given_up = declined(reply.text) if "<" not in reply.text else None
         return Problem(given_up.status if given_up is not None else bad.problem, str(bad))

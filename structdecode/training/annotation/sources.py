@@ -16,6 +16,7 @@ from structdecode.evaluation.data.problems import BadRow, kind_of, shown
 from structdecode.evaluation.data.rows import Row, checked_text, plain_text, text_cell
 from structdecode.evaluation.types import Question, Rejected
 from structdecode.training.annotation.pictures import Album
+from structdecode.training.conversations import read_text
 
 _SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
 _OPTIONS = ("cap", "images", "name", "split", "hints", *(key for key in vqa.ALIASES if key != "split"))
@@ -219,6 +220,8 @@ def _item(
         question = vqa.question_of(row, file, pictures, columns)
         name = columns.get(cells, "id")
         turns, images = (Turn(replace(question, images=()), question.text, hint),), question.images
+    for turn in turns:
+        read_text("the question", turn.question.text)
     check_image_marks(sum(turn.asked.count(IMAGE_MARK) for turn in turns), len(images))
     if len(images) > 1:
         raise BadRow("several-images", f"{len(images)} pictures: LLaVA-CoT data have one a record")
@@ -249,7 +252,7 @@ def _conversation(turns: Any, file: str, line: int, hint: str) -> tuple[Turn, ..
 
 def _turn(human: Mapping[str, Any], gpt: Mapping[str, Any], where: str, hint: str) -> Turn:
     asked = text_cell(human, "value")
-    text = checked_text("the question", asked.replace(IMAGE_MARK, "").strip())
+    text = asked.replace(IMAGE_MARK, "").strip()
     standard = text_cell(gpt, "value").strip()
     concluded = _CONCLUSION.search(standard)
     answer = concluded[1].strip() if concluded else standard

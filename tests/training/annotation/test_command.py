@@ -20,6 +20,7 @@ from structdecode.training.annotation import command, run
 from structdecode.training.annotation.command import Options
 from structdecode.training.annotation.costs import Prices
 from structdecode.training.annotation.errors import ApiError
+from structdecode.training.check import check
 from tests.training.annotation.server import Answer, Asked, ChatServer
 from tests.training.annotation.world import read_lines, record, right, staged, write_records
 
@@ -272,7 +273,7 @@ def test_refused_records_are_journalled_and_the_same_command_ends_with_the_same_
         assert sum(server.asked.values()) == asked
 
 
-@pytest.mark.parametrize("text", ["\0", "\ufeff", "<image>"])
+@pytest.mark.parametrize("text", ["\0", "\ufeff", "<image>", "<|image|>", "<|image_pad|>", "[IMG]"])
 def test_what_data_check_refuses_is_asked_for_again(text: str, tmp_path: Path) -> None:
     def script(asked: Asked) -> Answer:
         whole = right(asked)
@@ -287,11 +288,20 @@ def test_what_data_check_refuses_is_asked_for_again(text: str, tmp_path: Path) -
         assert command.annotate(options(tmp_path, server.url, range(2))) == 0
         assert len(read_lines(tmp_path / "out/train.jsonl")) == 2
         assert any("This answer cannot be used" in said for seen in server.seen for said in seen.texts)
-    assert text not in json.dumps(
-        [
-            turn
-            for row in read_lines(tmp_path / "out/train.jsonl")
-            for turn in row["conversations"]
-            if turn["from"] == "gpt"
-        ]
-    )
+    answers = [row["conversations"][1]["value"] for row in read_lines(tmp_path / "out/train.jsonl")]
+    assert len(answers) == 2 and not any(text in answer for answer in answers)
+    assert not check(tmp_path / "out/train.jsonl").errors
+
+
+def test_a_question_that_data_check_refuses_is_not_paid_for(tmp_path: Path) -> None:
+    marked = record(1)
+    marked["conversations"][0]["value"] = "What is <|image|> here?"
+    table = tmp_path / "table.csv"
+    table.write_text("id,question,answer\n1,How many [IMG]?,2\n")
+    sources = [str(write_records(tmp_path, [marked, record(2)])), str(table)]
+    with ChatServer(right) as server:
+        chosen = Options(sources, tmp_path / "out", "strong", "judge", server.url, quiet=True)
+        assert command.annotate(chosen) == 0
+        assert len(server.answered) == 1
+    problems = [line["problem"] for line in read_lines(tmp_path / "out/rejected.jsonl")]
+    assert problems == ["image-token-in-text"] * 2
