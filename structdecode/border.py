@@ -27,6 +27,10 @@ class ForeignValueError(Exception):
     """What a plug-in gave is not what it should be."""
 
 
+class GivenUpError(Exception):
+    """A plug-in took longer than it may. Not `TimeoutError`: that is what plug-ins raise themselves."""
+
+
 class ForeignExitError(Exception):
     """A plug-in tried to end the process, or to cancel who called it."""
 
@@ -97,25 +101,37 @@ def said(error: BaseException) -> str:
 
 
 # ------------------------------------------------------------------ calls
-async def within(call: Callable[[], Any], seconds: float | None, *, threaded: bool = False) -> Any:
+async def within(
+    call: Callable[[], Any],
+    seconds: float | None,
+    *,
+    threaded: bool = False,
+    busy: Callable[[], bool] = lambda: False,
+) -> Any:
     """The result of a plug-in's call, plain or async, whatever it does.
 
     After ``seconds`` it is given up: what is async is cancelled, and left behind if it swallows that; a plain function
-    runs in a thread of its own (``threaded``), which cannot be ended and goes on for nothing.
+    runs in a thread of its own (``threaded``), which cannot be ended and goes on for nothing. What is async and blocks
+    the event loop cannot be given up before it is done; it has taken longer then, too.
+
+    Args:
+        busy: whether it waits for something that ends by itself; then it is not given up yet.
 
     Raises:
-        TimeoutError: it took longer.
-        ForeignExitError: it raised SystemExit, KeyboardInterrupt or CancelledError by itself.
+        GivenUpError: it took longer.
+        ForeignExitError: it raised CancelledError by itself, or what is no `Exception` (SystemExit, KeyboardInterrupt).
         Exception: what else it raised.
     """
     driven = _Driven(_guarded(partial(in_thread, call) if threaded else call))
     task = asyncio.ensure_future(driven.run())
     try:
         done, _ = await asyncio.wait({task}, timeout=seconds)
+        while not done and busy():
+            done, _ = await asyncio.wait({task}, timeout=GRACE)
         if done:
             return _outcome(task)
         await _given_up(driven, task)
-        raise TimeoutError
+        raise GivenUpError
     except asyncio.CancelledError:
         await _given_up(driven, task)
         raise
@@ -157,6 +173,9 @@ class _Driven:
 def _outcome(task: asyncio.Task[Any]) -> Any:
     if task.cancelled():
         raise ForeignExitError("CancelledError")
+    error = task.exception()
+    if error is not None and not isinstance(error, Exception):
+        raise ForeignExitError(said(error)) from None
     return task.result()
 
 
@@ -174,7 +193,7 @@ async def _guarded(call: Callable[[], Any]) -> Any:
         while inspect.isawaitable(found):
             found = await found
         return found
-    except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
+    except (SystemExit, KeyboardInterrupt) as error:  # a task would let them out of the event loop
         raise ForeignExitError(said(error)) from None
 
 
@@ -198,10 +217,10 @@ async def in_thread(work: Callable[[], T]) -> T:
             value = work()
         except StopIteration as error:  # a future cannot hold it
             failure = RuntimeError(said(error))
-        except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
-            failure = ForeignExitError(said(error))
-        except BaseException as error:
+        except (Exception, asyncio.CancelledError) as error:
             failure = error
+        except BaseException as error:
+            failure = ForeignExitError(said(error))
         try:
             loop.call_soon_threadsafe(settle, value, failure)
         except RuntimeError:  # the loop is closed: nobody waits

@@ -132,6 +132,12 @@ class Meter:
         return "seconds" if self.deadline is not None and time.monotonic() >= self.deadline else None
 
     @property
+    def busy(self) -> bool:
+        """Whether the model or a verifier is at work."""
+        with self._lock:
+            return any(clock.under_way for clock in self._clocks.values())
+
+    @property
     def remaining(self) -> Budget:
         """What is left beside what is reserved."""
         with self._lock:

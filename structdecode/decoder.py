@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any, TypeVar
 
 import numpy as np
 
 from structdecode import registry, seeds
-from structdecode.border import ForeignValueError, check_counts, checked_score, is_async, is_list, said, within
+from structdecode.border import (
+    GRACE,
+    ForeignValueError,
+    GivenUpError,
+    check_counts,
+    checked_score,
+    is_async,
+    is_list,
+    said,
+    within,
+)
 from structdecode.budget import Budget, Meter, Usage
-from structdecode.errors import BudgetSpent, ConfigError
+from structdecode.errors import BudgetSpent, ConfigError, StrategyError
 from structdecode.protocols import Row, Session, Verifier
 from structdecode.trace import Trace
 from structdecode.types import Candidate, Path, Prompt, Ranked, Sampling, Schema, Score, Span, Stage, rank, twins
@@ -44,7 +55,7 @@ class MeteredDecoder:
         self._schema, self._session, self._meter, self._trace = schema, session, meter, trace
         self._seed, self._timeout = seed, verifier_timeout
         self._children: dict[Path, int] = defaultdict(int)
-        self._made: list[Candidate] = []
+        self._made: dict[Path, Candidate] = {}
         self._held: list[Candidate] = []  # not released yet
         self._scores: dict[Path, Score] = {}
         self._calls = OpenCalls()
@@ -68,6 +79,10 @@ class MeteredDecoder:
     ) -> list[Candidate]:
         if not isinstance(n, int) or not 1 <= n <= MOST_ROWS:
             raise ConfigError(f"n must be a whole number from 1 to {MOST_ROWS:,}, not {n!r}")
+        for candidate in candidates:
+            self._check_place(candidate, stage)
+        if self._meter.late:
+            await asyncio.sleep(0)  # who takes no notice of `BudgetSpent` can be given up here
         asked = len(candidates) * n
         room = self._meter.remaining.tokens
         parents = list(islice((c for c in candidates for _ in range(n)), asked if room is None else max(1, room)))
@@ -92,10 +107,23 @@ class MeteredDecoder:
         children = [parent.extended(span, choice) for (parent, choice), span in zip(kept, work.value, strict=True)]
         self._note_cut(children, rows, asked, sampling)
         for child in children:
-            self._made.append(child)
+            self._made[child.path] = child
             self._held.append(child)
             self._trace.add_candidate(child)
         return children
+
+    def _check_place(self, candidate: Candidate, stage: Stage) -> None:
+        """No stage of the schema is written where one that has to come before it is missing."""
+        before = list(takewhile(lambda other: other.name != stage.name, self._schema.stages))
+        if len(before) == len(self._schema.stages):
+            return  # a stage of the strategy's own
+        missing = next((s.name for s in before if not s.optional and s.name not in candidate.stages), None)
+        if missing is not None:
+            raise StrategyError(
+                f"stage {stage.name!r} was asked for behind {candidate.last_stage or 'the root'}, without {missing!r} "
+                "before it: extend candidates that have it. The built-in strategies start at `Decoder.root`, so they "
+                "cannot go on from a candidate with the rest of a schema"
+            )
 
     def keep(self, candidates: Sequence[Candidate]) -> None:
         kept = {candidate.token_ids for candidate in candidates}
@@ -146,10 +174,13 @@ class MeteredDecoder:
             with self._meter.working("verifier"):
                 async with MeteredModel(self._session, self._meter, self._seed) as model:
                     call, plain = partial(verifier.score, self.prompt, given, model), not is_async(verifier.score)
+                    began = time.monotonic()
                     scores = await within(call, limit, threaded=plain)
+                    if limit is not None and time.monotonic() - began > limit + GRACE:
+                        raise GivenUpError  # it blocked the event loop
         except BudgetSpent as spent:
             return [Score.unscored(f"budget spent: {spent.limit}")] * len(candidates)
-        except TimeoutError:
+        except GivenUpError:
             if self._timeout is None or (left is not None and left <= self._timeout):
                 self._meter.stopped_by = self._meter.stopped_by or "seconds"
                 return [Score.unscored("budget spent: seconds")] * len(candidates)
@@ -172,6 +203,12 @@ class MeteredDecoder:
         self._trace.add("failure", verifier=name, error=error)
         return [Score.unscored(f"{name} failed: {error}")] * len(candidates)
 
+    def made(self, ranked: Ranked) -> bool:
+        """Whether a candidate and its other draws came from this decoder's `extend`, or it is the root."""
+        if ranked.candidate == self.root:
+            return True
+        return self._made.get(ranked.candidate.path) == ranked.candidate and all(p in self._made for p in ranked.paths)
+
     async def stop(self) -> None:
         """Ends what is still under way; all of it is billed then."""
         await self._calls.stop()
@@ -181,9 +218,10 @@ class MeteredDecoder:
 
         Best first, by the score of each or of the nearest of its ancestors that has one.
         """
-        finished = [c for c in self._made if c.finished(self._schema)]
-        furthest = max((len(c.stages) for c in self._made), default=0)
-        chosen = finished or [c for c in self._made if len(c.stages) == furthest]
+        made = list(self._made.values())
+        finished = [c for c in made if c.finished(self._schema)]
+        furthest = max((len(c.stages) for c in made), default=0)
+        chosen = finished or [c for c in made if len(c.stages) == furthest]
         scores = [
             self._scores.get(c.path) or self._with_fallback(Score.unscored("budget spent"), c.path) for c in chosen
         ]

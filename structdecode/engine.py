@@ -6,12 +6,22 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from structdecode import registry, seeds
 from structdecode.assembly import find_schema
-from structdecode.border import check_timeout, is_list, said
+from structdecode.border import (
+    GRACE,
+    ForeignValueError,
+    GivenUpError,
+    check_timeout,
+    checked_score,
+    is_list,
+    said,
+    within,
+)
 from structdecode.budget import Budget, Meter, Usage
 from structdecode.decoder import MeteredDecoder
 from structdecode.errors import (
@@ -106,13 +116,9 @@ async def adecode(
     async with backend.open(schema.ask(prompt)) as session:
         decoder = MeteredDecoder(prompt, schema, session, meter, trace, (seed, sample_id), verifier_timeout)
         try:
-            ranked = _ranking(await search(schema, decoder), search)
+            ranked = _ranking(await _found(search, schema, decoder, meter), search, decoder)
         except BudgetSpent:
             ranked = decoder.salvage()
-        except (StructdecodeError, MemoryError):
-            raise
-        except Exception as error:
-            raise StrategyError(f"strategy {_name(search)} failed: {said(error)}") from error
         finally:
             await decoder.stop()
     return _result(ranked, schema, meter, trace, seed)
@@ -141,7 +147,29 @@ def _name(search: Any) -> str:
     return getattr(search, "__name__", None) or registry.label_of(search)
 
 
-def _ranking(found: Any, search: Any) -> list[Ranked]:
+async def _found(search: Strategy, schema: Schema, decoder: MeteredDecoder, meter: Meter) -> Any:
+    """What a strategy gives back. Behind the deadline it has some time to rank what it has, and what the model and
+    verifiers are at comes back first.
+
+    Raises:
+        BudgetSpent: it came upon the end of the budget, or goes on behind it. StrategyError: it failed.
+    """
+    left = meter.remaining.seconds
+    limit = None if left is None else left + 2 * GRACE
+    try:
+        return await within(partial(search, schema, decoder), limit, busy=lambda: meter.busy)
+    except GivenUpError:
+        meter.stopped_by = meter.stopped_by or "seconds"
+        raise BudgetSpent("seconds") from None
+    except (StructdecodeError, MemoryError, BudgetSpent):
+        raise
+    except Exception as error:
+        if isinstance(error, ExceptionGroup) and error.split(BudgetSpent)[1] is None:  # of a TaskGroup
+            raise BudgetSpent(str(meter.stopped_by)) from error
+        raise StrategyError(f"strategy {_name(search)} failed: {said(error)}") from error
+
+
+def _ranking(found: Any, search: Any, decoder: MeteredDecoder) -> list[Ranked]:
     """What a strategy gave back, checked."""
     wrong = next((r for r in found if not isinstance(r, Ranked)), None) if is_list(found) else found
     if wrong is not None or not is_list(found):
@@ -149,7 +177,16 @@ def _ranking(found: Any, search: Any) -> list[Ranked]:
             f"strategy {_name(search)} gave back {cut(repr(wrong), 80)}: it is to give a list of Ranked, best "
             "first (structdecode.rank makes one of candidates and scores)"
         )
-    return list(found)
+    foreign = next((r for r in found if not decoder.made(r)), None)
+    if foreign is not None:
+        raise StrategyError(
+            f"strategy {_name(search)} gave back a candidate that its decoder never made "
+            f"({cut(repr(foreign.candidate), 80)}): it is to rank what `extend` returned, as it is"
+        )
+    try:
+        return [replace(ranked, score=checked_score(ranked.score)) for ranked in found]
+    except ForeignValueError as error:
+        raise StrategyError(f"strategy {_name(search)} ranked by what is no score: {error}") from None
 
 
 def _asked_by(backend: Backend) -> dict[str, Any]:

@@ -78,7 +78,13 @@ class Model(Protocol):
 
 @runtime_checkable
 class Verifier(Protocol):
-    """Scores candidates. Plural in, plural out, same order; higher is better."""
+    """Scores candidates. Plural in, plural out, same order; higher is better.
+
+    `score` may be a plain method: it runs in a thread, so that limits of time hold whatever it does. An async one runs
+    on the search's event loop, where it can ask the model; it must not block there (``time.sleep``, a synchronous
+    request): it holds up all searches, and no limit can end it before it is done. Its scores are late then and do not
+    count. `asyncio.to_thread` is for work that blocks.
+    """
 
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]: ...
 
@@ -143,7 +149,11 @@ class Decoder(Protocol):
 
 @runtime_checkable
 class Strategy(Protocol):
-    """Grows and chooses candidates. Returns them best first. May declare ``traits: ClassVar[StrategyTraits]``."""
+    """Grows and chooses candidates. Returns them best first. May declare ``traits: ClassVar[StrategyTraits]``.
+
+    It ranks candidates that its decoder's `extend` returned, as they are. It runs on the search's event loop and must
+    not block there: only what awaits can be ended when the time is up.
+    """
 
     async def __call__(self, schema: Schema, decoder: Decoder) -> Sequence[Ranked]: ...
 

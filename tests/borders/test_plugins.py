@@ -8,6 +8,8 @@ import json
 import resource
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -16,14 +18,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import structdecode as sd
 from structdecode import registry
 from structdecode.budget import Budget, Usage
-from structdecode.errors import ConfigError, PromptError, SchemaError, StructdecodeError
+from structdecode.errors import BudgetSpent, ConfigError, PromptError, SchemaError, StrategyError, StructdecodeError
+from structdecode.strategies.best_of_n import BestOfN
+from structdecode.testing import candidate
 from structdecode.trace import Trace
 from structdecode.types import Candidate, Prompt, Ranked, Schema, Score, Stage, rank
 
+PICTURE = Image.new("RGB", (8, 8))
 BACKEND = sd.ScriptedBackend(lambda prompt, prefix, stage, seed: f"{seed % 7} {stage.end}")
 
 
@@ -316,3 +322,134 @@ def test_one_prompt_that_cannot_be_asked_costs_itself_alone() -> None:
 def test_a_schema_nobody_sees_anything_of() -> None:
     with pytest.raises(SchemaError, match="no visible stage"):
         Schema("dark", (Stage.tagged("A", visible=False),))
+
+
+@pytest.mark.parametrize("limit", ["timeout", "budget"])
+def test_what_a_verifier_says_after_it_blocked_the_event_loop_is_late(limit: str) -> None:
+    def act(candidates: Sequence[Candidate], model: Any) -> list[Score]:
+        time.sleep(2)
+        return [Score(1.0)] * len(candidates)
+
+    options: dict[str, Any] = {"verifier_timeout": 0.2} if limit == "timeout" else {"budget": Budget(seconds=0.4)}
+    result = search(Verifier(act), **options)
+    assert result.answer and not any(ranked.score.scored for ranked in result.candidates)
+    assert result.stopped_by == ("seconds" if limit == "budget" else None)
+    assert bool(result.trace.failures) == (limit == "timeout")
+
+
+# ------------------------------------------------------------------ strategies that do what none may
+
+
+def _answers(schema: Schema, decoder: Any, n: int = 1) -> Any:
+    return BestOfN(n=n)(schema, decoder)
+
+
+class _OwnExit(BaseException):
+    pass
+
+
+EXITS = [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), asyncio.CancelledError(), _OwnExit(), TimeoutError()]
+
+
+@pytest.mark.parametrize("error", EXITS, ids=repr)
+@pytest.mark.parametrize("limit", [None, 30])
+def test_a_strategy_that_exits_is_named(error: BaseException, limit: float | None) -> None:
+    async def strategy(schema: Schema, decoder: Any) -> Any:
+        raise error
+
+    with pytest.raises(StrategyError, match=f"strategy strategy failed: .*{type(error).__name__}"):
+        sd.decode(sd.Prompt("?"), backend=BACKEND, strategy=strategy, budget=Budget(seconds=limit))
+
+
+@pytest.mark.parametrize("error", EXITS, ids=repr)
+def test_a_verifier_that_exits_is_data(error: BaseException) -> None:
+    result = search(Verifier(lambda c, m: _raise(error)))
+    assert result.answer and type(error).__name__ in result.trace.failures[0]["error"]
+
+
+@pytest.mark.parametrize("how", ["waits", "swallows its cancellation", "takes no notice of the budget"])
+def test_a_strategy_that_hangs_is_ended_by_the_budget(how: str) -> None:
+    async def strategy(schema: Schema, decoder: Any) -> Any:
+        await _answers(schema, decoder, 3)
+        while how == "takes no notice of the budget":
+            with suppress(BudgetSpent):
+                await decoder.extend([decoder.root], schema.stages[0])
+        await _never(how == "swallows its cancellation")
+
+    began = time.monotonic()
+    result = sd.decode(sd.Prompt("?"), backend=BACKEND, strategy=strategy, budget=Budget(seconds=0.3))
+    assert time.monotonic() - began < 15
+    assert result.stopped_by == "seconds" and result.answer and result.best is not None
+    gc.collect()
+
+
+def test_a_strategy_that_ends_its_tasks_as_a_group_is_stopped_by_the_budget() -> None:
+    async def strategy(schema: Schema, decoder: Any) -> Any:
+        await _answers(schema, decoder)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(9):
+                group.create_task(decoder.extend([decoder.root], schema.stages[0]))
+
+    result = sd.decode(sd.Prompt("?"), backend=BACKEND, strategy=strategy, budget=Budget(model_calls=6))
+    assert result.stopped_by == "model_calls" and result.answer
+
+
+def test_what_a_late_verifier_leaves_is_ranked_by_the_strategy() -> None:
+    """Behind the deadline a strategy still has the time to rank what it has."""
+    result = search(Verifier(lambda c, m: _never(True)), budget=Budget(seconds=0.3))
+    assert result.stopped_by == "seconds" and {len(r.paths) for r in result.candidates} and result.answer
+    assert all("budget spent: seconds" in r.score.reason for r in result.candidates)
+
+
+OTHERS: list[Candidate] = []
+FOREIGN: dict[str, Callable[[Ranked], Ranked]] = {
+    "of another search": lambda own: Ranked(OTHERS[0], own.score),
+    "made by hand": lambda own: Ranked(candidate("a", "b", "c", "d"), own.score),
+    "changed": lambda own: Ranked(replace(own.candidate, spans=own.candidate.spans[:1]), own.score),
+    "at another path": lambda own: Ranked(replace(own.candidate, path=(9, 9)), own.score),
+    "other draws": lambda own: Ranked(own.candidate, own.score, (own.candidate.path, (9, 9))),
+}
+
+
+@pytest.mark.parametrize("how", FOREIGN)
+def test_a_candidate_that_the_decoder_never_made_is_no_answer(how: str) -> None:
+    async def strategy(schema: Schema, decoder: Any) -> list[Ranked]:
+        found = list(await _answers(schema, decoder, 3))
+        return [*found[1:], FOREIGN[how](found[0])]
+
+    other = sd.decode(sd.Prompt("?"), backend=sd.ScriptedBackend(lambda *asked: "x"), strategy=BestOfN(n=1))
+    OTHERS[:] = [ranked.candidate for ranked in other.candidates]
+    with pytest.raises(StrategyError, match="strategy strategy gave back a candidate that its decoder never made"):
+        sd.decode(sd.Prompt("?"), backend=BACKEND, strategy=strategy)
+
+
+@pytest.mark.parametrize("score", [0.5, None, "best", Score(float("nan"))])
+def test_a_strategy_that_ranks_by_what_is_no_score_is_named(score: Any) -> None:
+    async def strategy(schema: Schema, decoder: Any) -> list[Ranked]:
+        return [replace(ranked, score=score) for ranked in await _answers(schema, decoder)]
+
+    with pytest.raises(StrategyError, match="no score"):
+        sd.decode(sd.Prompt("?"), backend=BACKEND, strategy=strategy)
+
+
+@pytest.mark.parametrize("name", registry.names("strategies"))
+def test_the_rest_of_a_schema_is_not_written_from_the_root(name: str) -> None:
+    async def strategy(schema: Schema, decoder: Any) -> Any:
+        await decoder.extend([decoder.root], schema.stages[0])
+        return await registry.build("strategies", name)(replace(schema, stages=schema.stages[1:]), decoder)
+
+    with pytest.raises(StrategyError, match="'CAPTION' was asked for behind the root, without 'SUMMARY'"):
+        sd.decode(sd.Prompt("?", PICTURE), backend=BACKEND, strategy=strategy, schema="llava-o1")
+
+
+def test_the_first_stages_of_a_schema_are_written_as_a_schema() -> None:
+    async def strategy(schema: Schema, decoder: Any) -> Any:
+        first = tuple(replace(stage, visible=True) for stage in schema.stages[:2])
+        begun = await _answers(replace(schema, stages=first), decoder, 3)
+        beams = [ranked.candidate for ranked in begun]
+        for stage in schema.stages[2:]:
+            beams = await decoder.extend(beams, stage)
+        return rank(beams, [Score(0.0)] * len(beams))
+
+    result = sd.decode(sd.Prompt("?", PICTURE), backend=BACKEND, strategy=strategy, schema="llava-o1")
+    assert list(result.stages) == ["SUMMARY", "CAPTION", "REASONING", "CONCLUSION"]
