@@ -189,6 +189,8 @@ def _read(options: Options, album: Album) -> list[Item | Rejected]:
     entries = read([Source.parse(source) for source in options.sources], album)
     rejected = [entry for entry in entries if isinstance(entry, Rejected)]
     if len(rejected) == len(entries):
+        if rejected and album.out is not None:
+            run.write_rejected(album.out, rejected)
         first = f": {rejected[0]}" if rejected else ""
         raise DataError(f"{', '.join(options.sources)}: no usable record{first}")
     if rejected:

@@ -15,7 +15,7 @@ from PIL import Image
 from structdecode.evaluation.data.pictures import Pictures
 from structdecode.evaluation.data.problems import BadRow
 from structdecode.images import ImageSource, Picture, load_picture, opened, orientation
-from structdecode.paths import whole
+from structdecode.paths import FULL, whole
 from structdecode.picture_files import FILES
 
 MIME = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
@@ -41,7 +41,7 @@ class Album:
         self.out = out
 
     def place(self, source: ImageSource, folder: str, pictures: Pictures) -> Placed:
-        """Raises `BadRow` where the file cannot be made."""
+        """Raises `BadRow` where the file cannot be made, `OSError` where no other could be either: the disk is full."""
         if isinstance(source, Image.Image):
             source = _as_png(source)
         name = f"{folder}/{self._name(source, pictures)}"
@@ -52,6 +52,8 @@ class Album:
             target.parent.mkdir(parents=True, exist_ok=True)
             _write(source, target) if isinstance(source, bytes) else _link(Path(source), target)
         except OSError as error:
+            if error.errno in FULL:
+                raise OSError(error.errno, error.strerror, str(target)) from None
             raise BadRow("image-not-placed", f"image {name}: {error.strerror or error}") from None
         return Placed(target, name)
 

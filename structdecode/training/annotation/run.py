@@ -34,6 +34,8 @@ from structdecode.training.annotation.sources import Item
 Entry = Item | Rejected
 Decision = Accepted | Refused | Rejected
 
+REJECTED = "rejected.jsonl"
+
 WRITE_EVERY = 300.0
 """Seconds between two writings of the files while a run goes on."""
 
@@ -188,11 +190,11 @@ class _Run:
             if isinstance(decision, Accepted):
                 accepted.append(decision.record)
             elif isinstance(decision, Rejected):
-                rejected.append(_line(decision.file, decision.line, decision.problem, decision.message))
+                rejected.append(_unusable_line(decision))
             elif isinstance(entry, Item) and (decision is not None or at in self.unanswered):
                 rejected.append(_refused_line(entry, decision, self.unanswered.get(at, "")))
         write_whole(self.settings.out / "train.jsonl", _lines(accepted))
-        write_whole(self.settings.out / "rejected.jsonl", _lines(rejected))
+        write_whole(self.settings.out / REJECTED, _lines(rejected))
         text = json.dumps(self._summary(), indent=1, ensure_ascii=False)
         write_whole(self.settings.out / "annotation.json", text + "\n")
 
@@ -217,6 +219,15 @@ class _Run:
             len(self.decisions) - rejected, rejected, len(self.unanswered), undecided, dict(sorted(reasons.items())),
             self.stopped, self.interrupted,
         )  # fmt: skip
+
+
+def write_rejected(out: Path, rejected: Sequence[Rejected]) -> None:
+    """The file of what cannot be used, where there is nothing else."""
+    write_whole(out / REJECTED, _lines([_unusable_line(each) for each in rejected]))
+
+
+def _unusable_line(rejected: Rejected) -> dict[str, Any]:
+    return _line(rejected.file, rejected.line, rejected.problem, rejected.message)
 
 
 def _refused_line(item: Item, decision: Decision | None, unanswered: str) -> dict[str, Any]:

@@ -231,7 +231,10 @@ def test_no_usable_record_and_no_key(
     (tmp_path / "empty.jsonl").write_text("{\n")
     with pytest.raises(DataError, match=r"no usable record: .*empty\.jsonl:1: not JSON"):
         act(Options([str(tmp_path / "empty.jsonl")], tmp_path / "out", "m", base_url="http://127.0.0.1:9/v1"))
+    assert (tmp_path / "out/rejected.jsonl").exists() == (act is command.annotate)
     if act is command.annotate:
+        (line,) = read_lines(tmp_path / "out/rejected.jsonl")
+        assert (line["line"], line["problem"]) == (1, "bad-json")
         monkeypatch.delenv(command.KEY)
         with pytest.raises(ConfigError, match="set OPENAI_API_KEY"):
             act(options(tmp_path, None))
