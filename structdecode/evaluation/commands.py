@@ -122,6 +122,8 @@ def compare(
     loaded = load(
         source.source, images=None if source.images is None else Path(source.images), split=source.split, limit=source.limit, columns=source.columns, cluster_by=source.cluster_by
     )  # fmt: skip
+    for note in loaded.notes if process.rank == 0 else ():
+        _tell(note)
     backend = load_backend(study.model, **loading)
     judge = None if study.judge is None else backend if study.judge == SELF else load_backend(study.judge, **loading)
     part = (shard or Shard()).split(process.rank, process.world)

@@ -56,6 +56,14 @@ def test_a_column_that_is_not_there_is_a_mistake_in_one_line(documents: Path, tm
     assert not (tmp_path / "run/records.jsonl").exists()
 
 
+def test_a_column_that_was_not_used_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text("question,answer,tolerance\nRed?,yes,tight\nBlue?,no,0.05\nGreen?,no,loose\n")
+    asked = ["compare", "--data", tmp_path / "own.csv", "--strategy", "direct", "--set", "max_tokens=8", "--quiet"]
+    said = run(*asked, "--out", tmp_path / "run").stderr
+    assert said.startswith("compare: ") and "column 'tolerance' was not used in 2 rows" in said
+    assert said.count("\n") == 1 and len(read_run(tmp_path / "run").records) == 3
+
+
 def writing(prompt: Prompt, prefix: Candidate, stage: Stage, seed: int) -> str:
     return f"{seed % 3}{stage.end}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -133,7 +134,8 @@ def _load_hub(
     named = vqa.Columns(f"hf:{name}", present, columns)
     make = partial(vqa.question_of, file=f"hf:{name}", pictures=pictures, columns=named)
     title = Path(name).name if Path(name).is_dir() else name
-    return collect(f"{title}-{split}" if split else title, f"hf:{name}", rows, make, pictures, limit, cluster_by)
+    called = f"{title}-{split}" if split else title
+    return replace(collect(called, f"hf:{name}", rows, make, pictures, limit, cluster_by), notes=named.notes())
 
 
 def _load_vqa(
@@ -159,7 +161,7 @@ def _load_vqa(
             raise ConfigError(f"{path}: has no column 'split' to choose {split!r} by: leave split out")
         rows = vqa.of_split(rows, named, split)
     make = partial(vqa.question_of, file=str(path), pictures=pictures, columns=named)
-    return collect(path.stem, str(path), rows, make, pictures, limit, cluster_by)
+    return replace(collect(path.stem, str(path), rows, make, pictures, limit, cluster_by), notes=named.notes())
 
 
 def _load_tsv(path: Path, pictures: Pictures, split: str | None, limit: int | None, cluster_by: str | None) -> Loaded:

@@ -121,19 +121,15 @@ def answers_of(value: Any) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def kind_in(value: Any) -> Kind | None:
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
+def kind_in(value: Any) -> Kind:
     known: tuple[Kind, ...] = get_args(Kind)
     for kind in known:
         if value == kind:
             return kind
-    raise BadRow("unknown-kind", f"kind {shown(str(value))}: known: {', '.join(known)}")
+    raise BadRow("unknown-kind", f"kind {shown(str(value))}: give one of {', '.join(known)}")
 
 
-def tolerance_in(value: Any) -> float | None:
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
+def tolerance_in(value: Any) -> float:
     text = plain_text("tolerance", value)
     try:
         number = float(text)

@@ -40,12 +40,14 @@ class Loaded:
         rejected: rows that were left out, in the same order.
         digest: of all that the questions say, pictures by content; the same on every machine and under every path.
         name: for tables and titles.
+        notes: what a user has to be told of the columns, a line each.
     """
 
     questions: tuple[Question, ...]
     rejected: tuple[Rejected, ...]
     digest: str
     name: str
+    notes: tuple[str, ...] = ()
 
 
 def collect(

@@ -5,9 +5,10 @@ One row is one question, with the fields of `ALIASES`; a letter option column ``
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from structdecode.errors import DataError, MissingExtraError, UnknownNameError
 from structdecode.evaluation.data.options import (
@@ -22,7 +23,9 @@ from structdecode.evaluation.data.options import (
 from structdecode.evaluation.data.pictures import IMAGE_MARK, Pictures
 from structdecode.evaluation.data.problems import BadRow, printable
 from structdecode.evaluation.data.rows import Row, plain_text, text_cell
-from structdecode.evaluation.types import Kind, Question, Rejected
+from structdecode.evaluation.types import Question, Rejected
+
+T = TypeVar("T")
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "question": ("question",),
@@ -48,7 +51,8 @@ class Columns:
 
     def __init__(self, file: str, present: list[str] | None, columns: Mapping[str, str] | None) -> None:
         """``present`` is None where each row has its own (JSONL): then a row without one is a bad row."""
-        self.given = dict(columns or {})
+        self.file, self.given = file, dict(columns or {})
+        self._unused: dict[str, tuple[int, str]] = {}
         for field in self.given:
             if field not in ALIASES:
                 raise UnknownNameError("column field", field, ALIASES)
@@ -70,6 +74,30 @@ class Columns:
             if value is not None and not (isinstance(value, str) and not value.strip()):
                 return value
         return None
+
+    def read(self, row: Row, field: str, meaning: Callable[[Any], T]) -> T | None:
+        """A field that no question needs. A column that happens to be called like it may hold anything.
+
+        Raises:
+            BadRow: the value is not what it should be, in a column that was named for the field.
+        """
+        value = self.get(row.cells, field)
+        try:
+            return None if value is None else meaning(value)
+        except BadRow as bad:
+            if field in self.given:
+                raise
+            rows, first = self._unused.get(field, (0, f"line {row.line}: {bad}"))
+            self._unused[field] = rows + 1, first
+            return None
+
+    def notes(self) -> tuple[str, ...]:
+        """Which columns `read` did not use, in how many rows and why, a line each."""
+        return tuple(
+            f"{self.file}: column {field!r} was not used in {rows} row{'s' * (rows > 1)} ({first}); rename the column if "
+            "it means something else"
+            for field, (rows, first) in self._unused.items()
+        )
 
 
 def question_of(row: Row, file: str, pictures: Pictures, columns: Columns) -> Question:
@@ -97,7 +125,7 @@ def question_of(row: Row, file: str, pictures: Pictures, columns: Columns) -> Qu
             raise BadRow("missing-field", "the list of answers is empty: add one")
     else:
         answers = answers_of(answer)
-    kind = _kind(value("kind"), "kind" in columns.given) or (
+    kind = columns.read(row, "kind", kind_in) or (
         "choice" if options else "yes-no" if isinstance(answer, bool) else None
     )
     return Question(
@@ -107,20 +135,10 @@ def question_of(row: Row, file: str, pictures: Pictures, columns: Columns) -> Qu
         images=pictures.sources(value("image")),
         options=options,
         kind=kind,
-        tolerance=tolerance_in(value("tolerance")),
-        category="" if value("category") is None else plain_text("category", value("category")),
+        tolerance=columns.read(row, "tolerance", tolerance_in),
+        category=columns.read(row, "category", partial(plain_text, "category")) or "",
         source=f"{file}:{row.line}",
     )
-
-
-def _kind(value: Any, named: bool) -> Kind | None:
-    """The form of the answer. A column that happens to be called ``kind`` may hold anything; one that was named may not."""
-    try:
-        return kind_in(value)
-    except BadRow:
-        if named:
-            raise
-        return None
 
 
 def _letter_columns(cells: Mapping[str, Any]) -> dict[str, str]:

@@ -158,14 +158,25 @@ def test_a_field_that_runs_on_too_long_is_taken_for_unclosed(
     assert {r.problem for r in loaded.rejected} == {"bad-quotes"} and loaded.rejected[0].line == 2
 
 
-def test_a_column_that_happens_to_be_called_kind_costs_no_row(folder: Path) -> None:
-    rows = [f"What {i}?,{i},{kind}" for i, kind in enumerate(("animal", "number", "plant", ""))]
-    (folder / "own.csv").write_text("\n".join(["question,answer,kind", *rows]) + "\n")
-    loaded = load(folder / "own.csv")
-    assert [q.kind for q in loaded.questions] == [None, "number", None, None] and not loaded.rejected
-    (folder / "own.csv").write_text((folder / "own.csv").read_text().replace("kind", "sort"))
-    rejected = load(folder / "own.csv", columns={"kind": "sort"}).rejected  # one that is named has to hold kinds
-    assert [row.problem for row in rejected] == ["unknown-kind"] * 2
+@pytest.mark.parametrize(
+    ("field", "values", "read", "problem"),
+    [
+        ("kind", ["animal", "number", "plant", None], [None, "number", None, None], "unknown-kind"),
+        ("tolerance", ["tight", 0.05, -0.1, None], [None, 0.05, None, None], "bad-tolerance"),
+        ("category", [["a"], "b", True, None], ["", "b", "", ""], "wrong-type"),
+    ],
+)
+def test_a_column_that_happens_to_be_called_like_a_field_costs_no_row(
+    field: str, values: list[object], read: list[object], problem: str, folder: Path
+) -> None:
+    rows = [{"question": "What?", "answer": "a", field: value} for value in values]
+    (folder / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    loaded = load(folder / "own.jsonl")
+    assert [getattr(q, field) for q in loaded.questions] == read and not loaded.rejected
+    (note,) = loaded.notes
+    assert f"column {field!r} was not used in 2 rows (line 1: {field} " in note and "rename the column" in note
+    named = load(folder / "own.jsonl", columns={field: field})  # one that is named has to hold what it is named for
+    assert [row.problem for row in named.rejected] == [problem] * 2 and not named.notes
 
 
 @pytest.mark.parametrize("text", ["<image>\nWhich?", "Which?<image>", "<image> <image>\nWhich?", "Which? <image>"])
