@@ -17,6 +17,7 @@ from structdecode import registry
 from structdecode.errors import ConfigError, DataError
 from structdecode.evaluation.types import Rejected
 from structdecode.matching import LLMJudge
+from structdecode.reading import one_line
 from structdecode.training.annotation import run
 from structdecode.training.annotation.annotator import Annotator
 from structdecode.training.annotation.checks import AnswerCheck, Filter
@@ -30,7 +31,7 @@ from structdecode.training.annotation.sources import Item, Source, read
 
 KEY = "OPENAI_API_KEY"
 
-UNANSWERED, COST_REACHED, INTERRUPTED = 1, 3, 130
+UNANSWERED, FAILED, COST_REACHED, INTERRUPTED = 1, 1, 3, 130
 
 
 @dataclass(frozen=True)
@@ -147,8 +148,16 @@ def annotate(options: Options) -> int:
         why = outcome.stopped or f"{outcome.unanswered} records had no answer from the API"
         left = outcome.undecided + outcome.unanswered
         _tell(f"{why}; {left} records are left: the same command goes on with them")
+    if outcome.failed:
+        count = outcome.reasons["failed"]
+        _tell(
+            f"{count} records failed by a fault of structdecode's or a plug-in's, the first {one_line(outcome.failed)}: "
+            "report it; the same command tries them again"
+        )
     if outcome.interrupted:
         return INTERRUPTED
+    if outcome.failed:
+        return FAILED
     if outcome.stopped:
         return COST_REACHED
     return UNANSWERED if outcome.unanswered else 0

@@ -62,6 +62,7 @@ class Outcome:
     Attributes:
         undecided: records that were not got to. stopped: why nothing more was sent; empty where all was done.
         unanswered: records whose requests the API did not answer.
+        failed: the first error that was neither a record's nor the API's, and whose record it was.
     """
 
     accepted: int
@@ -71,6 +72,7 @@ class Outcome:
     reasons: dict[str, int]
     stopped: str = ""
     interrupted: bool = False
+    failed: str = ""
 
 
 async def annotate(
@@ -104,6 +106,7 @@ class _Run:
         self.unanswered: dict[int, str] = {}
         self.stopped = ""
         self.interrupted = False
+        self.failed = ""
         self.error: StructdecodeError | None = None
         self._journal_decided = False
         self.live = LiveAnnotation(
@@ -170,7 +173,9 @@ class _Run:
             self.stop(str(error))
             return
         except Exception as error:  # a record that we cannot handle must not end the others
-            decision = Refused(1, Problem("failed", f"{type(error).__name__}: {error}"), 0)
+            reason = f"{type(error).__name__}: {error}"
+            self.failed = self.failed or f"{item.id}: {reason}"
+            decision = Refused(1, Problem("failed", reason), 0)
         self.decisions[at] = decision
         if isinstance(decision, Accepted):
             self.live.accepted += 1
@@ -217,7 +222,7 @@ class _Run:
         undecided = len(self.entries) - len(self.decisions) - len(self.unanswered)
         return Outcome(
             len(self.decisions) - rejected, rejected, len(self.unanswered), undecided, dict(sorted(reasons.items())),
-            self.stopped, self.interrupted,
+            self.stopped, self.interrupted, self.failed,
         )  # fmt: skip
 
 

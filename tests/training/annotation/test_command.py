@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,15 @@ import pytest
 
 from structdecode.errors import ConfigError, DataError, UnknownNameError
 from structdecode.evaluation.store import Appender
+from structdecode.evaluation.types import Question
 from structdecode.training.annotation import command, run
+from structdecode.training.annotation.annotator import Annotator
+from structdecode.training.annotation.checks import AnswerCheck, Filter
+from structdecode.training.annotation.client import Asker
 from structdecode.training.annotation.command import Options
 from structdecode.training.annotation.costs import Prices
 from structdecode.training.annotation.errors import ApiError
+from structdecode.training.annotation.session import ApiBackend
 from structdecode.training.check import check
 from tests.training.annotation.server import Answer, Asked, ChatServer
 from tests.training.annotation.world import read_lines, record, right, staged, write_records
@@ -238,6 +244,37 @@ def test_no_usable_record_and_no_key(
         monkeypatch.delenv(command.KEY)
         with pytest.raises(ConfigError, match="set OPENAI_API_KEY"):
             act(options(tmp_path, None))
+
+
+class FailsAtCard3(AnswerCheck):
+    async def problem(self, conclusion: str, question: Question, api: ApiBackend, seed: tuple[int, str]) -> str | None:
+        if "card 3?" in question.text:
+            raise RuntimeError("two\nlines")
+        return await super().problem(conclusion, question, api, seed)
+
+
+class Faulty(Options):
+    def annotator(self, client: Asker, last_word: Filter | None) -> Annotator:
+        return replace(super().annotator(client, last_word), answers=FailsAtCard3())
+
+
+@pytest.mark.parametrize("max_cost", [None, 0.3])
+def test_an_error_of_our_own_is_told_and_shows_in_the_exit_code(
+    max_cost: float | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def chosen(kind: type[Options], url: str) -> Options:
+        given = options(tmp_path, url, prices=Prices(10, 1000), max_tokens=100, concurrency=1, max_cost=max_cost)
+        return kind(**{each.name: getattr(given, each.name) for each in fields(Options)})
+
+    with ChatServer(right) as server:
+        assert command.annotate(chosen(Faulty, server.url)) == command.FAILED
+        told = [line for line in capsys.readouterr().err.splitlines() if "RuntimeError" in line]
+        assert len(told) == 1 and "card-3: RuntimeError: two lines" in told[0]
+        (line,) = read_lines(tmp_path / "out/rejected.jsonl")
+        assert (line["id"], line["problem"]) == ("card-3", "failed")
+        if max_cost is None:
+            assert command.annotate(chosen(Options, server.url)) == 0
+            assert len(server.answered) == 6, "a reply was paid for twice"
 
 
 def test_more_fields_of_a_request_are_sent(tmp_path: Path) -> None:
