@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,6 +12,7 @@ from typing import Any, Literal
 from structdecode import registry
 from structdecode.errors import ConfigError, PromptError, SchemaError
 from structdecode.images import ImageSource, Picture, load_picture
+from structdecode.visible import visible_text
 
 FinishReason = Literal["stop", "length", "invalid"]
 """``stop``: ended as the schema asks · ``length``: cut at a token limit and closed by force · ``invalid``: a tag
@@ -277,47 +277,6 @@ class Candidate:
     def answer(self, schema: Schema) -> str:
         """The text of the visible stages, without what hidden ones have written into them and without stray tags."""
         return visible_text(schema, self._stages)
-
-
-def visible_text(schema: Schema, texts: Mapping[str, str]) -> str:
-    """An answer as its reader sees it, from the texts of its stages by name."""
-    found = [
-        shown(schema, stage, texts[stage.name]) for stage in schema.stages if stage.visible and stage.name in texts
-    ]
-    return "\n".join(filter(None, found))
-
-
-def shown(schema: Schema, stage: Stage, text: str) -> str:
-    """What may be shown of a visible stage's text.
-
-    A model may write a hidden stage where it does not belong. From its begin tag to its end tag, or to the end of the
-    text where it is not closed, nothing is shown; before an end tag that nothing begins neither, nor before a begin tag
-    of the stage's own.
-    """
-    hidden = [other for other in schema.stages if not other.visible and other.begin and other.end]
-    tags = {tag: other for other in hidden for tag in (other.begin, other.end)}
-    own = [tag for other in schema.stages if other.visible for tag in (other.begin, other.end) if tag]
-    if not any(tag in text for tag in (*tags, *own)):
-        return text
-    kept: list[str] = []
-    open_ = dict.fromkeys((other.name for other in hidden), 0)
-    for piece in re.split(
-        f"({'|'.join(map(re.escape, sorted(tags, key=len, reverse=True)))})" if tags else r"(?!)", text
-    ):
-        if piece not in tags:
-            kept += [] if any(open_.values()) else [piece]
-        elif piece == tags[piece].begin:
-            open_[tags[piece].name] += 1
-        elif open_[tags[piece].name]:
-            open_[tags[piece].name] -= 1
-        else:
-            kept = []
-    rest = " ".join(filter(None, (piece.strip() for piece in kept)))
-    if stage.begin and stage.begin in rest:
-        rest = rest[rest.index(stage.begin) + len(stage.begin) :]
-    for tag in own:
-        rest = rest.replace(tag, " ")
-    return rest.strip()
 
 
 def join_spans(spans: Iterable[tuple[str, str, str]]) -> dict[str, str]:

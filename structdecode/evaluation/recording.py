@@ -15,7 +15,8 @@ from structdecode.evaluation.costs import PARTS, ModelCost
 from structdecode.evaluation.identity import RECORD_VERSION
 from structdecode.evaluation.plain import digest_of
 from structdecode.evaluation.types import Match, Pooled, Question, Record, Round
-from structdecode.types import Path, Prompt, Schema, join_spans, visible_text
+from structdecode.types import Path, Prompt, Schema, join_spans
+from structdecode.visible import visible_text
 
 Matcher = Callable[[str, Question], Match]
 

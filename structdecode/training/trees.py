@@ -21,7 +21,8 @@ from structdecode.evaluation.types import Question, Record
 from structdecode.images import load_picture
 from structdecode.matching import match
 from structdecode.trace import Trace
-from structdecode.types import Path, Prompt, Sampling, Schema, Score, Stage, visible_text
+from structdecode.types import Path, Prompt, Sampling, Schema, Score, Stage
+from structdecode.visible import visible_text
 
 Texts = tuple[tuple[str, str], ...]
 """A state: (stage, text) of each closed stage, in order."""

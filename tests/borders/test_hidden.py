@@ -9,7 +9,8 @@ from PIL import Image
 
 import structdecode as sd
 from structdecode.schemas import LLAVA_O1
-from structdecode.types import Candidate, Span, shown
+from structdecode.types import Candidate, Span
+from structdecode.visible import shown
 
 SECRET = "SECRET"
 CONCLUSION = LLAVA_O1.stages[-1]
