@@ -104,6 +104,8 @@ def generate(
         result.trace.save(trace)
     if as_json:
         print(json.dumps(as_object(result, strategy_name, verifier_name), ensure_ascii=False))
+        for warning in result.warnings:
+            print(f"structdecode: warning: {warning}", file=sys.stderr)
     elif trace is not None:
         print(f"Trace: {trace}  (structdecode view {trace})")
     if result.stopped_by and not result.answer:

@@ -30,6 +30,7 @@ from structdecode.errors import BudgetSpent, ConfigError, StrategyError
 from structdecode.protocols import Row, Session, Verifier
 from structdecode.trace import Trace
 from structdecode.types import Candidate, Path, Prompt, Ranked, Sampling, Schema, Score, Span, Stage, rank, twins
+from structdecode.visible import is_whole
 
 T = TypeVar("T")
 
@@ -106,6 +107,7 @@ class MeteredDecoder:
         kept = [(parent, choice) for parent, choice, limit in zip(parents, choices, limits, strict=True) if limit > 0]
         children = [parent.extended(span, choice) for (parent, choice), span in zip(kept, work.value, strict=True)]
         self._note_cut(children, rows, asked, sampling)
+        children = [self._judged(child, stage) for child in children]
         for child in children:
             self._made[child.path] = child
             self._held.append(child)
@@ -124,6 +126,12 @@ class MeteredDecoder:
                 "before it: extend candidates that have it. The built-in strategies start at `Decoder.root`, so they "
                 "cannot go on from a candidate with the rest of a schema"
             )
+
+    def _judged(self, child: Candidate, stage: Stage) -> Candidate:
+        """Malformed where a visible stage's text holds another stage."""
+        if is_whole(self._schema, stage, child.stages[stage.name]):
+            return child
+        return Candidate((*child.spans[:-1], replace(child.spans[-1], finish_reason="invalid")), child.path)
 
     def keep(self, candidates: Sequence[Candidate]) -> None:
         kept = {candidate.token_ids for candidate in candidates}

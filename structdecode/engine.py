@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -69,6 +69,11 @@ class Result:
     @property
     def stages(self) -> dict[str, str]:
         return dict(self.best.stages) if self.best else {}
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is to be known of the answer beside what failed: that it is malformed, say."""
+        return [event["text"] for event in self.trace.events if event["kind"] == "warning"]
 
     @property
     def draws(self) -> list[tuple[Path, Ranked]]:
@@ -268,6 +273,23 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     return outcome[0]
 
 
+def _malformed(best: Candidate, schema: Schema) -> Iterator[str]:
+    """What is wrong with the stages of an answer, in words."""
+    wrong = {span.stage for span in best.spans if span.finish_reason == "invalid"}
+    begun = {
+        stage.name for stage in schema.stages if any(stage.begin in s.raw for s in best.spans if s.stage == stage.name)
+    }
+    unopened = [stage for stage in schema.stages if stage.name in wrong - begun]
+    if unopened:
+        yield (
+            f"the model never opened {', '.join(stage.begin for stage in unopened)}: what it wrote instead stands for "
+            "these stages (a schema with force_begin opens them for it)"
+        )
+    others = [stage.name for stage in schema.stages if stage.name in wrong & begun]
+    if others:
+        yield f"malformed: {', '.join(others)}: a tag is missing or repeated, or another stage stands inside"
+
+
 def _result(ranked: list[Ranked], schema: Schema, meter: Meter, trace: Trace, seed: int) -> Result:
     best = ranked[0].candidate if ranked and ranked[0].candidate.spans else None
     usage, parts = meter.usage, {str(part): used for part, used in meter.parts.items()}
@@ -275,6 +297,8 @@ def _result(ranked: list[Ranked], schema: Schema, meter: Meter, trace: Trace, se
         answer=best.answer(schema) if best else "", best=best, candidates=tuple(ranked), usage=usage,
         usage_by_part=parts, trace=trace, stopped_by=meter.stopped_by, seed=seed,
     )  # fmt: skip
+    for text in _malformed(best, schema) if best else ():
+        trace.add("warning", text=text)
     trace.add(
         "result", ranking=[list(r.candidate.path) for r in ranked], answer=result.answer,
         usage=usage.as_dict(), usage_by_part={part: used.as_dict() for part, used in parts.items()},

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from structdecode.types import FinishReason, Schema, Span, Stage
+from structdecode.visible import is_whole
 
 
 def stopped(written: str, stage: Stage, stops: Sequence[str] = ()) -> bool:
@@ -101,6 +102,7 @@ def parse(schema: Schema, text: str) -> tuple[Span, ...]:
             continue
         body, end, remainder = after.partition(stage.end)
         valid = bool(end) and stage.begin not in body and not before.strip() and stage.begin not in remainder
+        valid = valid and is_whole(schema, stage, body.strip())
         spans.append(
             Span(stage.name, body.strip(), finish_reason="stop" if valid else "invalid", raw=begin + body + end)
         )

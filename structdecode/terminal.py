@@ -81,6 +81,8 @@ def show_result(console: Console, result: Result, settings: str, show_stages: bo
         console.print(
             Text(f"verifier failed: {failure['verifier']}: {failure['error']}", style="yellow"), soft_wrap=True
         )
+    for warning in result.warnings:
+        console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
     console.print(_cost(result))
     choices = _choices(result)
     if choices.row_count:

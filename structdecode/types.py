@@ -16,7 +16,7 @@ from structdecode.visible import visible_text
 
 FinishReason = Literal["stop", "length", "invalid"]
 """``stop``: ended as the schema asks · ``length``: cut at a token limit and closed by force · ``invalid``: a tag
-is missing or repeated."""
+is missing or repeated, or a visible stage's text holds another stage."""
 
 Path = tuple[int, ...]
 """A candidate's place in the search tree: the number of each choice from the root on."""

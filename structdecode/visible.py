@@ -18,6 +18,11 @@ def visible_text(schema: Schema, texts: Mapping[str, str]) -> str:
     return "\n".join(filter(None, found))
 
 
+def is_whole(schema: Schema, stage: Stage, text: str) -> bool:
+    """Whether all of a stage's text is shown, where it is visible: nothing in it belongs to another stage."""
+    return not stage.visible or shown(schema, stage, text) == text
+
+
 def shown(schema: Schema, stage: Stage, text: str) -> str:
     """What may be shown of a visible stage's text.
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 import structdecode as sd
 from structdecode.schemas import LLAVA_O1
+from structdecode.tags import parse
 from structdecode.types import Candidate, Span
 from structdecode.visible import shown
 
@@ -66,6 +67,39 @@ def test_a_search_shows_nothing_hidden(case: str, force: bool) -> None:
         schema=replace(LLAVA_O1, force_begin=force),
     )
     assert SECRET not in result.answer and "<" not in result.answer and "5" in result.answer
+    assert result.best is not None and not result.best.valid
+    assert len(result.warnings) == 1 and "CONCLUSION" in result.warnings[0]
+    assert parse(LLAVA_O1, "".join(texts))[-1].finish_reason == "invalid"
+
+
+@pytest.mark.parametrize("strategy", ["staged", "sentence-beam"])
+def test_an_answer_with_tags_that_hide_nothing_is_well_formed(strategy: str) -> None:
+    """What stands in a hidden stage is just text, and so are tags of none of the stages."""
+    backend = sd.ScriptedBackend(
+        lambda p, c, stage, s: f"<b>a</b>{'' if stage.visible else '<CONCLUSION>'} {stage.end}"
+    )
+    result = sd.decode(sd.Prompt("?"), backend=backend, strategy=strategy, schema="llava-o1")
+    assert result.best is not None and result.best.valid and not result.warnings and result.answer == "<b>a</b>"
+
+
+def test_a_hidden_stage_that_is_spread_over_sentences_is_found() -> None:
+    text = f"5. <REASONING> {SECRET}. {SECRET} </REASONING>. 6. </CONCLUSION>"
+
+    def model(prompt: sd.Prompt, prefix: Candidate, stage: sd.Stage, seed: int) -> str:
+        written = prefix.stages.get(stage.name, "") if prefix.open_stage else ""
+        return text[len(written) :] if stage.name == "CONCLUSION" else f"x {stage.end}"
+
+    backend = sd.ScriptedBackend(model)
+    result = sd.decode(sd.Prompt("?"), backend=backend, strategy="sentence-beam", schema="llava-o1")
+    assert result.best is not None and not result.best.valid and SECRET not in result.answer
+
+
+def test_tags_that_the_model_never_opens_are_said() -> None:
+    backend = sd.ScriptedBackend(lambda prompt, prefix, stage, seed: "5")
+    result = sd.decode(sd.Prompt("?"), backend=backend, schema=replace(LLAVA_O1, force_begin=False))
+    assert result.best is not None and not result.best.valid
+    assert len(result.warnings) == 1 and "never opened <SUMMARY>, <REASONING>, <CONCLUSION>" in result.warnings[0]
+    assert [event["kind"] for event in result.trace.events][-2:] == ["warning", "result"]
 
 
 @pytest.mark.parametrize(
