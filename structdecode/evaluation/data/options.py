@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from structdecode.evaluation.data.problems import BadRow, kind_of, shown
-from structdecode.evaluation.data.rows import plain_text
+from structdecode.evaluation.data.rows import plain_text, without_marks
 from structdecode.evaluation.types import Kind
 
 LETTERS = string.ascii_uppercase
@@ -42,12 +42,12 @@ def options_of(value: Any) -> dict[str, str]:
         if value is None:
             raise BadRow("bad-options", 'options are no list: write ["red", "blue"]')
     if isinstance(value, Mapping):
-        return {_letter(key): plain_text("an option", text) for key, text in value.items() if text is not None}
+        return {_letter(key): _option(text) for key, text in value.items() if text is not None}
     if not isinstance(value, Sequence) or isinstance(value, bytes):
         raise BadRow("wrong-type", f"options are {kind_of(value)}, not a list")
     if len(value) > len(LETTERS):
         raise BadRow("bad-options", f"{len(value)} options, more than there are letters: split the question")
-    return {letter: plain_text("an option", text) for letter, text in zip(LETTERS, value, strict=False)}
+    return {letter: _option(text) for letter, text in zip(LETTERS, value, strict=False)}
 
 
 def _object(text: str) -> dict[str, Any] | None:
@@ -62,6 +62,13 @@ def _letter(key: Any) -> str:
     if not isinstance(key, str) or key.strip().upper() not in LETTERS or not key.strip():
         raise BadRow("bad-options", f"option {shown(key)}: its key is not one of the letters A to Z")
     return key.strip().upper()
+
+
+def _option(value: Any) -> str:
+    text = without_marks(plain_text("an option", value))
+    if not text:
+        raise BadRow("bad-options", "an option is a picture alone, which the text cannot show: give it words")
+    return text
 
 
 def with_options(question: str, options: Mapping[str, str]) -> str:
@@ -82,7 +89,7 @@ def chosen(answer: Any, options: Mapping[str, str]) -> str:
     Raises:
         BadRow: it is none of the options.
     """
-    text = plain_text("answer", answer)
+    text = without_marks(plain_text("answer", answer))
     if text in options:
         return text
     folded = " ".join(text.casefold().split())

@@ -14,7 +14,7 @@ from hashlib import blake2b
 from typing import Any
 
 from structdecode.errors import DataError
-from structdecode.evaluation.data.pictures import Pictures
+from structdecode.evaluation.data.pictures import IMAGE_MARK, Pictures
 from structdecode.evaluation.data.problems import BadRow, kind_of, printable, shown
 from structdecode.evaluation.types import Question, Rejected
 
@@ -124,6 +124,11 @@ def checked_text(name: str, text: str) -> str:
     if not text.strip():
         raise BadRow("empty-field", f"{name} is empty: fill it in")
     return text
+
+
+def without_marks(text: str) -> str:
+    """A text that may say where pictures go, without saying so; another one as it is."""
+    return " ".join(part.strip() for part in text.split(IMAGE_MARK)).strip() if IMAGE_MARK in text else text
 
 
 def text_cell(cells: Mapping[str, Any], name: str) -> str:

@@ -5,7 +5,7 @@ Columns and prompts follow open-compass/VLMEvalKit, `vlmeval/dataset/image_base.
 picture) or ``image_path``; ``hint``, ``A`` ... ``Z``, ``category``, ``l2-category``, ``split``. Rows without a picture
 are left out, as VLMEvalKit does.
 
-Two differences, on purpose: an option "None" or "NA" stays (pandas, through which VLMEvalKit reads, takes it for an
+Three differences, on purpose: pictures stand before the text, so `IMAGE_MARK` is taken out of it; an option "None" or "NA" stays (pandas, through which VLMEvalKit reads, takes it for an
 empty cell), and each of MMBench's rotated copies is a question of its own (VLMEvalKit asks that all be right).
 """
 
@@ -20,9 +20,9 @@ from typing import Any
 from structdecode.errors import ConfigError, DataError
 from structdecode.evaluation.data.files import table_rows
 from structdecode.evaluation.data.options import LETTERS, chosen, listed, options_of, with_options
-from structdecode.evaluation.data.pictures import Pictures, check_image, from_base64
+from structdecode.evaluation.data.pictures import IMAGE_MARK, Pictures, check_image, check_image_marks, from_base64
 from structdecode.evaluation.data.problems import BadRow, shown
-from structdecode.evaluation.data.rows import Row
+from structdecode.evaluation.data.rows import Row, without_marks
 from structdecode.evaluation.types import Kind, Question, Rejected
 from structdecode.images import ImageSource
 
@@ -44,14 +44,10 @@ _MATHVISTA_KINDS: dict[str, Kind] = {"integer": "number", "float": "number", "li
 
 @dataclass(frozen=True)
 class Table:
-    """A file with what its name and columns say of its rows."""
+    """A file with what its name and columns (``multiple_choice``: it has A and B) say of its rows."""
 
     path: Path
-    columns: tuple[str, ...]
-
-    @property
-    def multiple_choice(self) -> bool:
-        return "A" in self.columns and "B" in self.columns
+    multiple_choice: bool
 
     @property
     def suffix(self) -> str:
@@ -88,7 +84,7 @@ def read(path: Path, pictures: Pictures, split: str | None) -> tuple[Table, Iter
         raise DataError(f"{path}: no column 'image' or 'image_path': a VLMEvalKit TSV has one")
     if split is not None and "split" not in columns:
         raise ConfigError(f"{path}: has no column 'split' to choose {split!r} by: leave split out")
-    return Table(path, tuple(columns)), _with_pictures(rows, pictures, split, str(path))
+    return Table(path, {"A", "B"} <= set(columns)), _with_pictures(rows, pictures, split, str(path))
 
 
 def _with_pictures(
@@ -166,9 +162,12 @@ def question_of(row: Row, table: Table) -> Question:
     """The question as VLMEvalKit asks it.
 
     Raises:
-        BadRow: index, question or answer is empty, or the answer is none of the options.
+        BadRow: index, question or answer is empty, the answer is none of the options, or there are marks for more or
+            fewer pictures than the row has.
     """
-    cells = row.cells
+    texts = {name: row.cells[name] for name in ("question", "hint", *LETTERS) if name in row.cells}
+    check_image_marks(sum(text.count(IMAGE_MARK) for text in texts.values()), len(row.cells["image"]))
+    cells = {**row.cells, **{name: without_marks(texts[name]) for name in ("question", "hint") if name in texts}}
     for name, remedy in (("index", "number the rows"), ("question", "fill it in")):
         if not _cell(cells, name):
             raise BadRow("empty-field", f"{name} is empty: {remedy}")

@@ -20,9 +20,9 @@ from structdecode.evaluation.data.options import (
     tolerance_in,
     with_options,
 )
-from structdecode.evaluation.data.pictures import IMAGE_MARK, Pictures
+from structdecode.evaluation.data.pictures import Pictures
 from structdecode.evaluation.data.problems import BadRow, printable
-from structdecode.evaluation.data.rows import Row, plain_text, text_cell
+from structdecode.evaluation.data.rows import Row, checked_text, plain_text, text_cell, without_marks
 from structdecode.evaluation.types import Question, Rejected
 
 T = TypeVar("T")
@@ -114,7 +114,7 @@ def question_of(row: Row, file: str, pictures: Pictures, columns: Columns) -> Qu
         return columns.get(cells, field)
 
     key = columns.names("question")[0]
-    text = " ".join(part.strip() for part in text_cell({key: cells.get(key)}, key).split(IMAGE_MARK)).strip()
+    text = checked_text("the question", without_marks(text_cell({key: cells.get(key)}, key))).strip()
     options = options_of(value("options")) or _letter_columns(cells)
     answer = value("answer")
     if answer is None:

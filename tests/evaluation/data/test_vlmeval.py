@@ -54,6 +54,23 @@ def test_mmbench_hints_missing_options_and_pictures_of_other_rows(tmp_path: Path
     assert load(tmp_path / "MMBench_DEV_EN.tsv", split="test").questions == ()
 
 
+def test_marks_of_pictures_are_no_part_of_what_is_asked(tmp_path: Path) -> None:
+    both = f"['{encoded(1)}', '{encoded(2)}']"
+    columns = ["index", "image", "question", "hint", "A", "B", "answer"]
+    row = [0, both, "<image>\nWhich?", None, "like <image>", "none", "B"]
+    (question,) = written(tmp_path / "MUIR.tsv", columns, row).questions
+    assert question.text.startswith("Question: Which?\nOptions:\nA. like\nB. none\n") and len(question.images) == 2
+    columns = ["index", "image", "question", "answer", "question_type", "answer_type", "choices"]
+    asked = "Question: <image> Slope?\n(A) up <image>\n(B) down"
+    row = [1, both, asked, "down", "multi_choice", "text", "['up <image>', 'down']"]
+    (question,) = written(tmp_path / "MathVista.tsv", columns, row).questions
+    assert "<image>" not in question.text and dict(question.options) == {"A": "up", "B": "down"}
+    (question,) = written(tmp_path / "Open.tsv", columns[:4], [2, encoded(1), "What is it? <image>", "x"]).questions
+    assert question.text == "What is it?"
+    one_of_two = written(tmp_path / "Few.tsv", columns[:4], [3, both, "What is it? <image>", "x"])
+    assert [row.problem for row in one_of_two.rejected] == ["image-without-mark"]
+
+
 def test_mmbench_test_split_comes_without_answers(tmp_path: Path) -> None:
     row = [1, "Which?", None, "x", "y", None, None, None, "c", encoded(1), "s", "l", "", "test"]
     assert [r.problem for r in written(tmp_path / "MMBench_TEST_EN.tsv", MMBENCH, row).rejected] == ["no-answer"]

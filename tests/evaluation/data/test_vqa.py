@@ -184,6 +184,13 @@ def test_marks_of_pictures_are_no_part_of_the_question(text: str, folder: Path) 
     assert one(folder, id=1, question=text, answer="a", image="a.png").text == "Which?"
 
 
+def test_marks_of_pictures_are_no_part_of_an_option(folder: Path) -> None:
+    question = one(
+        folder, question="Which?", answer="the red <image>", options=["the red <image>", "none"], image="a.png"
+    )
+    assert question.text == "Which?\nOptions:\nA. the red\nB. none" and question.answers == ("A",)
+
+
 def test_many_columns_take_no_time(folder: Path) -> None:
     names = ",".join(f"c{i}" for i in range(100_000))
     (folder / "wide.csv").write_text(f"question,answer,{names}\nWhich?,a{',1' * 100_000}\n")
