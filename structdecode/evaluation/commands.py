@@ -158,10 +158,9 @@ def run_study(
 
     part = shard or Shard()
     kept, twice = _without_duplicates(questions)
-    if not kept:
-        left_out = f"{len(rejected)} rows were left out" + (f", the first: {rejected[0]}" if rejected else "")
-        raise ConfigError(f"{study.data.source}: no question left to ask ({left_out})")
     all_rejected = (*rejected, *twice)
+    if not kept:
+        raise ConfigError(f"{study.data.source}: no question left to ask ({_all_left_out(out, all_rejected)})")
     model = model_identity(backend, study.model or "pocket")
     data = {
         **asdict(study.data), "name": data_name, "file_digest": file_digest, "digest": data_digest(kept),
@@ -227,6 +226,17 @@ def _check_directory(out: Path) -> None:
     there = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.is_dir() else set()
     if there and not there & begun:
         raise ConfigError(f"{out}: not empty and not a run directory: choose another folder")
+
+
+def _all_left_out(out: Path, rejected: tuple[Rejected, ...]) -> str:
+    """Why no row can be asked, and where each is named; a run that is there keeps its own."""
+    _check_directory(out)
+    said = f"{len(rejected)} rows were left out"
+    if rejected and not (out / "study.json").exists():
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(out / "rejected.jsonl", rejected_lines(rejected))
+        said += f", listed in {out / 'rejected.jsonl'}"
+    return said + (f"; the first: {rejected[0]}" if rejected else "")
 
 
 def _open_directory(
