@@ -216,7 +216,7 @@ async def decode_many(
     """Decodes many prompts at once; yields ``(index, result)`` as they finish. Whoever stops listening stops the rest.
 
     A result does not depend on the others: the sample id (default: the index) is part of every seed. A prompt that cannot
-    be asked (it does not fit into the context, say) has a result without an answer that says why (`Result.error`).
+    be asked (it is no `Prompt`, or does not fit into the context) has a result without an answer that says why (`Result.error`).
     """
     if not isinstance(concurrency, int) or not 1 <= concurrency <= MOST_AT_ONCE:
         raise ConfigError(f"concurrency must be a whole number from 1 to {MOST_AT_ONCE:,}, not {concurrency!r}")
@@ -229,8 +229,6 @@ async def decode_many(
             try:
                 return index, await adecode(prompts[index], backend=backend, sample_id=ids[index], **options)
             except (PromptError, ImageError) as error:
-                if not isinstance(prompts[index], Prompt):
-                    raise
                 return index, _unasked(prompts[index], ids[index], seed, str(error))
 
     tasks = [asyncio.ensure_future(one(index)) for index in range(len(prompts))]
@@ -243,8 +241,8 @@ async def decode_many(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _unasked(prompt: Prompt, sample_id: str, seed: int, error: str) -> Result:
-    trace = Trace({"question": prompt.question, "seed": seed, "sample_id": sample_id})
+def _unasked(prompt: object, sample_id: str, seed: int, error: str) -> Result:
+    trace = Trace({"question": getattr(prompt, "question", ""), "seed": seed, "sample_id": sample_id})
     trace.add("warning", text=f"not asked: {error}")
     nothing = {"generator": Usage(), "verifier": Usage()}
     return Result("", None, (), Usage(), nothing, trace, None, seed, error)

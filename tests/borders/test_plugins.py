@@ -319,6 +319,17 @@ def test_one_prompt_that_cannot_be_asked_costs_itself_alone() -> None:
     assert len(found) == 3 and "context" in found[1].error and not found[0].error and not found[2].error
 
 
+@pytest.mark.parametrize("entry", ["What is it?", None, 7, {"question": "?"}])
+def test_an_entry_that_is_no_prompt_costs_itself_alone(entry: Any) -> None:
+    async def run() -> dict[int, sd.Result]:
+        prompts = [sd.Prompt("?"), entry, sd.Prompt("?")]
+        return {at: found async for at, found in sd.decode_many(prompts, backend=BACKEND)}
+
+    found = asyncio.run(run())
+    assert found[0].answer and found[2].answer and "a prompt is a Prompt" in found[1].error
+    assert found[1].best is None and "not asked" in found[1].warnings[0]
+
+
 def test_a_schema_nobody_sees_anything_of() -> None:
     with pytest.raises(SchemaError, match="no visible stage"):
         Schema("dark", (Stage.tagged("A", visible=False),))
