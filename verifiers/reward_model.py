@@ -6,12 +6,16 @@ import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 from structdecode import registry
 from structdecode.protocols import Model
 from structdecode.resolution import resolution
 from structdecode.types import Candidate, Prompt, Score
+
+if TYPE_CHECKING:
+    from structdecode.training.reward_model.scoring import Scorer
 
 Aggregate = Literal["last", "min", "product"]
 
@@ -22,6 +26,7 @@ class RewardModel:
 
     The score is a probability. Each stage's own is in the details, by name. All candidates of a call are one batch of
     one forward pass, which is charged to the search: prompt and answer of each candidate, its pictures, one model call.
+    Verifiers of one path share the weights, which are freed with the last of them.
 
     Attributes:
         path: the directory.
@@ -47,12 +52,23 @@ class RewardModel:
         registry.check_settings(self)
         object.__setattr__(self, "digest", RewardConfig.load(self.path).digest)
 
+    @cached_property
+    def _scorer(self) -> Scorer:
+        from structdecode.training.reward_model.scoring import scorer
+
+        return scorer(self.path, self.device, self.dtype)
+
+    def close(self) -> None:
+        """Lets go of the weights, as the end of this object does; another score loads them again."""
+        self.__dict__.pop("_scorer", None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_scorer"}
+
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:
         if not candidates:
             return []
-        from structdecode.training.reward_model.scoring import scorer
-
-        ask = await asyncio.to_thread(scorer, self.path, self.device, self.dtype)
+        ask = await asyncio.to_thread(lambda: self._scorer)
         batch = await asyncio.to_thread(ask.batch, prompt, candidates)
         model.charge(batch.usage)
         values = await asyncio.to_thread(ask.values, batch)

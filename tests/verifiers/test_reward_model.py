@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import math
+import pickle
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -152,7 +155,7 @@ def test_the_loop_goes_on_and_the_model_is_loaded_once(directory: Path, monkeypa
 
     monkeypatch.setattr(scoring.network, "load", counted)
     monkeypatch.setattr(scoring.Scorer, "values", slow)
-    scoring._loaded.cache_clear()
+    scoring._in_memory.clear()
 
     async def both() -> tuple[list[list[Score]], int]:
         verifier, ticks = RewardModel(str(directory)), 0
@@ -165,6 +168,21 @@ def test_the_loop_goes_on_and_the_model_is_loaded_once(directory: Path, monkeypa
     found, ticks = asyncio.run(both())
     assert len(loads) == 1 and ticks > 10
     assert found[0] == found[1] == found[2]
+
+
+def test_weights_go_with_the_last_verifier_that_holds_them(directory: Path) -> None:
+    one, other = RewardModel(str(directory)), RewardModel(str(directory), "min")
+    before = ask(one, candidate(*TEXTS))
+    ask(other, candidate(*TEXTS))
+    assert one._scorer is other._scorer
+    held = weakref.ref(one._scorer)
+    assert ask(pickle.loads(pickle.dumps(one)), candidate(*TEXTS)) == before
+    del other
+    gc.collect()
+    assert held() is not None
+    one.close()
+    gc.collect()
+    assert held() is None and ask(one, candidate(*TEXTS)) == before
 
 
 def test_mistakes_are_said_before_any_work(tmp_path: Path, directory: Path) -> None:

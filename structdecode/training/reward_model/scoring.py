@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -128,14 +128,15 @@ def _context(model: network.RewardModel) -> int | None:
 
 
 _loading = threading.Lock()
+_in_memory: WeakValueDictionary[tuple[str, str, str | None, str], Scorer] = WeakValueDictionary()
 
 
 def scorer(path: str, device: str | None, dtype: str) -> Scorer:
-    """Loaded once a process and setting."""
+    """One for all who ask for the same, in memory as long as one of them holds it."""
+    place = str(Path(path).resolve())
+    key = (place, RewardConfig.load(place).digest, device, dtype)
     with _loading:
-        return _loaded(str(Path(path).resolve()), device, dtype)
-
-
-@cache
-def _loaded(path: str, device: str | None, dtype: str) -> Scorer:
-    return Scorer(*network.load(path, device=device, dtype=dtype))
+        found = _in_memory.get(key)
+        if found is None:
+            found = _in_memory[key] = Scorer(*network.load(place, device=device, dtype=dtype))
+        return found
