@@ -28,7 +28,7 @@ _HONOURED = {
 ``top_k``, ``top_p``, ``min_p`` and kin) is the stage's `Sampling` alone."""
 _REFUSED = {
     "guidance_scale": 1.0, "watermarking_config": None, "encoder_repetition_penalty": 1.0,
-    "encoder_no_repeat_ngram_size": 0, "forced_eos_token_id": None,
+    "encoder_no_repeat_ngram_size": 0, "forced_eos_token_id": None, "stop_strings": None,
 }  # fmt: skip
 
 
@@ -38,12 +38,13 @@ def constraints(model: Any) -> dict[str, Any]:
 
 
 def check_constraints(model: Any, name: str) -> None:
-    """Raises `ModelError` where ``generation_config`` asks for what is not done here."""
+    """Raises `ModelError` where ``generation_config`` asks for what is not done here, or for what cannot be done."""
     for setting, value in _given(model.generation_config, _REFUSED).items():
         raise ModelError(
             f"model {name!r}: its generation_config asks for {setting}={value!r}, which is not supported: "
             f"set model.generation_config.{setting} = {_REFUSED[setting]!r}, or take it out of generation_config.json"
         )
+    constraint(model, {"input_ids": torch.zeros(1, 1, dtype=torch.long)})
 
 
 def _given(config: Any, settings: dict[str, Any]) -> dict[str, Any]:
@@ -67,14 +68,25 @@ class Constraint:
 
 
 def constraint(model: Any, inputs: dict[str, Tensor]) -> Constraint | None:
-    """For one prompt; None where drawing is free."""
-    if not constraints(model):
+    """For one prompt; None where drawing is free.
+
+    Raises:
+        ModelError: transformers refuses what is asked for.
+    """
+    asked = constraints(model)
+    if not asked:
         return None
     config = copy.deepcopy(model.generation_config)
     config.do_sample = False
     device, ids = model.device, inputs["input_ids"][0]
-    model._prepare_special_tokens(config, device=device)
-    processors = model._get_logits_processor(config, input_ids_seq_length=len(ids), device=device)
+    try:
+        model._prepare_special_tokens(config, device=device)
+        processors = model._get_logits_processor(config, input_ids_seq_length=len(ids), device=device)
+    except Exception as error:  # it raises what it likes on values that make no sense
+        first = str(error).strip().split("\n")[0]
+        raise ModelError(
+            f"the model's generation_config asks for {asked}, which transformers refuses ({first}): correct it"
+        ) from error
     return Constraint(processors, ids)
 
 

@@ -88,9 +88,23 @@ def test_questions_side_by_side_are_bound_by_their_own_texts(picture: Image.Imag
     assert [list(ids) for ids in asyncio.run(together())] == [generate(backend, prompt, 20) for prompt in prompts]
 
 
-@pytest.mark.parametrize("setting", [{"guidance_scale": 1.5}, {"forced_eos_token_id": 2}])
+@pytest.mark.parametrize("setting", [{"guidance_scale": 1.5}, {"forced_eos_token_id": 2}, {"stop_strings": ["User:"]}])
 def test_what_is_not_done_is_refused(setting: dict[str, Any]) -> None:
     model, processor = tiny.build("llava")
     model.generation_config.update(**setting)
     with pytest.raises(ModelError, match=next(iter(setting))):
         TransformersBackend(model, processor)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_what_makes_no_sense_is_a_mistake_in_one_line(when: str, prompt: Prompt) -> None:
+    model, processor = tiny.build("llava")
+    if when == "before":
+        model.generation_config.repetition_penalty = -1.0
+    with pytest.raises(
+        ModelError, match=r"asks for \{'repetition_penalty': -1.0\}, which transformers refuses \(.*\): "
+    ) as caught:
+        backend = TransformersBackend(model, processor)
+        model.generation_config.repetition_penalty = -1.0
+        decode(prompt, backend=backend, strategy="direct")
+    assert "\n" not in str(caught.value)
