@@ -88,7 +88,8 @@ class Scheduler:
         """The generator's return value. Cancelled, its rows end with the next step, and so does this.
 
         Raises:
-            ModelError: what the model raises on its work. Besides, whatever the generator raises.
+            ModelError: what the model raises on its work, or the generator on what came of it.
+            PromptError, BudgetSpent: the generator's.
         """
         loop = asyncio.get_running_loop()
         job = _Job(steps, loop.create_future(), loop)
@@ -116,8 +117,8 @@ class Scheduler:
                     if self._answers and self._borrowed.overwritten():
                         self._answers = [(job, None, error or changed_midway()) for job, _, error in self._answers]
             except Exception as error:  # a model that cannot be borrowed: nobody may be left waiting
-                self._take_in()
-                self._fail(error)
+                self._admit()
+                self._fail(model_failure(error))
             release_team()
             self._deliver()
             with self._lock:
@@ -132,10 +133,13 @@ class Scheduler:
     def _take_in(self) -> bool:
         if self._look_due and self._inbox and self._changed():
             return bool(self._jobs)  # what came in waits for the model as it is now
+        self._admit()
+        return bool(self._jobs)
+
+    def _admit(self) -> None:
         with self._lock:
             self._jobs += self._inbox
             self._inbox.clear()
-        return bool(self._jobs)
 
     def _changed(self) -> bool:
         """Whether the model is another than that of the open requests; they fail where its weights were overwritten.
@@ -170,7 +174,7 @@ class Scheduler:
         except StopIteration as stop:
             return self._end(job, stop.value, None)
         except Exception as error:  # the request's own: a spent budget, a refused prompt
-            return self._end(job, None, error)
+            return self._end(job, None, model_failure(error))
         for item in job.wanted:
             if isinstance(item, Call):
                 self._calls.append(item)

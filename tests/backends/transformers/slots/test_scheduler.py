@@ -19,7 +19,7 @@ from structdecode.backends.transformers.slots.kv import Pool
 from structdecode.budget import Budget, Meter, Usage
 from structdecode.decoder import MeteredDecoder
 from structdecode.engine import adecode, decode_many
-from structdecode.errors import ModelError
+from structdecode.errors import ModelError, ModelFailedError
 from structdecode.protocols import Row
 from structdecode.trace import Trace
 from structdecode.types import Candidate, Prompt, Sampling, Schema, Stage
@@ -151,15 +151,41 @@ def test_rows_that_were_in_when_memory_ran_out_are_not_lost(prompt: Prompt, monk
     assert asyncio.run(written(backend())) == expected
 
 
-def test_what_fails_before_the_model_runs_reaches_who_asked(prompt: Prompt) -> None:
-    built = backend()
-    built.scheduler._borrowed = object()  # type: ignore[assignment]
+@pytest.mark.parametrize("opened_meanwhile", [False, True])
+def test_what_fails_before_the_model_runs_reaches_who_asked_in_one_line(prompt: Prompt, opened_meanwhile: bool) -> None:
+    built, error = backend(), RuntimeError("no such layer\nin the model")
+
+    class Lost:
+        """A model that cannot be looked at."""
+
+        def refresh(self) -> bool:
+            if opened_meanwhile:
+                built.scheduler.check_soon()
+            raise error
+
+        overwritten = restructured = refresh
+
+    built.scheduler._borrowed = Lost()  # type: ignore[assignment]
 
     async def run() -> None:
         async with built.open(prompt) as session:
-            await asyncio.wait_for(session.extend([Row(Candidate(), 0, 3)], OPEN, sampling=Sampling()), 60)
+            await asyncio.wait_for(session.extend([Row(Candidate(), 0, 3)], OPEN, sampling=Sampling()), 20)
 
-    with pytest.raises(AttributeError, match="refresh"):
+    with pytest.raises(ModelFailedError, match="the model failed: RuntimeError: no such layer; ") as caught:
+        asyncio.run(run())
+    assert caught.value.__cause__ is error
+
+
+def test_what_fails_between_two_steps_of_a_request_does_too(prompt: Prompt, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = backend()
+
+    async def run() -> None:
+        async with built.open(prompt) as session:
+            await session.log_probs(["one two three"])
+            monkeypatch.setattr(torch, "cat", lambda *_, **__: [][1])
+            await session.log_probs(["four five six"])
+
+    with pytest.raises(ModelFailedError, match="the model failed: IndexError: "):
         asyncio.run(run())
 
 
