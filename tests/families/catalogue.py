@@ -64,11 +64,11 @@ FAMILIES = {
         Family("llama4_wide", partial(windows.llama4, 4096)),
         Family("paligemma", windows.paligemma, pictureless=False),
         Family("paligemma2", windows.paligemma2, pictureless=False),
-        Family("blip2", others.blip2, refused="."),
-        Family("florence2", others.florence2, refused="."),
-        Family("idefics", others.idefics, refused="."),
-        Family("kosmos2", others.kosmos2, refused="."),
-        Family("got_ocr2", others.got_ocr2, refused="."),
+        Family("blip2", others.blip2, refused="encoder-decoder"),
+        Family("florence2", others.florence2, refused="encoder-decoder"),
+        Family("idefics", others.idefics, refused="every token"),
+        Family("kosmos2", others.kosmos2, refused="every token"),
+        Family("got_ocr2", others.got_ocr2, refused="refuses the prompt"),
     ]
 }
 """``_mid``: prompt < window < prompt and answer. ``_wide``: all of it in one window or chunk. Else the window is shorter than the prompt."""

@@ -70,6 +70,10 @@ class _NotComparableError(Exception):
     """The model's own `generate` gives nothing to compare with."""
 
 
+class _EngineError(Exception):
+    """The engine fails where it should not."""
+
+
 def check_once(backend: TransformersBackend) -> None:
     """Checks an engine on the first model of each configuration in this process.
 
@@ -103,6 +107,8 @@ def compare(backend: TransformersBackend, thorough: bool = True) -> Comparison:
             pairs += _compared(reference, backend.codec.inputs(prompt), candidates)
     except _NotComparableError as error:
         return Comparison(why_not=str(error))
+    except _EngineError as error:
+        raise ModelError(f"{_what(backend)} fails: {error}; {_remedy(backend, thorough, decodes=False)}") from error
     finally:
         backend.prefixes.reset()
         release_team()
@@ -110,7 +116,7 @@ def compare(backend: TransformersBackend, thorough: bool = True) -> Comparison:
         mine, theirs = max(off, key=lambda pair: abs(pair[0] - pair[1]))
         raise ModelError(
             f"{_what(backend)} decodes {len(off)} of {len(pairs)} tokens {'behind a picture ' if thorough else ''}otherwise "
-            f"than its own generate (a log-probability of {mine:.3f}, not {theirs:.3f}); {_remedy(backend)}"
+            f"than its own generate (a log-probability of {mine:.3f}, not {theirs:.3f}); {_remedy(backend, thorough, decodes=True)}"
         )
     return Comparison(len(pairs), max((abs(mine - theirs) for mine, theirs in pairs), default=0.0))
 
@@ -154,7 +160,7 @@ async def _written(backend: TransformersBackend, thorough: bool) -> list[tuple[P
             raise
         if out_of_memory(cause):
             raise _NotComparableError("there is no memory for it") from error
-        raise ModelError(f"{_what(backend)} fails: {_first_line(cause)}; {_remedy(backend)}") from error
+        raise _EngineError(_first_line(cause)) from error
 
 
 def _window(backend: TransformersBackend) -> int:
@@ -272,9 +278,21 @@ def _what(backend: TransformersBackend) -> str:
     return f"model {backend.name!r}: engine={backend.engine!r} on {type(backend.model).__name__}"
 
 
-def _remedy(backend: TransformersBackend) -> str:
-    other = "" if backend.engine == "plain" else "load it with engine='plain', or "
-    return f"{other}report it (transformers {transformers_version}); check=False (--no-check) decodes all the same"
+def _remedy(backend: TransformersBackend, thorough: bool, *, decodes: bool) -> str:
+    """What helps, as tried. ``decodes``: whether the engine comes to an end, if to a wrong one."""
+    report = f"report it (transformers {transformers_version})"
+    if backend.engine == "slots" and _plain_is_right(backend, thorough):
+        return f"load it with engine='plain', or {report}"
+    return f"{report}; " + ("check=False (--no-check) decodes all the same" if decodes else "no other setting helps")
+
+
+def _plain_is_right(backend: TransformersBackend, thorough: bool) -> bool:
+    options: dict[str, Any] = {"engine": "plain", "pack_weights": False, "check": False}
+    with type(backend)(backend.model, backend.processor, backend.name, **options) as plain:
+        try:
+            return compare(plain, thorough).tokens > 0
+        except ModelError:
+            return False
 
 
 def _first_line(error: BaseException) -> str:

@@ -30,6 +30,15 @@ class NoPositions(LlavaForConditionalGeneration):
         return super().forward(input_ids, pixel_values, **options)
 
 
+class OneAtATime(LlavaForConditionalGeneration):
+    """Does not take what the slots' attention is told."""
+
+    def forward(self, input_ids: Any = None, pixel_values: Any = None, **options: Any) -> Any:
+        if "rows" in options:
+            raise TypeError("unexpected rows")
+        return super().forward(input_ids, pixel_values, **options)
+
+
 class Breaks(LlavaForConditionalGeneration):
     """Takes what only `generate` gives it here."""
 
@@ -58,7 +67,7 @@ def test_a_model_that_is_silently_decoded_otherwise_is_refused(engine: Engine, p
         TransformersBackend(*llava(NoPositions), engine=engine)
     message = str(caught.value)
     assert "\n" not in message and "report it" in message and "check=False" in message
-    assert ("engine='plain', or" in message) == (engine == "slots")
+    assert "engine='plain', or" not in message  # which is wrong, too
     unchecked = TransformersBackend(*llava(NoPositions), engine=engine, check=False)
     assert decode(
         Prompt("What is it?", [picture]), backend=unchecked, schema=SHORT, strategy="best-of-n"
@@ -69,7 +78,15 @@ def test_a_model_that_is_silently_decoded_otherwise_is_refused(engine: Engine, p
 def test_one_that_cannot_be_decoded_is_refused_in_one_line(engine: Engine) -> None:
     with pytest.raises(ModelError, match=rf"engine='{engine}' on Breaks fails: IndexError: several rows; ") as caught:
         TransformersBackend(*llava(Breaks), engine=engine)
-    assert "\n" not in str(caught.value)
+    message = str(caught.value)
+    assert "\n" not in message and message.endswith("no other setting helps") and "engine='plain', or" not in message
+
+
+def test_the_plain_engine_is_named_where_it_decodes_right() -> None:
+    model, processor = llava(OneAtATime)
+    with pytest.raises(ModelError, match="unexpected rows; load it with engine='plain', or report it"):
+        TransformersBackend(model, processor)
+    TransformersBackend(model, processor, engine="plain")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
