@@ -14,6 +14,7 @@ from transformers import AriaConfig
 import structdecode as sd
 from structdecode.backends.transformers import TransformersBackend
 from structdecode.backends.transformers.checkpoint import check_size
+from structdecode.backends.transformers.templates import rendered
 from structdecode.errors import ConfigError, ModelError, PromptError
 from structdecode.pocket import checkpoint_path
 
@@ -176,9 +177,41 @@ def test_a_chat_template_without_end_is_given_up(asked: str, checkpoint: Path, m
     assert backend.codec.inputs(sd.Prompt("go on"))["input_ids"].shape[0] == 1
 
 
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "'x' * 10**10", "10**10 * [0]", "10**(10**10)", "'x' * (messages|length * 10**10)", "(2 * 10)**(10**8) > 1",
+        "range(10**9)|list",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("asked", ["always", "of one prompt"])
+def test_a_chat_template_that_builds_too_much_in_one_step_is_given_up(
+    asked: str, expression: str, checkpoint: Path
+) -> None:
+    template = (checkpoint / "chat_template.jinja").read_text()
+    bomb = f"{{% set n = {expression} %}}"
+    if asked == "of one prompt":
+        bomb = f"{{% if messages[0].content[-1].text == 'large' %}}{bomb}{{% endif %}}"
+    (checkpoint / "chat_template.jinja").write_text(bomb + template)
+    with pytest.raises(
+        (ModelError, PromptError), match=r"it multiplies to something larger than|Range too big"
+    ) as caught:
+        TransformersBackend.load(str(checkpoint)).codec.inputs(sd.Prompt("large"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_template_that_multiplies_a_little_renders_as_ever(checkpoint: Path) -> None:
+    expected = TransformersBackend.load(str(checkpoint)).codec.inputs(sd.Prompt("How many?"))["input_ids"]
+    template = (checkpoint / "chat_template.jinja").read_text()
+    (checkpoint / "chat_template.jinja").write_text("{{ bos_token * 0 }}{% set n = '-' * 2 ** 3 %}" + template)
+    backend = TransformersBackend.load(str(checkpoint))
+    assert backend.codec.inputs(sd.Prompt("How many?"))["input_ids"].equal(expected)
+    (checkpoint / "chat_template.jinja").write_text("{% generation %}{{ '-' * 3 }}{% endgeneration %}" + template)
+    assert "---" in rendered(TransformersBackend.load(str(checkpoint)).processor, [{"role": "user", "content": []}])
+
+
 @pytest.mark.parametrize("kind", ["parts", "texts"])
 def test_a_template_that_only_the_tokenizer_has(kind: str) -> None:
-    from structdecode.backends.transformers.templates import rendered
     from tests.backends.transformers import tiny
 
     _, processor = tiny.build("llava")
