@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -13,15 +12,14 @@ import pytest
 from PIL import Image
 
 from structdecode.pocket import world
+from tests import processes
 
 QUESTION = "How many red objects are there?"
 KEYS = ["answer", "stages", "strategy", "verifier", "usage", "seed", "stopped_by", "candidates"]
 
 
 def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
-    command = [sys.executable, "-m", "structdecode", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    done = processes.run(*arguments, timeout=120)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +17,7 @@ from structdecode.evaluation.store import read_run
 from structdecode.evaluation.study import DataSource, Study, from_options
 from structdecode.evaluation.types import Match, Question, Record
 from structdecode.protocols import Backend
+from tests import processes
 
 SAMPLED = ("temperature=1.0", "top_p=1.0", "max_tokens=120")
 
@@ -31,9 +30,7 @@ def small_study(
 
 def run(*arguments: object, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
     """``structdecode`` in a process of its own."""
-    command = [sys.executable, "-m", "structdecode", *map(str, arguments)]
-    around = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120", **environment}
-    done = subprocess.run(command, capture_output=True, text=True, env=around, timeout=300)
+    done = processes.run(*arguments, **environment)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     return done

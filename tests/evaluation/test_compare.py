@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +14,7 @@ from rich.console import Console
 
 from structdecode.evaluation.progress import LiveCells, clock
 from structdecode.evaluation.store import lines, read_run
+from tests import processes
 from tests.evaluation.pocket_study import assert_same, run, tables
 from tests.evaluation.test_costs import record
 
@@ -80,8 +78,7 @@ def test_another_study_in_the_same_folder_exits_2(tmp_path: Path) -> None:
 
 def test_control_c_says_how_to_go_on(tmp_path: Path) -> None:
     long = ["--limit", 300, "--concurrency", 4]  # more than can be done before the signal comes
-    command = [sys.executable, "-m", "structdecode", "compare", *map(str, [*STUDY, *long, "--out", tmp_path / "run"])]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = processes.start("compare", *STUDY, *long, "--out", tmp_path / "run")
     path = tmp_path / "run/records.jsonl"
     while not (path.exists() and path.stat().st_size):
         assert process.poll() is None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +23,7 @@ from structdecode.protocols import Backend, Decoder
 from structdecode.trace import Trace
 from structdecode.types import Ranked, Schema, Score
 from structdecode.view import render
+from tests import processes
 from tests.evaluation.pocket_study import SAMPLED, assert_same, compare, small_study, tables
 
 SEARCHES = (["staged", "best-of-n", "stage-beam", "sentence-beam"], ["p-true"])
@@ -249,12 +248,12 @@ _STUDY += ["stage-beam", "--verifier", "p-true", "--sweep", "n=2", "--set", "tem
 
 def test_killed_ten_times_it_equals_an_undisturbed_run(tmp_path: Path) -> None:
     """Each time by ``kill -9``, at a random moment after the run has got a little further (or while it starts)."""
-    command = [sys.executable, "-m", "structdecode", "compare", *_STUDY, "--concurrency", "4", "--out"]
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    command = ["compare", *_STUDY, "--concurrency", "4", "--out"]
+    assert processes.run(*command, tmp_path / "whole").returncode == 0
     out, rng, kills = tmp_path / "killed", random.Random(4), 0
     while kills < 10:
         records = _size(out)
-        process = subprocess.Popen([*command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = processes.start(*command, out)
         while process.poll() is None and _size(out) == records:
             time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.1))
@@ -262,8 +261,8 @@ def test_killed_ten_times_it_equals_an_undisturbed_run(tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
         process.wait()
         kills += 1
-    done = subprocess.run([*command, str(out)], check=True, capture_output=True, text=True)
-    assert "48 of 48 done" in done.stderr
+    done = processes.run(*command, out)
+    assert done.returncode == 0 and "48 of 48 done" in done.stderr
     assert_same(tmp_path / "whole", out)
     assert tables(out) == tables(tmp_path / "whole")
     keys = [line["key"] for line in lines(out / "records.jsonl")]

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from structdecode.training.check_report import CheckReport
 from structdecode.training.lengths import TokenCounter
 from structdecode.training.problems import KINDS
 from structdecode.types import Schema, Stage
+from tests import processes
 from tests.backends.transformers import tiny
 from tests.evaluation.data.malformed import ANSWER, CONVERSATIONS, conversation, picture, write_pictures
 
@@ -283,8 +282,7 @@ def test_which_file_of_a_folder(folder: Path) -> None:
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "structdecode", "data", "check", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+    return processes.run("data", "check", *arguments, COLUMNS="200")
 
 
 def test_the_command(folder: Path) -> None:
@@ -316,8 +314,7 @@ def test_paths_are_neither_wrapped_nor_cut(folder: Path, length: int) -> None:
     rows = [conversation(n, image=str(deep / name)) for n, name in enumerate(("no.png", "text.png", "cut.png"))]
     rows.append(conversation(9, image=f"../{deep}/outside.png"))
     write(folder, *rows)
-    command = [sys.executable, "-m", "structdecode", "data", "check", folder, "--images", folder / "d"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "60"})
+    done = processes.run("data", "check", folder, "--images", folder / "d", COLUMNS="60")
     for row in rows:
         assert f"'{row['image']}'" in done.stdout, row["image"]
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from structdecode.evaluation.data import load
+from tests import processes
 from tests.training.annotation.server import ChatServer
 from tests.training.annotation.world import conclusions, faulty, read_lines, record, write_records
 
@@ -21,16 +20,14 @@ CONCURRENCY = 8
 FILES = ("train.jsonl", "rejected.jsonl", "annotation.json")
 
 
-def start(source: Path, out: Path, url: str, *options: str) -> subprocess.Popen[str]:
-    command = [
-        sys.executable, "-m", "structdecode", "annotate", "--source", str(source), "--out", str(out), "--base-url", url,
-        "--model", "strong", "--judge-model", "judge", "--concurrency", str(CONCURRENCY), "--quiet", *options,
-    ]  # fmt: skip
-    environment = {**os.environ, "OPENAI_API_KEY": KEY, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+def start(source: Path, out: Path, url: str, *options: str) -> processes.Command:
+    return processes.start(
+        "annotate", "--source", source, "--out", out, "--base-url", url, "--model", "strong", "--judge-model", "judge",
+        "--concurrency", CONCURRENCY, "--quiet", *options, environment={"OPENAI_API_KEY": KEY},
+    )  # fmt: skip
 
 
-def finish(process: subprocess.Popen[str], code: int = 0) -> str:
+def finish(process: processes.Command, code: int = 0) -> str:
     out, err = process.communicate(timeout=900)
     assert process.returncode == code, err
     assert "Traceback" not in err, err

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ from structdecode.training.reward_model.model import from_base, load
 from structdecode.training.reward_model.run import train
 from structdecode.training.reward_model.settings import Settings
 from structdecode.training.sft.journal import read_journal
+from tests import processes
 from tests.training.reward_model.made import write
 
 
@@ -102,20 +100,19 @@ def test_what_is_frozen_stays_as_it_was(rows: Path, tmp_path: Path, method: Any)
 def test_a_process_that_was_killed_goes_on(rows: Path, tmp_path: Path) -> None:
     train(settings(rows, max_steps=6, save_every=1, method="head"), tmp_path / "whole", quiet=True)
     command = [
-        sys.executable, "-m", "structdecode", "train-verifier", str(rows), "--model", "pocket", "--out",
+        "train-verifier", str(rows), "--model", "pocket", "--out",
         str(tmp_path / "killed"), "--method", "head", "--batch-size", "8", "--lr", "1e-3", "--held-out", "0.2",
         "--log-every", "1", "--save-every", "1", "--eval-every", "0", "--max-steps", "6", "--quiet",
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = processes.start(*command)
     late = time.monotonic() + 120
     while not list((tmp_path / "killed").glob("checkpoints/*/complete")) and time.monotonic() < late:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "killed" / "model").exists()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert "| CAPTION |" in done.stdout and "--verifier reward-model" in done.stdout
+    done = processes.run(*command)
+    assert done.returncode == 0 and "| CAPTION |" in done.stdout and "--verifier reward-model" in done.stdout
     assert weights(tmp_path / "killed").keys() == weights(tmp_path / "whole").keys()
     for name, value in weights(tmp_path / "whole").items():  # threads may differ: not bit for bit
         assert value.allclose(weights(tmp_path / "killed")[name], atol=1e-5), name

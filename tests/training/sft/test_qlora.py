@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +9,15 @@ from safetensors.torch import load_file
 
 from structdecode.pocket import checkpoint_path
 from structdecode.training.sft.journal import read_journal
+from tests import processes
 
 
 def test_adapters_over_four_bits_learn_and_merge(tmp_path: Path, recipe_file: Any) -> None:
     path = recipe_file(
         method="qlora", model=str(checkpoint_path()), lr=3e-3, precision="bf16", accuracy_questions=2, lora_dropout=0.0
     )
-    command = [sys.executable, "-m", "structdecode", "train", "--recipe", str(path), "--out", str(tmp_path / "run")]
-    done = subprocess.run(
-        [*command, "--quiet"], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    done = processes.run("train", "--recipe", path, "--out", tmp_path / "run", "--quiet")
+    assert done.returncode == 0, done.stderr[-2000:]
     journal = read_journal(tmp_path / "run" / "journal.jsonl")
     held_out = [row["eval_loss"] for row in journal if "eval_loss" in row]
     assert held_out[-1] < 0.1 and [row["eval_well_formed"] for row in journal if "eval_accuracy" in row][-1] == 1.0

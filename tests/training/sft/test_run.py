@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from structdecode.training.sft.journal import read_journal
 from structdecode.training.sft.recipe import load_recipe
 from structdecode.training.sft.run import Outcome, train
 from structdecode.types import Prompt
+from tests import processes
 from tests.training.sft import sets
 
 RecipeFile = Any
@@ -87,11 +86,8 @@ def test_data_that_changed_is_not_gone_on_with(tmp_path: Path, recipe_file: Reci
         run(path, tmp_path / "run")
 
 
-def start(path: Path, out: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "structdecode", "train", "--recipe", str(path), "--out", str(out), "--quiet"]
-    return subprocess.Popen(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
+def start(path: Path, out: Path) -> processes.Command:
+    return processes.start("train", "--recipe", path, "--out", out, "--quiet")
 
 
 def kill_at(path: Path, out: Path, step: int) -> None:
@@ -105,7 +101,7 @@ def kill_at(path: Path, out: Path, step: int) -> None:
             break
         time.sleep(0.01)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL, errors.decode()
+    assert process.returncode == -signal.SIGKILL, errors
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
