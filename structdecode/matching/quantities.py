@@ -26,7 +26,7 @@ _TOKEN = re.compile(
     rf"(?:(?P<whole>\d+)\s+(?P<up>\d+)/(?P<down>\d+)|(?P<top>\d+)\s?/\s?(?P<bottom>\d+)(?!\s?/)"
     rf"|(?P<base>\d+)\^\{{?(?P<power>-?\d+)\}}?|(?P<plain>{_PLAIN}))(?!\d|[.,:']\d|/\d|\.\.\d)"
     r"(?:[eE](?P<e>[-+]?\d{1,4})(?!\w)|\s?(?:\u00d7|x|\*|·)\s?10\s?\^\s?[({]?(?P<ten>[-+]?\d{1,4})[)}]?(?!\d))?"
-    r"(?P<kilo>[kK](?!\w))?(?:\s(?P<scale>dozen|hundred|thousand|million|billion|trillion)\b)?"
+    r"(?P<kilo>[kK](?!\w))?(?:\s(?P<scale>(?i:dozen|hundred|thousand|million|billion|trillion))\b)?"
     rf"(?:[\s-]{{0,2}}(?:(?P<unit>(?i:{SPELLING}))|(?P<strange>{_STRANGE}))|(?P<attached>[^\W\d]|\^))?"
 )
 _SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
