@@ -22,7 +22,7 @@ from PIL import Image
 import structdecode as sd
 from benchmarks import models
 from structdecode.backends.transformers.freshness import structure, values
-from structdecode.protocols import Row
+from structdecode.protocols import GenerationRequest, Row
 from structdecode.types import Candidate
 
 RESULTS = Path(__file__).parent / "results"
@@ -48,7 +48,7 @@ def write(backend: Any, tokens: int) -> None:
     async def run() -> None:
         async with backend.open(sd.Prompt("How many?", [Image.new("RGB", (64, 64))])) as session:
             row = Row(Candidate(), 0, tokens)
-            await session.extend([row], sd.Stage("open", "", ""), sampling=sd.Sampling())
+            await session.extend([row], GenerationRequest(sd.Stage("open", "", ""), sd.Sampling()))
 
     asyncio.run(run())
 

@@ -27,7 +27,7 @@ from structdecode.border import (
 )
 from structdecode.budget import Budget, Meter, Usage
 from structdecode.errors import BudgetSpent, ConfigError, StrategyError
-from structdecode.protocols import Row, Session, Verifier
+from structdecode.protocols import GenerationRequest, Row, Session, Verifier
 from structdecode.trace import Trace
 from structdecode.types import Candidate, Path, Prompt, Ranked, Sampling, Schema, Score, Span, Stage, rank, twins
 from structdecode.visible import is_whole
@@ -99,11 +99,8 @@ class MeteredDecoder:
                 if limit > 0
             ]
             work = await self._calls.run(
-                self._session.extend(
-                    rows, stage, sampling=sampling, force_begin=self._schema.force_begin,
-                    separator=self._schema.separator, stops=stops, deadline=self._meter.deadline, account=call,
-                )
-            )  # fmt: skip
+                self._session.extend(rows, self._request(stage, sampling, stops), account=call)
+            )
         kept = [(parent, choice) for parent, choice, limit in zip(parents, choices, limits, strict=True) if limit > 0]
         children = [parent.extended(span, choice) for (parent, choice), span in zip(kept, work.value, strict=True)]
         self._note_cut(children, rows, asked, sampling)
@@ -132,6 +129,10 @@ class MeteredDecoder:
         if is_whole(self._schema, stage, child.stages[stage.name]):
             return child
         return Candidate((*child.spans[:-1], replace(child.spans[-1], finish_reason="invalid")), child.path)
+
+    def _request(self, stage: Stage, sampling: Sampling, stops: Sequence[str]) -> GenerationRequest:
+        schema = self._schema
+        return GenerationRequest(stage, sampling, schema.force_begin, schema.separator, stops, self._meter.deadline)
 
     def keep(self, candidates: Sequence[Candidate]) -> None:
         kept = {candidate.token_ids for candidate in candidates}
@@ -298,13 +299,11 @@ class MeteredModel:
                 for i, limit in enumerate(call.limits)
                 if limit > 0
             ]
+            request = GenerationRequest(Stage("REPLY"), sampling, stops=stop, deadline=self._meter.deadline)
 
             async def ask() -> list[Span]:
                 async with self._session.open(prompt) as session:
-                    work = await session.extend(
-                        rows, Stage("REPLY"), sampling=sampling, stops=stop, deadline=self._meter.deadline, account=call
-                    )
-                return work.value
+                    return (await session.extend(rows, request, account=call)).value
 
             return await self._calls.run(ask())
 

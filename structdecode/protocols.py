@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, fields, is_dataclass
@@ -11,6 +12,7 @@ import numpy as np
 
 from structdecode.budget import Budget, Usage
 from structdecode.errors import ConfigError
+from structdecode.tags import forced_prefix
 from structdecode.types import Candidate, Prompt, Ranked, Sampling, Schema, Score, Span, Stage
 
 T = TypeVar("T")
@@ -31,6 +33,36 @@ class Row:
     prefix: Candidate
     seed: int
     max_tokens: int
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """What all rows of one call have in common.
+
+    Attributes:
+        stage: what is written. sampling: how tokens are drawn.
+        force_begin: whether the stage's begin tag is put there for the model; separator: what stands before that tag
+            behind an earlier stage.
+        stops: texts behind which a row ends too, its stage still open.
+        deadline: of `time.monotonic`, after which rows end where they are.
+    """
+
+    stage: Stage
+    sampling: Sampling
+    force_begin: bool = True
+    separator: str = ""
+    stops: Sequence[str] = ()
+    deadline: float | None = None
+
+    def forced(self, prefix: Candidate) -> str:
+        """The text that is put before what the model writes behind a candidate."""
+        if not (self.force_begin and self.stage.begin) or prefix.open_stage == self.stage.name:
+            return ""
+        return forced_prefix(self.stage, prefix.spans[-1] if prefix.spans else None, self.separator)
+
+    @property
+    def late(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline
 
 
 class Account(Protocol):
@@ -206,21 +238,12 @@ class Session(Protocol):
         """
 
     async def extend(
-        self,
-        rows: Sequence[Row],
-        stage: Stage,
-        *,
-        sampling: Sampling,
-        force_begin: bool = True,
-        separator: str = "",
-        stops: Sequence[str] = (),
-        deadline: float | None = None,
-        account: Account = UNMETERED,
+        self, rows: Sequence[Row], request: GenerationRequest, *, account: Account = UNMETERED
     ) -> Work[list[Span]]:
         """One span a row, in order. Each row's result depends on its prefix and seed alone.
 
-        A row stops at the stage's end tag, at one of ``stops``, at end-of-text, at its ``max_tokens``, or when
-        `time.monotonic` passes ``deadline``; the last two finish with ``length`` and are closed by force.
+        A row stops at the stage's end tag, at one of ``stops``, at end-of-text, at its ``max_tokens``, or when the
+        ``deadline`` passes; the last two finish with ``length`` and are closed by force.
 
         Cancelled, the rows leave their batch at the next step, and the call ends when they have: all that they drew is
         charged to ``account`` by then.

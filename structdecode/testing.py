@@ -13,7 +13,7 @@ from typing import Any
 from structdecode.backends.scripted import ScriptedBackend
 from structdecode.budget import Budget, Tally, Usage
 from structdecode.engine import Result, decode
-from structdecode.protocols import UNMETERED, Backend, Row, Strategy, Verifier
+from structdecode.protocols import UNMETERED, Backend, GenerationRequest, Row, Strategy, Verifier
 from structdecode.schemas import LLAVA_O1
 from structdecode.types import Candidate, Prompt, Sampling, Schema, Score, Span, Stage
 
@@ -115,23 +115,23 @@ def check_backend(backend: Backend, prompt: Prompt | None = None) -> None:
         async with backend.open(asked) as session:
             rows = [Row(Candidate(), seed, 12) for seed in (5, 6, 7)]
             account = Tally(UNMETERED)
-            together = await session.extend(rows, stage, sampling=sampling, account=account)
+            together = await session.extend(rows, GenerationRequest(stage, sampling), account=account)
             assert account.usage == together.usage, f"charged {account.usage}, but used {together.usage}"
-            again = await session.extend(rows[::-1], stage, sampling=sampling)
+            again = await session.extend(rows[::-1], GenerationRequest(stage, sampling))
             assert together.usage.prefilled_tokens > 0, "prefilled tokens are not counted"
             assert again.usage.prefilled_tokens == 0, "the prompt was prefilled twice"
             spans = [_content(span) for span in together.value]
             assert spans == [_content(s) for s in again.value[::-1]], "a row depends on its place in the batch"
-            alone = await session.extend(rows[1:2], stage, sampling=sampling)
+            alone = await session.extend(rows[1:2], GenerationRequest(stage, sampling))
             assert _content(alone.value[0]) == spans[1], "a row depends on the others in its batch"
-            short = await session.extend([Row(Candidate(), 5, 2)], stage, sampling=sampling)
+            short = await session.extend([Row(Candidate(), 5, 2)], GenerationRequest(stage, sampling))
             assert len(short.value[0].token_ids) <= 2, "a token limit was overshot"
             for span in (*together.value, *short.value):
                 assert span.raw.count(stage.end) >= 1, f"a stage was left open: {span.raw!r}"
                 assert span.raw.startswith(stage.begin), f"no begin tag in front: {span.raw!r}"
                 assert len(span.token_ids) == len(span.log_probs) == len(span.certainties), "statistics are missing"
             longer = Candidate().extended(together.value[0], 0)
-            more = await session.extend([Row(longer, 1, 4)], Stage.tagged("REASONING"), sampling=sampling)
+            more = await session.extend([Row(longer, 1, 4)], GenerationRequest(Stage.tagged("REASONING"), sampling))
             assert more.usage.cached_tokens > 0, "nothing was taken from the cache"
 
     asyncio.run(run())

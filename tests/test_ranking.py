@@ -196,8 +196,8 @@ class JitteredSession:
         self.inner, self.noise = inner, noise
         self.open, self.release = inner.open, inner.release
 
-    async def extend(self, rows: Any, stage: Stage, **options: Any) -> Any:
-        work = await self.inner.extend(rows, stage, **options)
+    async def extend(self, rows: Any, request: Any, **options: Any) -> Any:
+        work = await self.inner.extend(rows, request, **options)
         return replace(work, value=[self.jittered(span) for span in work.value])
 
     def jittered(self, span: sd.Span) -> sd.Span:

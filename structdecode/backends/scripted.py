@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
 from structdecode.budget import Tally, Usage
-from structdecode.protocols import UNMETERED, Account, Row, Session, Work
-from structdecode.tags import close_span, forced_prefix
-from structdecode.types import Candidate, Prompt, Sampling, Span, Stage
+from structdecode.protocols import UNMETERED, Account, GenerationRequest, Row, Session, Work
+from structdecode.tags import close_span
+from structdecode.types import Candidate, Prompt, Span, Stage
 
 Script = Callable[[Prompt, Candidate, Stage, int], str]
 """(prompt, prefix, stage, seed) -> the text that the "model" writes from there, up to its end-of-text."""
@@ -42,35 +41,21 @@ class _ScriptedSession:
         return 0.0
 
     async def extend(
-        self,
-        rows: Sequence[Row],
-        stage: Stage,
-        *,
-        sampling: Sampling,
-        force_begin: bool = True,
-        separator: str = "",
-        stops: Sequence[str] = (),
-        deadline: float | None = None,
-        account: Account = UNMETERED,
+        self, rows: Sequence[Row], request: GenerationRequest, *, account: Account = UNMETERED
     ) -> Work[list[Span]]:
         bill = Tally(account)
         self._prefill(bill)
         bill.charge(Usage(model_calls=1))
         spans = []
         for row in rows:
-            late = deadline is not None and time.monotonic() > deadline
-            written = "" if late else self.script(self.prompt, row.prefix, stage, row.seed)
-            spans.append(self._span(row, stage, written, force_begin, separator, stops))
+            written = "" if request.late else self.script(self.prompt, row.prefix, request.stage, row.seed)
+            spans.append(self._span(row, written, request))
             bill.charge(Usage(generated_tokens=len(spans[-1].token_ids)))
         return Work(spans, bill.usage)
 
-    def _span(
-        self, row: Row, stage: Stage, written: str, force_begin: bool, separator: str, stops: Sequence[str]
-    ) -> Span:
-        previous = row.prefix.spans[-1] if row.prefix.spans else None
-        going_on = previous if row.prefix.open_stage == stage.name else None
-        forced = force_begin and stage.begin and going_on is None
-        prefix = forced_prefix(stage, previous, separator) if forced else ""
+    def _span(self, row: Row, written: str, request: GenerationRequest) -> Span:
+        stage, stops = request.stage, request.stops
+        going_on = row.prefix.spans[-1] if row.prefix.open_stage == stage.name else None
         ends = [(written.index(text) + len(text)) for text in (stage.end, *stops) if text and text in written]
         ended = min(ends, default=None)
         cut = (ended is None and len(written) > row.max_tokens) or (ended is not None and ended > row.max_tokens)
@@ -78,7 +63,7 @@ class _ScriptedSession:
         end_of_text = not cut and ended is None
         ids = tuple(map(ord, written))
         return close_span(
-            stage, written, prefix=prefix, going_on=going_on, stops=stops, end_of_text=end_of_text,
+            stage, written, prefix=request.forced(row.prefix), going_on=going_on, stops=stops, end_of_text=end_of_text,
             token_ids=ids, log_probs=(-1.0,) * len(ids), certainties=(1.0,) * len(ids), seed=row.seed,
             encode=lambda text: tuple(map(ord, text)),
         )  # fmt: skip

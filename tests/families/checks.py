@@ -10,7 +10,7 @@ from PIL import Image
 
 from structdecode.backends.transformers import TransformersBackend
 from structdecode.engine import decode_many
-from structdecode.protocols import Row, Session
+from structdecode.protocols import GenerationRequest, Row, Session
 from structdecode.types import Candidate, Prompt, Sampling, Schema, Stage
 from tests.families.oracle import TOLERANCE, Oracle
 
@@ -58,7 +58,7 @@ async def greedy(subject: Subject, prompt: Prompt, *ways: tuple[list[int], int])
             candidate = Candidate()
             for length in lengths:
                 sampling = Sampling(temperature=0, max_tokens=length)
-                work = await session.extend([Row(candidate, 0, length)] * rows, OPEN, sampling=sampling)
+                work = await session.extend([Row(candidate, 0, length)] * rows, GenerationRequest(OPEN, sampling))
                 candidate = candidate.extended(work.value[-1], 0)
         if list(candidate.token_ids) != expected:
             same = sum(a == b for a, b in zip(candidate.token_ids, expected, strict=False))
@@ -70,11 +70,11 @@ async def forked(session: Session) -> list[Candidate]:
     """Two stages behind forced tags, forked twice; the second begins from answers of different lengths, and from none."""
     root = Candidate()
     first = await session.extend(
-        [Row(root, seed, most) for seed, most in ((1, 3), (2, 12), (3, 7))], FIRST, sampling=SAMPLED
+        [Row(root, seed, most) for seed, most in ((1, 3), (2, 12), (3, 7))], GenerationRequest(FIRST, SAMPLED)
     )
     grown = [root.extended(span, i) for i, span in enumerate(first.value)]
     rows = [Row(candidate, seed, 8) for candidate in (root, *grown) for seed in (5, 6)]
-    second = await session.extend(rows, SECOND, sampling=SAMPLED)
+    second = await session.extend(rows, GenerationRequest(SECOND, SAMPLED))
     return [row.prefix.extended(span, 0) for row, span in zip(rows, second.value, strict=True)]
 
 
@@ -103,12 +103,12 @@ async def judge(subject: Subject, prompt: Prompt) -> None:
     question = Prompt(f"Is it right? {QUESTION} A red square and a blue circle, one and one is two.", prompt.images)
     texts = ["<CAPTION> a red square", "I"]
     async with subject.backend.open(prompt) as session:
-        before = await session.extend([Row(Candidate(), 1, 6)], FIRST, sampling=SAMPLED)
+        before = await session.extend([Row(Candidate(), 1, 6)], GenerationRequest(FIRST, SAMPLED))
         async with session.open(question) as asked:
             scored = (await asked.log_probs(texts)).value
             replies = await asked.extend([Row(Candidate(), seed, 6) for seed in (1, 2)], OPEN, sampling=SAMPLED)
         rows = [Row(Candidate().extended(before.value[0], 0), seed, 6) for seed in (1, 2)]
-        after = await session.extend(rows, SECOND, sampling=SAMPLED)
+        after = await session.extend(rows, GenerationRequest(SECOND, SAMPLED))
     subject.agree(prompt, [row.prefix.extended(span, 0) for row, span in zip(rows, after.value, strict=True)])
     subject.agree(question, [Candidate().extended(span, 0) for span in replies.value])
     expected = subject.oracle.log_probs(question, [subject.backend.codec.encode(text) for text in texts])

@@ -32,11 +32,11 @@ class ScriptedModel:
         return 0.0
 
     async def complete(self, prompt: Prompt, *, n: int = 1, sampling: Sampling, stop: Sequence[str] = ()) -> list[Span]:
-        from structdecode.protocols import Row
+        from structdecode.protocols import GenerationRequest, Row
 
         async with ScriptedBackend(self._script).open(prompt) as session:
             rows = [Row(Candidate(), seed, sampling.max_tokens) for seed in range(n)]
-            return (await session.extend(rows, Stage("reply"), sampling=sampling, stops=stop)).value
+            return (await session.extend(rows, GenerationRequest(Stage("reply"), sampling, stops=stop))).value
 
     async def log_probs(self, prompt: Prompt, continuations: Sequence[str]) -> list[list[float]]:
         raise NotImplementedError

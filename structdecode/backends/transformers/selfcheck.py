@@ -27,7 +27,7 @@ from structdecode.backends.transformers.slots.attention import text_configs
 from structdecode.backends.transformers.threads import release_team
 from structdecode.backends.transformers.twin import twin
 from structdecode.errors import ModelError, ModelFailedError, PromptError, StructdecodeError
-from structdecode.protocols import Row
+from structdecode.protocols import GenerationRequest, Row
 from structdecode.types import Candidate, Prompt, Sampling, Stage
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def _lengthened(backend: TransformersBackend, prompt: Prompt, tokens: int) -> Pr
 
 
 async def _grown(session: Any, rows: list[Row], stage: int) -> list[Candidate]:
-    work = await session.extend(rows, _STAGES[stage], sampling=_SAMPLING)
+    work = await session.extend(rows, GenerationRequest(_STAGES[stage], _SAMPLING))
     return [row.prefix.extended(span, at) for at, (row, span) in enumerate(zip(rows, work.value, strict=True))]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -11,35 +9,12 @@ from torch import Tensor
 
 from structdecode.backends.transformers.constraints import Constraint
 from structdecode.backends.transformers.encoding import Codec
-from structdecode.protocols import Row
-from structdecode.tags import close_span, forced_prefix, stopped
-from structdecode.types import Candidate, Sampling, Span, Stage
+from structdecode.protocols import GenerationRequest, Row
+from structdecode.tags import close_span, stopped
+from structdecode.types import Candidate, Span
 
 _WINDOW_SLACK = 8
 """Tokens looked at beyond the longest stop's length in characters when looking for a stop."""
-
-
-@dataclass(frozen=True)
-class Order:
-    """What all rows of one `extend` have in common. ``given_up`` is set when nobody waits for them any more."""
-
-    stage: Stage
-    sampling: Sampling
-    force_begin: bool = True
-    separator: str = ""
-    stops: Sequence[str] = ()
-    deadline: float | None = None
-    given_up: threading.Event = field(default_factory=threading.Event)
-
-    def forced(self, prefix: Candidate) -> str:
-        """The text that is put before what the model writes behind a candidate."""
-        if not (self.force_begin and self.stage.begin) or prefix.open_stage == self.stage.name:
-            return ""
-        return forced_prefix(self.stage, prefix.spans[-1] if prefix.spans else None, self.separator)
-
-    @property
-    def late(self) -> bool:
-        return self.given_up.is_set() or (self.deadline is not None and time.monotonic() >= self.deadline)
 
 
 @dataclass
@@ -47,7 +22,7 @@ class Writing:
     """A row's tokens so far. ``wanted`` is the whole answer up to where the model goes on: prefix and forced text."""
 
     row: Row
-    order: Order
+    request: GenerationRequest
     codec: Codec
     constraint: Constraint | None = None
     ids: list[int] = field(default_factory=list)
@@ -58,10 +33,10 @@ class Writing:
     sampled: int = 0
 
     def __post_init__(self) -> None:
-        self.prefix = self.order.forced(self.row.prefix)
+        self.prefix = self.request.forced(self.row.prefix)
         self.prefix_ids = self.codec.encode(self.prefix) if self.prefix else ()
         self.wanted: tuple[int, ...] = (*self.row.prefix.token_ids, *self.prefix_ids)
-        self._stops = tuple(text for text in (self.order.stage.end, *self.order.stops) if text)
+        self._stops = tuple(text for text in (self.request.stage.end, *self.request.stops) if text)
 
     def restart(self) -> None:
         """Forgets what was written; the same seed writes it again."""
@@ -84,17 +59,17 @@ class Writing:
         if not any(self.codec.may_end(token, stop) for stop in self._stops):
             return False
         window = max(map(len, self._stops)) + _WINDOW_SLACK
-        stage, stops = self.order.stage, self.order.stops
+        stage, stops = self.request.stage, self.request.stops
         if not stopped(self.codec.decode(self.ids[-window:]), stage, stops):
             return False
         return stopped(self.codec.decode(self.ids), stage, stops)
 
     def span(self) -> Span:
-        order, prefix = self.order, self.row.prefix
-        going_on = prefix.spans[-1] if prefix.open_stage == order.stage.name else None
+        request, prefix = self.request, self.row.prefix
+        going_on = prefix.spans[-1] if prefix.open_stage == request.stage.name else None
         return close_span(
-            order.stage, self._written(going_on), prefix=self.prefix,
-            going_on=going_on, stops=order.stops, end_of_text=self.end_of_text,
+            request.stage, self._written(going_on), prefix=self.prefix,
+            going_on=going_on, stops=request.stops, end_of_text=self.end_of_text,
             token_ids=tuple(self.ids), log_probs=tuple(self.log_probs), certainties=tuple(self.certainties),
             seed=self.row.seed, encode=self.codec.encode,
         )  # fmt: skip

@@ -9,10 +9,10 @@ from typing import Any, NoReturn
 
 from structdecode.budget import Usage
 from structdecode.errors import ConfigError
-from structdecode.protocols import UNMETERED, Account, Row, Session, Work
+from structdecode.protocols import UNMETERED, Account, GenerationRequest, Row, Session, Work
 from structdecode.training.annotation.client import Asker
 from structdecode.training.annotation.requests import Message, Request
-from structdecode.types import Candidate, Prompt, Sampling, Span, Stage
+from structdecode.types import Candidate, Prompt, Span
 
 
 @dataclass
@@ -46,32 +46,23 @@ class _ApiSession:
         self.backend, self.prompt = backend, prompt
 
     async def extend(
-        self,
-        rows: Sequence[Row],
-        stage: Stage,
-        *,
-        sampling: Sampling,
-        force_begin: bool = True,
-        separator: str = "",
-        stops: Sequence[str] = (),
-        deadline: float | None = None,
-        account: Account = UNMETERED,
+        self, rows: Sequence[Row], request: GenerationRequest, *, account: Account = UNMETERED
     ) -> Work[list[Span]]:
         spans, sent, written = [], 0, 0
         for row in rows:
-            request = Request(
-                self.backend.model, _messages(self.prompt), row.max_tokens, "check", sampling.temperature,
+            question = Request(
+                self.backend.model, _messages(self.prompt), row.max_tokens, "check", request.sampling.temperature,
                 row.seed & 0x7FFFFFFF, self.backend.extra,  # 31 bits: servers differ in how many they take
             )  # fmt: skip
             account.charge(Usage(model_calls=1))
             try:
-                reply = await self.backend.client.ask(request)
+                reply = await self.backend.client.ask(question)
             except Exception as error:
                 self.backend.failure = error
                 raise
-            ends = [reply.text.index(stop) for stop in stops if stop and stop in reply.text]
+            ends = [reply.text.index(stop) for stop in request.stops if stop and stop in reply.text]
             text = reply.text[: min(ends)] if ends else reply.text
-            spans.append(Span(stage.name, text.strip(), raw=reply.text, seed=row.seed))
+            spans.append(Span(request.stage.name, text.strip(), raw=reply.text, seed=row.seed))
             account.charge(Usage(generated_tokens=reply.completion_tokens, prefilled_tokens=reply.prompt_tokens))
             sent, written = sent + reply.prompt_tokens, written + reply.completion_tokens
         return Work(spans, Usage(generated_tokens=written, prefilled_tokens=sent, model_calls=len(rows)))

@@ -14,7 +14,7 @@ from structdecode.backends.transformers.plain.stepwise import StepwiseSession
 from structdecode.budget import Budget
 from structdecode.engine import decode
 from structdecode.errors import ModelError
-from structdecode.protocols import Row
+from structdecode.protocols import GenerationRequest, Row
 from structdecode.types import Candidate, Prompt, Sampling, Stage
 from tests.backends.transformers import tiny
 from tests.backends.transformers.test_laws import generate
@@ -48,10 +48,10 @@ def test_greedy_is_what_generate_writes_under_it(asked: str, bound: Transformers
 
     async def grow() -> list[Candidate]:
         async with bound.open(prompt) as session:
-            first = (await session.extend([Row(Candidate(), 0, 7)] * 2, OPEN, sampling=GREEDY)).value
-            whole = (await session.extend([Row(Candidate(), 0, 24)], OPEN, sampling=GREEDY)).value
+            first = (await session.extend([Row(Candidate(), 0, 7)] * 2, GenerationRequest(OPEN, GREEDY))).value
+            whole = (await session.extend([Row(Candidate(), 0, 24)], GenerationRequest(OPEN, GREEDY))).value
             candidates = [Candidate().extended(span, 0) for span in first]
-            rest = (await session.extend([Row(c, 0, 17) for c in candidates], OPEN, sampling=GREEDY)).value
+            rest = (await session.extend([Row(c, 0, 17) for c in candidates], GenerationRequest(OPEN, GREEDY))).value
             return [
                 *(c.extended(s, 0) for c, s in zip(candidates, rest, strict=True)),
                 Candidate().extended(whole[0], 0),
@@ -80,7 +80,7 @@ def test_questions_side_by_side_are_bound_by_their_own_texts(picture: Image.Imag
 
     async def written(prompt: Prompt) -> tuple[int, ...]:
         async with backend.open(prompt) as session:
-            return (await session.extend([Row(Candidate(), 0, 20)], OPEN, sampling=GREEDY)).value[0].token_ids
+            return (await session.extend([Row(Candidate(), 0, 20)], GenerationRequest(OPEN, GREEDY))).value[0].token_ids
 
     async def together() -> list[tuple[int, ...]]:
         return list(await asyncio.gather(*map(written, prompts)))

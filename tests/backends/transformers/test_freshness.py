@@ -15,7 +15,7 @@ from structdecode.backends.transformers import TransformersBackend
 from structdecode.backends.transformers.freshness import WIDTH, structure, values
 from structdecode.errors import ModelError
 from structdecode.evaluation.isolation import isolated
-from structdecode.protocols import Row, Session
+from structdecode.protocols import GenerationRequest, Row, Session
 from structdecode.types import Candidate, Prompt, Sampling, Stage
 from tests.backends.transformers import tiny
 from tests.backends.transformers.traced import Traced
@@ -35,7 +35,7 @@ def backend_of(model: Any, processor: Any, engine: str) -> TransformersBackend:
 async def write(session: Session, tokens: int = 6) -> list[tuple[int, ...]]:
     """20 sampled texts."""
     rows = [Row(Candidate(), seed, tokens) for seed in range(20)]
-    return [span.token_ids for span in (await session.extend(rows, OPEN, sampling=FREE)).value]
+    return [span.token_ids for span in (await session.extend(rows, GenerationRequest(OPEN, FREE))).value]
 
 
 def texts(backend: TransformersBackend, prompt: Prompt) -> list[tuple[int, ...]]:
@@ -178,7 +178,7 @@ def test_a_change_between_two_calls_of_one_session(engine: str, prompt: Prompt) 
 
     async def search() -> None:
         async with backend.open(prompt) as session:
-            first = await session.extend([Row(Candidate(), 1, 6)], OPEN, sampling=FREE)
+            first = await session.extend([Row(Candidate(), 1, 6)], GenerationRequest(OPEN, FREE))
             branch = Candidate().extended(first.value[0], 0)
             async with session.open(prompt) as judge:
                 looked = await judge.log_probs(["yes"])
@@ -186,7 +186,7 @@ def test_a_change_between_two_calls_of_one_session(engine: str, prompt: Prompt) 
             with torch.no_grad():
                 for weight in model.parameters():
                     weight.mul_(1.1)
-            again = await session.extend([Row(branch, 1, 6)], OPEN, sampling=FREE)
+            again = await session.extend([Row(branch, 1, 6)], GenerationRequest(OPEN, FREE))
             length = backend.codec.inputs(prompt)["input_ids"].shape[1]
             assert again.usage.prefilled_tokens == length + len(branch.token_ids)
             assert again.usage.images_encoded == 1

@@ -16,7 +16,7 @@ from structdecode.backends.transformers import TransformersBackend
 from structdecode.backends.transformers.sampling import draw, filtered, uniforms
 from structdecode.backends.transformers.slots.attention import text_configs
 from structdecode.engine import adecode, decode, decode_many
-from structdecode.protocols import Row
+from structdecode.protocols import GenerationRequest, Row
 from structdecode.schemas import LLAVA_O1
 from structdecode.types import Candidate, Prompt, Sampling, Schema, Stage
 from tests.backends.transformers import tiny
@@ -42,7 +42,7 @@ async def grow(backend: TransformersBackend, prompt: Prompt, lengths: list[int],
     async with backend.open(prompt) as session:
         candidate = Candidate()
         for length in lengths:
-            work = await session.extend([Row(candidate, 0, length)] * rows, OPEN, sampling=GREEDY)
+            work = await session.extend([Row(candidate, 0, length)] * rows, GenerationRequest(OPEN, GREEDY))
             assert len({span.token_ids for span in work.value}) == 1
             candidate = candidate.extended(work.value[-1], rows - 1)
     return candidate
@@ -84,13 +84,13 @@ def test_greedy_holds_for_ragged_branches(backend: TransformersBackend, prompt: 
             starts = []
             for seed, length in enumerate((2, 5, 9)):
                 sampling = Sampling(temperature=1.5, max_tokens=length)
-                work = await session.extend([Row(root, seed, length)], OPEN, sampling=sampling)
+                work = await session.extend([Row(root, seed, length)], GenerationRequest(OPEN, sampling))
                 starts.append(root.extended(work.value[0], seed))
-            together = await session.extend([Row(c, 0, 12) for c in starts], OPEN, sampling=GREEDY)
+            together = await session.extend([Row(c, 0, 12) for c in starts], GenerationRequest(OPEN, GREEDY))
         alone = []
         for candidate in starts:
             async with backend.open(prompt) as session:  # a new session: the branch is computed from nothing
-                work = await session.extend([Row(candidate, 0, 12)], OPEN, sampling=GREEDY)
+                work = await session.extend([Row(candidate, 0, 12)], GenerationRequest(OPEN, GREEDY))
                 alone.append(work.value[0].token_ids)
         assert [span.token_ids for span in together.value] == alone
         return alone
@@ -166,7 +166,7 @@ def test_spans_follow_the_models_distribution(mllama: TransformersBackend, promp
     async def run() -> list[int]:
         async with mllama.open(prompt) as session:
             rows = [Row(Candidate(), seed, 1) for seed in range(n)]
-            work = await session.extend(rows, OPEN, sampling=sampling)
+            work = await session.extend(rows, GenerationRequest(OPEN, sampling))
         return [span.token_ids[0] if span.token_ids else -1 for span in work.value]
 
     counts = Counter(asyncio.run(run()))
@@ -252,7 +252,7 @@ def test_interleaved_sessions_do_not_touch_each_other(backend: TransformersBacke
             grown = [Candidate(), Candidate()]
             for _ in range(3):
                 for i, session in enumerate((one, two)):
-                    work = await session.extend([Row(grown[i], 0, 5)], OPEN, sampling=GREEDY)
+                    work = await session.extend([Row(grown[i], 0, 5)], GenerationRequest(OPEN, GREEDY))
                     grown[i] = grown[i].extended(work.value[0], 0)
         return [list(c.token_ids) for c in grown]
 

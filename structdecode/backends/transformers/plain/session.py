@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,11 @@ from structdecode.backends.transformers.encoding import pad_left
 from structdecode.backends.transformers.plain.kv import Branch, Prefix, batch_cache, harvest
 from structdecode.backends.transformers.sampling import draw, text_log_probs, token_statistics, uniforms
 from structdecode.backends.transformers.vision import ImageMemory
-from structdecode.backends.transformers.writing import Order, Writing, kept_as, known_beginnings, take
+from structdecode.backends.transformers.writing import Writing, kept_as, known_beginnings, take
 from structdecode.budget import Tally, Usage
-from structdecode.protocols import UNMETERED, Account, Row, Session, Work
+from structdecode.protocols import UNMETERED, Account, GenerationRequest, Row, Session, Work
 from structdecode.resolution import resolution
-from structdecode.types import Candidate, Prompt, Sampling, Span, Stage
+from structdecode.types import Candidate, Prompt, Span
 
 if TYPE_CHECKING:
     from structdecode.backends.transformers.backend import TransformersBackend
@@ -38,31 +39,22 @@ class PlainSession:
 
     # ------------------------------------------------------------------ the protocol
     async def extend(
-        self,
-        rows: Sequence[Row],
-        stage: Stage,
-        *,
-        sampling: Sampling,
-        force_begin: bool = True,
-        separator: str = "",
-        stops: Sequence[str] = (),
-        deadline: float | None = None,
-        account: Account = UNMETERED,
+        self, rows: Sequence[Row], request: GenerationRequest, *, account: Account = UNMETERED
     ) -> Work[list[Span]]:
-        order, bill = Order(stage, sampling, force_begin, separator, stops, deadline), Tally(account)
+        bill, given_up = Tally(account), threading.Event()
 
         def work() -> Work[list[Span]]:
             self._prefill(bill)
-            writings = [Writing(row, order, self.codec, self.constraint) for row in rows]
+            writings = [Writing(row, request, self.codec, self.constraint) for row in rows]
             starts = self._start(writings, bill)
             bill.charge(Usage(model_calls=1))
             try:
-                self._write(writings, starts, order)
+                self._write(writings, starts, lambda: request.late or given_up.is_set())
             finally:
                 bill.charge(Usage(generated_tokens=sum(writing.sampled for writing in writings)))
             return Work([writing.span() for writing in writings], bill.usage)
 
-        return await self.backend.run(work, order.given_up.set)
+        return await self.backend.run(work, given_up.set)
 
     async def log_probs(self, continuations: Sequence[str], *, account: Account = UNMETERED) -> Work[list[list[float]]]:
         bill = Tally(account)
@@ -205,8 +197,8 @@ class PlainSession:
         return {} if mask is None else {"cross_attention_mask": mask.expand(rows, tokens, -1, -1)}
 
     # ------------------------------------------------------------------ writing
-    def _write(self, writings: Sequence[Writing], starts: Sequence[Branch], order: Order) -> None:
-        """Decodes all rows in step until every one is done. Branches of what was written are kept."""
+    def _write(self, writings: Sequence[Writing], starts: Sequence[Branch], ended: Callable[[], bool]) -> None:
+        """Decodes all rows in step until every one is done, or all have ``ended``. Branches of what was written are kept."""
         assert self.prefix is not None
         cache, mask = batch_cache(self.prefix, starts)
         own_width = mask.shape[1] - self.prefix.length
@@ -216,13 +208,15 @@ class PlainSession:
         ones = torch.ones(len(writings), 1, dtype=mask.dtype, device=mask.device)
         room = self.codec.max_length - self.prefix.length
         for step in range(max(writing.row.max_tokens for writing in writings)):
-            late = order.late
+            late = ended()
             for writing, branch in zip(writings, starts, strict=True):
                 writing.done |= late or step >= min(writing.row.max_tokens, room - branch.length)
             if all(writing.done for writing in writings):
                 break
             tokens = draw(
-                constrained(writings, logits.float()), order.sampling, uniforms(generators, 1, logits.device)[:, 0]
+                constrained(writings, logits.float()),
+                writings[0].request.sampling,
+                uniforms(generators, 1, logits.device)[:, 0],
             )  # [B]
             take(writings, tokens[None], *(v[None] for v in token_statistics(logits.float(), tokens)))
             if all(writing.done for writing in writings):

@@ -8,7 +8,7 @@ every branch, rows that start from one branch are decoded together, and a row le
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from transformers.cache_utils import DynamicLayer
 from structdecode.backends.transformers.constraints import constrained
 from structdecode.backends.transformers.plain.session import PlainSession
 from structdecode.backends.transformers.sampling import draw, token_statistics, uniforms
-from structdecode.backends.transformers.writing import Order, Writing, take
+from structdecode.backends.transformers.writing import Writing, take
 
 _FIRST_POSITION_IS_ONE = frozenset({"paligemma"})
 """Model types (of the whole model) that number positions from 1, and see the pictures' tokens in both directions."""
@@ -118,15 +118,15 @@ class StepwiseSession(PlainSession):
         return logits
 
     # ------------------------------------------------------------------ writing
-    def _write(self, writings: Sequence[Writing], starts: Sequence[State], order: Order) -> None:  # type: ignore[override]
+    def _write(self, writings: Sequence[Writing], starts: Sequence[State], ended: Callable[[], bool]) -> None:  # type: ignore[override]
         groups: dict[tuple[int, ...], list[Writing]] = {}
         for writing in writings:
             groups.setdefault(writing.wanted, []).append(writing)
         begins = {writing.wanted: start for writing, start in zip(writings, starts, strict=True)}
         for ids, group in groups.items():
-            self._write_together(group, begins[ids], order)
+            self._write_together(group, begins[ids], ended)
 
-    def _write_together(self, live: list[Writing], start: State, order: Order) -> None:
+    def _write_together(self, live: list[Writing], start: State, ended: Callable[[], bool]) -> None:
         """Rows that begin at one place, until all are done."""
         assert self.prefix is not None and start.logits is not None
         state = State(start.forked([0] * len(live)), start.length, None)
@@ -134,7 +134,7 @@ class StepwiseSession(PlainSession):
         generators = [np.random.default_rng(writing.row.seed) for writing in live]
         room = self.codec.max_length - self.prefix.length - start.length
         while True:
-            late = order.late
+            late = ended()
             for writing in live:
                 writing.done |= late or len(writing.ids) >= min(writing.row.max_tokens, room)
             going = [at for at, writing in enumerate(live) if not writing.done]
@@ -143,7 +143,9 @@ class StepwiseSession(PlainSession):
             if not live:
                 return
             tokens = draw(
-                constrained(live, logits.float()), order.sampling, uniforms(generators, 1, logits.device)[:, 0]
+                constrained(live, logits.float()),
+                live[0].request.sampling,
+                uniforms(generators, 1, logits.device)[:, 0],
             )  # [n]
             take(live, tokens[None], *(v[None] for v in token_statistics(logits.float(), tokens)))
             going = [at for at, writing in enumerate(live) if not writing.done]

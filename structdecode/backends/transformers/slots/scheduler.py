@@ -301,7 +301,7 @@ class Scheduler:
         if slots is None or not self._fill(slots):
             return
         for row in slots.rows:
-            row.writing.done |= row.writing.order.late or self.forward.room(row) <= 0
+            row.writing.done |= row.writing.request.late or self.forward.room(row) <= 0
         self._retire(slots)
         if not slots.rows:
             return
@@ -374,9 +374,9 @@ class Scheduler:
     def _draw(rows: Sequence[Write], logits: Tensor, uniform: Tensor) -> Tensor:
         by_sampling: dict[Sampling, list[int]] = defaultdict(list)
         for index, row in enumerate(rows):
-            by_sampling[row.writing.order.sampling].append(index)
+            by_sampling[row.writing.request.sampling].append(index)
         if len(by_sampling) == 1:
-            return draw(logits, rows[0].writing.order.sampling, uniform)
+            return draw(logits, rows[0].writing.request.sampling, uniform)
         tokens = logits.new_zeros(len(rows), dtype=torch.long)
         for sampling, indices in by_sampling.items():
             tokens[indices] = draw(logits[indices], sampling, uniform[indices])

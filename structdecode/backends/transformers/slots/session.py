@@ -21,11 +21,11 @@ from structdecode.backends.transformers.slots.prefixes import CrossLayers, Known
 from structdecode.backends.transformers.slots.requests import Feed, Steps, Write
 from structdecode.backends.transformers.threads import release_team
 from structdecode.backends.transformers.vision import ImageMemory
-from structdecode.backends.transformers.writing import Order, Writing, kept_as, known_beginnings
+from structdecode.backends.transformers.writing import Writing, kept_as, known_beginnings
 from structdecode.budget import Tally, Usage
-from structdecode.protocols import UNMETERED, Account, Row, Session, Work
+from structdecode.protocols import UNMETERED, Account, GenerationRequest, Row, Session, Work
 from structdecode.resolution import resolution
-from structdecode.types import Candidate, Prompt, Sampling, Span, Stage
+from structdecode.types import Candidate, Prompt, Span
 
 if TYPE_CHECKING:
     from structdecode.backends.transformers.backend import TransformersBackend
@@ -48,23 +48,13 @@ class SlotSession:
 
     # ------------------------------------------------------------------ the protocol
     async def extend(
-        self,
-        rows: Sequence[Row],
-        stage: Stage,
-        *,
-        sampling: Sampling,
-        force_begin: bool = True,
-        separator: str = "",
-        stops: Sequence[str] = (),
-        deadline: float | None = None,
-        account: Account = UNMETERED,
+        self, rows: Sequence[Row], request: GenerationRequest, *, account: Account = UNMETERED
     ) -> Work[list[Span]]:
-        order = Order(stage, sampling, force_begin, separator, stops, deadline)
         await self._read()
         assert self.inputs is not None
         bound = constraint(self.backend.model, self.inputs)
         return await self.backend.scheduler.run(
-            self._extend([Writing(row, order, self.codec, bound) for row in rows], Tally(account))
+            self._extend([Writing(row, request, self.codec, bound) for row in rows], Tally(account))
         )
 
     async def log_probs(self, continuations: Sequence[str], *, account: Account = UNMETERED) -> Work[list[list[float]]]:

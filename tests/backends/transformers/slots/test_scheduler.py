@@ -20,7 +20,7 @@ from structdecode.budget import Budget, Meter, Usage
 from structdecode.decoder import MeteredDecoder
 from structdecode.engine import adecode, decode_many
 from structdecode.errors import ModelError, ModelFailedError
-from structdecode.protocols import Row
+from structdecode.protocols import GenerationRequest, Row
 from structdecode.trace import Trace
 from structdecode.types import Candidate, Prompt, Sampling, Schema, Stage
 from tests.backends.transformers import tiny
@@ -101,7 +101,7 @@ def test_a_free_slot_is_filled_at_once(picture: Image.Image) -> None:
     async def run() -> int:
         async with built.open(Prompt("How many?", [picture])) as session:
             rows = [Row(Candidate(), seed, limit) for seed, limit in enumerate([8, 1, 2, 7, 1, 3, 5, 4])]
-            work = await session.extend(rows, OPEN, sampling=Sampling(temperature=1.0, max_tokens=8))
+            work = await session.extend(rows, GenerationRequest(OPEN, Sampling(temperature=1.0, max_tokens=8)))
             assert [len(span.token_ids) for span in work.value] == [8, 1, 2, 7, 1, 3, 5, 4]
             return work.usage.generated_tokens
 
@@ -143,7 +143,7 @@ def test_rows_that_were_in_when_memory_ran_out_are_not_lost(prompt: Prompt, monk
     async def written(built: TransformersBackend) -> list[str]:
         async with built.open(prompt) as session:
             rows = [Row(Candidate(), seed, 6) for seed in range(8)]
-            work = await asyncio.wait_for(session.extend(rows, OPEN, sampling=Sampling(max_tokens=6)), 60)
+            work = await asyncio.wait_for(session.extend(rows, GenerationRequest(OPEN, Sampling(max_tokens=6))), 60)
             return [span.text for span in work.value]
 
     expected = asyncio.run(written(backend()))
@@ -169,7 +169,7 @@ def test_what_fails_before_the_model_runs_reaches_who_asked_in_one_line(prompt: 
 
     async def run() -> None:
         async with built.open(prompt) as session:
-            await asyncio.wait_for(session.extend([Row(Candidate(), 0, 3)], OPEN, sampling=Sampling()), 20)
+            await asyncio.wait_for(session.extend([Row(Candidate(), 0, 3)], GenerationRequest(OPEN, Sampling())), 20)
 
     with pytest.raises(ModelFailedError, match="the model failed: RuntimeError: no such layer; ") as caught:
         asyncio.run(run())
@@ -350,7 +350,7 @@ def test_rows_of_different_sampling_draw_with_their_own_numbers(picture: Image.I
     async def write(sampling: Sampling, seeds: range, own: TransformersBackend) -> list[tuple[int, ...]]:
         async with own.open(prompt) as session:
             rows = [Row(Candidate(), seed, 12) for seed in seeds]
-            return [span.token_ids for span in (await session.extend(rows, OPEN, sampling=sampling)).value]
+            return [span.token_ids for span in (await session.extend(rows, GenerationRequest(OPEN, sampling))).value]
 
     async def together() -> list[list[tuple[int, ...]]]:
         return list(
