@@ -1,24 +1,26 @@
-"""What a strategy is handed: the engine's side of `Decoder` and `Model`, where every call is metered, seeded and traced."""
+"""What a strategy is handed: the engine's side of `Decoder`, where every call is metered, seeded and traced."""
 
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 from collections import defaultdict
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Container, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import islice, takewhile
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from structdecode import registry, seeds
+from structdecode.asking import MeteredModel, OpenCalls, check_rows
 from structdecode.border import (
     GRACE,
     ForeignValueError,
     GivenUpError,
-    check_counts,
     checked_score,
     is_async,
     is_list,
@@ -27,15 +29,23 @@ from structdecode.border import (
 )
 from structdecode.budget import Budget, Meter, Usage
 from structdecode.errors import BudgetSpent, ConfigError, StrategyError
-from structdecode.protocols import GenerationRequest, Row, Session, Verifier
+from structdecode.protocols import ForcedText, GenerationRequest, MakeProcessor, Row, Session, Verifier
 from structdecode.trace import Trace
-from structdecode.types import Candidate, Path, Prompt, Ranked, Sampling, Schema, Score, Span, Stage, rank, twins
+from structdecode.types import (
+    Candidate,
+    NextToken,
+    Path,
+    Prompt,
+    Ranked,
+    Sampling,
+    Schema,
+    Score,
+    Span,
+    Stage,
+    rank,
+    twins,
+)
 from structdecode.visible import is_whole
-
-T = TypeVar("T")
-
-MOST_ROWS = 1_000_000
-"""Candidates that one call of `extend` may ask for, each."""
 
 
 class MeteredDecoder:
@@ -57,7 +67,9 @@ class MeteredDecoder:
         self._seed, self._timeout = seed, verifier_timeout
         self._children: dict[Path, int] = defaultdict(int)
         self._made: dict[Path, Candidate] = {}
-        self._held: list[Candidate] = []  # not released yet
+        self._held: list[Candidate] = []  # made here and not released yet
+        self._outer: MeteredDecoder | None = None  # the search that this one is inside of, in the same session
+        self._inner: list[MeteredDecoder] = []
         self._scores: dict[Path, Score] = {}
         self._calls = OpenCalls()
 
@@ -77,39 +89,101 @@ class MeteredDecoder:
         n: int = 1,
         sampling: Sampling | None = None,
         stops: Sequence[str] = (),
+        leave_open: bool = False,
+        processors: Sequence[MakeProcessor] = (),
     ) -> list[Candidate]:
-        if not isinstance(n, int) or not 1 <= n <= MOST_ROWS:
-            raise ConfigError(f"n must be a whole number from 1 to {MOST_ROWS:,}, not {n!r}")
-        for candidate in candidates:
-            self._check_place(candidate, stage)
-        if self._meter.late:
-            await asyncio.sleep(0)  # who takes no notice of `BudgetSpent` can be given up here
-        asked = len(candidates) * n
-        room = self._meter.remaining.tokens
-        parents = list(islice((c for c in candidates for _ in range(n)), asked if room is None else max(1, room)))
-        if not parents:
+        places = await self._places(candidates, stage, n)
+        request = self._request(stage, sampling, stops, leave_open, processors)
+        if len(places) < len(candidates) * n:
+            self._meter.stopped_by = self._meter.stopped_by or "tokens"
+        return await self._grown(places, request)
+
+    async def as_finished(
+        self,
+        candidates: Sequence[Candidate],
+        stage: Stage,
+        *,
+        n: int = 1,
+        sampling: Sampling | None = None,
+        stops: Sequence[str] = (),
+        leave_open: bool = False,
+        processors: Sequence[MakeProcessor] = (),
+    ) -> AsyncGenerator[Candidate, None]:
+        places = await self._places(candidates, stage, n)
+        request = self._request(stage, sampling, stops, leave_open, processors)
+        tasks = [asyncio.ensure_future(self._grown([place], request)) for place in places]
+        try:
+            for finished in asyncio.as_completed(tasks):
+                for child in await finished:
+                    yield child
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def force(
+        self, candidates: Sequence[Candidate], stage: Stage, texts: Sequence[ForcedText], *, leave_open: bool = False
+    ) -> list[Candidate]:
+        if len(texts) != len(candidates):
+            raise ConfigError(f"{len(candidates)} candidates, but {len(texts)} texts to put in")
+        if any(_is_empty(text) for text in texts):
+            raise ConfigError(f"stage {stage.name!r}: there is no text to put in")
+        await self._check_places(candidates, stage)
+        if not candidates:
             return []
-        sampling = sampling or stage.sampling
-        choices = [self._next_choice(parent) for parent in parents]
-        with self._meter.call("generator", len(parents), sampling.max_tokens) as call:
-            limits = call.limits
+        places = [(parent, self._next_choice(parent)) for parent in candidates]
+        request = self._request(stage, None, leave_open=leave_open)
+        with self._meter.call("generator") as call:
+            work = await self._calls.run(self._session.force(candidates, texts, request, account=call))
+        return self._added(places, work.value, stage)
+
+    async def next_tokens(self, candidates: Sequence[Candidate], stage: Stage, k: int) -> list[list[NextToken]]:
+        check_rows(k)
+        await self._check_places(candidates, stage)
+        if not candidates:
+            return []
+        with self._meter.call("generator") as call:
+            asked = self._session.next_tokens(candidates, self._request(stage, None), k, account=call)
+            return (await self._calls.run(asked)).value
+
+    async def _places(self, candidates: Sequence[Candidate], stage: Stage, n: int) -> list[tuple[Candidate, int]]:
+        """Where the next children come: parent and number, no more than the budget can pay a token each."""
+        check_rows(n)
+        await self._check_places(candidates, stage)
+        room = self._meter.remaining.tokens
+        most = len(candidates) * n if room is None else max(1, room)
+        parents = islice((c for c in candidates for _ in range(n)), most)
+        return [(parent, self._next_choice(parent)) for parent in parents]
+
+    async def _grown(self, places: Sequence[tuple[Candidate, int]], request: GenerationRequest) -> list[Candidate]:
+        """The children at these places, as far as the budget goes."""
+        if not places:
+            return []
+        stage, sampling = request.stage, request.sampling
+        with self._meter.call("generator", len(places), sampling.max_tokens) as call:
+            kept = [(*place, limit) for place, limit in zip(places, call.limits, strict=True) if limit > 0]
             rows = [
                 Row(parent, seeds.derive(*self._seed, (*parent.path, choice), stage.name), limit)
-                for parent, choice, limit in zip(parents, choices, limits, strict=True)
-                if limit > 0
+                for parent, choice, limit in kept
             ]
-            work = await self._calls.run(
-                self._session.extend(rows, self._request(stage, sampling, stops), account=call)
-            )
-        kept = [(parent, choice) for parent, choice, limit in zip(parents, choices, limits, strict=True) if limit > 0]
-        children = [parent.extended(span, choice) for (parent, choice), span in zip(kept, work.value, strict=True)]
-        self._note_cut(children, rows, asked, sampling)
-        children = [self._judged(child, stage) for child in children]
+            work = await self._calls.run(self._session.extend(rows, request, account=call))
+        self._note_cut(work.value, rows, len(places), sampling)
+        return self._added([(parent, choice) for parent, choice, _ in kept], work.value, stage)
+
+    def _added(self, places: Sequence[tuple[Candidate, int]], spans: Sequence[Span], stage: Stage) -> list[Candidate]:
+        grown = [parent.extended(span, choice) for (parent, choice), span in zip(places, spans, strict=True)]
+        children = [self._judged(child, stage) for child in grown]
         for child in children:
             self._made[child.path] = child
             self._held.append(child)
             self._trace.add_candidate(child)
         return children
+
+    async def _check_places(self, candidates: Sequence[Candidate], stage: Stage) -> None:
+        for candidate in candidates:
+            self._check_place(candidate, stage)
+        if self._meter.late:
+            await asyncio.sleep(0)  # who takes no notice of `BudgetSpent` can be given up here
 
     def _check_place(self, candidate: Candidate, stage: Stage) -> None:
         """No stage of the schema is written where one that has to come before it is missing."""
@@ -120,8 +194,8 @@ class MeteredDecoder:
         if missing is not None:
             raise StrategyError(
                 f"stage {stage.name!r} was asked for behind {candidate.last_stage or 'the root'}, without {missing!r} "
-                "before it: extend candidates that have it. The built-in strategies start at `Decoder.root`, so they "
-                "cannot go on from a candidate with the rest of a schema"
+                "before it: extend candidates that have it. To run a strategy for the rest of a schema from a "
+                "candidate, give it `decoder.at(candidate)`"
             )
 
     def _judged(self, child: Candidate, stage: Stage) -> Candidate:
@@ -130,26 +204,71 @@ class MeteredDecoder:
             return child
         return Candidate((*child.spans[:-1], replace(child.spans[-1], finish_reason="invalid")), child.path)
 
-    def _request(self, stage: Stage, sampling: Sampling, stops: Sequence[str]) -> GenerationRequest:
-        schema = self._schema
-        return GenerationRequest(stage, sampling, schema.force_begin, schema.separator, stops, self._meter.deadline)
+    def _request(
+        self,
+        stage: Stage,
+        sampling: Sampling | None,
+        stops: Sequence[str] = (),
+        leave_open: bool = False,
+        processors: Sequence[MakeProcessor] = (),
+    ) -> GenerationRequest:
+        return GenerationRequest(
+            stage, sampling or stage.sampling, self._schema.force_begin, self._schema.separator, stops, leave_open,
+            processors, self._meter.deadline,
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------ searches inside the search
+    def at(self, candidate: Candidate) -> MeteredDecoder:
+        return self._inside(candidate, self._session, "strategy", candidate.path)
+
+    @asynccontextmanager
+    async def view(self, prompt: Prompt) -> AsyncIterator[MeteredDecoder]:
+        digests = [picture.digest for picture in prompt.images]
+        self._trace.add("view", question=prompt.question, images=digests)
+        async with self._session.open(self._schema.ask(prompt)) as session:
+            view = self._inside(Candidate(), session, "view", prompt.question, digests)
+            view.prompt, view._outer = prompt, None  # its candidates are kept by a session of its own
+            yield view
+
+    def _inside(self, root: Candidate, session: Session, *seed: object) -> MeteredDecoder:
+        inside = copy.copy(self)
+        inside.root, inside._session = root, session
+        inside.rng = np.random.default_rng(seeds.derive(*self._seed, *seed))
+        inside._held, inside._inner = [], []
+        inside._outer = self
+        self._inner.append(inside)
+        return inside
 
     def keep(self, candidates: Sequence[Candidate]) -> None:
         kept = {candidate.token_ids for candidate in candidates}
+        dropped = self._let_go(kept)
+        top = self
+        while top._outer is not None:
+            top = top._outer
+        held = {candidate.token_ids for candidate in top._all_held()}
+        self._session.release([candidate for candidate in dropped if candidate.token_ids not in held])
+
+    def _let_go(self, kept: Container[tuple[int, ...]]) -> list[Candidate]:
+        """Holds no others from now on, nor do the searches inside this one. Those that are held no more."""
         dropped = [candidate for candidate in self._held if candidate.token_ids not in kept]
         self._held = [candidate for candidate in self._held if candidate.token_ids in kept]
-        self._session.release(dropped)
+        return dropped + [c for inside in self._same_session() for c in inside._let_go(kept)]
+
+    def _all_held(self) -> list[Candidate]:
+        return self._held + [candidate for inside in self._same_session() for candidate in inside._all_held()]
+
+    def _same_session(self) -> list[MeteredDecoder]:
+        return [inside for inside in self._inner if inside._outer is self]
 
     def _next_choice(self, parent: Candidate) -> int:
         self._children[parent.path] += 1
         return self._children[parent.path] - 1
 
-    def _note_cut(self, children: list[Candidate], rows: list[Row], asked: int, sampling: Sampling) -> None:
+    def _note_cut(self, spans: Sequence[Span], rows: Sequence[Row], asked: int, sampling: Sampling) -> None:
         """Remembers which limit cut a span short, if it was the budget and not the stage's own."""
-        if len(children) < asked:
+        if len(spans) < asked:
             self._meter.stopped_by = self._meter.stopped_by or "tokens"
-        for child, row in zip(children, rows, strict=True):
-            span = child.spans[-1]
+        for span, row in zip(spans, rows, strict=True):
             if span.finish_reason == "length" and len(span.token_ids) < sampling.max_tokens:
                 limit = "tokens" if len(span.token_ids) >= row.max_tokens else self._meter.late
                 self._meter.stopped_by = self._meter.stopped_by or limit
@@ -247,75 +366,10 @@ class MeteredDecoder:
         return replace(score, fallback=replace(nearest, reason=f"{score.reason}; the score of what it goes on from"))
 
 
+def _is_empty(text: ForcedText) -> bool:
+    return not ((text.token_ids or text.suffix_ids) if isinstance(text, Span) else text)
+
+
 def verifier_name(verifier: object) -> str:
     """The name that a verifier goes by: its registered one, a function's own, else its class's."""
     return registry.label_of(verifier)
-
-
-class OpenCalls:
-    """Calls of the model that are under way, so that none goes on when who asked for it is gone."""
-
-    def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[Any]] = set()
-
-    async def run(self, call: Coroutine[Any, Any, T]) -> T:
-        task = asyncio.ensure_future(call)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return await task
-
-    async def stop(self) -> None:
-        """Cancels them and waits until they have ended."""
-        open_ = list(self._tasks)
-        for task in open_:
-            task.cancel()
-        await asyncio.gather(*open_, return_exceptions=True)
-
-
-class MeteredModel:
-    """`Model` over a session: a verifier's questions, charged to the verifier. As a context it leaves none open."""
-
-    def __init__(self, session: Session, meter: Meter, seed: tuple[int, str]) -> None:
-        self._session, self._meter, self._seed = session, meter, seed
-        self._calls = OpenCalls()
-
-    async def __aenter__(self) -> MeteredModel:
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        await self._calls.stop()
-
-    @property
-    def resolution(self) -> float:
-        return self._session.resolution
-
-    async def complete(self, prompt: Prompt, *, n: int = 1, sampling: Sampling, stop: Sequence[str] = ()) -> list[Span]:
-        if not isinstance(n, int) or not 1 <= n <= MOST_ROWS:
-            raise ConfigError(f"n must be a whole number from 1 to {MOST_ROWS:,}, not {n!r}")
-        digests = [picture.digest for picture in prompt.images]
-        with self._meter.call("verifier", n, sampling.max_tokens) as call:
-            rows = [
-                Row(Candidate(), seeds.derive(*self._seed, "verifier", prompt.question, digests, i), limit)
-                for i, limit in enumerate(call.limits)
-                if limit > 0
-            ]
-            request = GenerationRequest(Stage("REPLY"), sampling, stops=stop, deadline=self._meter.deadline)
-
-            async def ask() -> list[Span]:
-                async with self._session.open(prompt) as session:
-                    return (await session.extend(rows, request, account=call)).value
-
-            return await self._calls.run(ask())
-
-    async def log_probs(self, prompt: Prompt, continuations: Sequence[str]) -> list[list[float]]:
-        with self._meter.call("verifier") as call:
-
-            async def ask() -> list[list[float]]:
-                async with self._session.open(prompt) as session:
-                    return (await session.log_probs(continuations, account=call)).value
-
-            return await self._calls.run(ask())
-
-    def charge(self, usage: Usage) -> None:
-        check_counts(usage, Usage)
-        self._meter.spend(usage, "verifier")

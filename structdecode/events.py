@@ -16,7 +16,7 @@ class CandidateEvent(TypedDict):
     tokens: int
     log_prob: float | Literal["-inf", "inf", "nan"]
     closed: NotRequired[bool]
-    seed: NotRequired[int]
+    seed: NotRequired[int | None]
     lead: NotRequired[str]
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from structdecode.budget import Budget, Usage
 from structdecode.errors import ConfigError
 from structdecode.tags import forced_prefix
-from structdecode.types import Candidate, Prompt, Ranked, Sampling, Schema, Score, Span, Stage
+from structdecode.types import Candidate, NextToken, Prompt, Ranked, Sampling, Schema, Score, Span, Stage
 
 T = TypeVar("T")
 
@@ -31,8 +31,18 @@ class Row:
     """One generation of a batch: its seed, and the most tokens it may write (never more, whatever happens)."""
 
     prefix: Candidate
-    seed: int
-    max_tokens: int
+    seed: int = 0
+    max_tokens: int = 0
+
+
+LogitsProcessor = Callable[[Any, Any], Any]
+"""As transformers': (all tokens so far, the prompt's too [1, L], logits [1, V]) -> logits [1, V]. -inf forbids a token."""
+MakeProcessor = Callable[[], LogitsProcessor]
+"""Makes one for each row, so that one that keeps a state (a grammar's) sees its own row's tokens, one after the other."""
+
+ForcedText = str | Span | Sequence[int]
+"""Text to put in: as it is, with the end tag behind it where the stage is to be closed; a span's own tokens, from whatever
+candidate; or token ids."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,8 @@ class GenerationRequest:
         force_begin: whether the stage's begin tag is put there for the model; separator: what stands before that tag
             behind an earlier stage.
         stops: texts behind which a row ends too, its stage still open.
+        leave_open: whether a row that ends at its ``max_tokens`` leaves its stage open.
+        processors: each makes, for one row, what changes the logits that its tokens are drawn from.
         deadline: of `time.monotonic`, after which rows end where they are.
     """
 
@@ -52,6 +64,8 @@ class GenerationRequest:
     force_begin: bool = True
     separator: str = ""
     stops: Sequence[str] = ()
+    leave_open: bool = False
+    processors: Sequence[MakeProcessor] = ()
     deadline: float | None = None
 
     def forced(self, prefix: Candidate) -> str:
@@ -142,7 +156,7 @@ class Decoder(Protocol):
     def prompt(self) -> Prompt: ...
     @property
     def root(self) -> Candidate:
-        """The empty candidate that every search starts from."""
+        """The candidate that the search starts from: the empty one, unless it was started `at` another."""
 
     @property
     def rng(self) -> np.random.Generator: ...
@@ -162,11 +176,62 @@ class Decoder(Protocol):
         n: int = 1,
         sampling: Sampling | None = None,
         stops: Sequence[str] = (),
+        leave_open: bool = False,
+        processors: Sequence[MakeProcessor] = (),
     ) -> list[Candidate]:
         """``n`` continuations of each candidate through a stage, grouped by parent, in order.
 
-        With ``stops`` a continuation also ends behind the first of these texts, its stage still open; the next
-        `extend` of the same stage goes on with it. Where the budget is nearly spent fewer may come back.
+        With ``stops`` a continuation also ends behind the first of these texts, with ``leave_open`` at
+        ``sampling.max_tokens``, its stage still open; the next `extend` of the same stage goes on with it.
+        Where the budget is nearly spent fewer may come back.
+
+        Args:
+            processors: each makes, for one continuation, a logits processor with the signature of transformers'.
+        """
+
+    def as_finished(
+        self,
+        candidates: Sequence[Candidate],
+        stage: Stage,
+        *,
+        n: int = 1,
+        sampling: Sampling | None = None,
+        stops: Sequence[str] = (),
+        leave_open: bool = False,
+        processors: Sequence[MakeProcessor] = (),
+    ) -> AsyncGenerator[Candidate, None]:
+        """The same continuations as `extend`, each as it ends, in any order and each a call of its own.
+
+        Closing it (``contextlib.aclosing``) cancels those that are left: they end with the next step, and what they
+        drew is billed.
+        """
+
+    async def force(
+        self, candidates: Sequence[Candidate], stage: Stage, texts: Sequence[ForcedText], *, leave_open: bool = False
+    ) -> list[Candidate]:
+        """Each candidate with its text as the stage (teacher forcing): written by nobody, with the log-probabilities
+        that the model gives it. The tokens are billed as prefilled.
+
+        Raises:
+            ConfigError: a text is empty, or there is not one for each candidate.
+            PromptError: one does not fit into the model's context.
+        """
+
+    async def next_tokens(self, candidates: Sequence[Candidate], stage: Stage, k: int) -> list[list[NextToken]]:
+        """Of each candidate the ``k`` likeliest tokens to come next in a stage (behind its begin tag), best first."""
+
+    def at(self, candidate: Candidate) -> Decoder:
+        """This decoder with another root, for a search inside a search: ``strategy(schema.part(...), decoder.at(c))``.
+
+        Its ``keep`` frees nothing that a sibling or the search outside has not let go; theirs frees what it left.
+        Its ``rng`` depends on the candidate's place alone.
+        """
+
+    def view(self, prompt: Prompt) -> AbstractAsyncContextManager[Decoder]:
+        """This decoder on another question or other pictures (a crop, a blank), with the same schema, budget and trace.
+
+        Candidates of either can be extended, forced and scored in the other: their tokens are computed anew there.
+        Pictures seen before are not encoded again. Leaving the context frees all that was kept for it.
         """
 
     async def score(self, verifier: Verifier, candidates: Sequence[Candidate]) -> list[Score]:
@@ -248,6 +313,23 @@ class Session(Protocol):
         Cancelled, the rows leave their batch at the next step, and the call ends when they have: all that they drew is
         charged to ``account`` by then.
         """
+
+    async def force(
+        self,
+        prefixes: Sequence[Candidate],
+        texts: Sequence[ForcedText],
+        request: GenerationRequest,
+        *,
+        account: Account = UNMETERED,
+    ) -> Work[list[Span]]:
+        """One span a prefix, in order, of the text given for it (not empty); see `Decoder.force`. ``sampling`` and
+        ``stops`` of the request mean nothing here.
+        """
+
+    async def next_tokens(
+        self, prefixes: Sequence[Candidate], request: GenerationRequest, k: int, *, account: Account = UNMETERED
+    ) -> Work[list[list[NextToken]]]:
+        """See `Decoder.next_tokens`."""
 
     async def log_probs(self, continuations: Sequence[str], *, account: Account = UNMETERED) -> Work[list[list[float]]]:
         """Log-probability of each token of each text as the continuation of the bare prompt."""

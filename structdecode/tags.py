@@ -38,43 +38,60 @@ def close_span(
     written: str,
     *,
     prefix: str,
-    going_on: Span | None,
+    open_spans: Sequence[Span],
     stops: Sequence[str],
     end_of_text: bool,
+    leave_open: bool = False,
     token_ids: tuple[int, ...],
     log_probs: tuple[float, ...],
+    proposal_log_probs: tuple[float, ...],
     certainties: tuple[float, ...],
-    seed: int,
+    seed: int | None,
     encode: Callable[[str], tuple[int, ...]],
 ) -> Span:
     """Makes a span of what was written after ``prefix``, closing it by force where the model did not.
 
-    ``written`` is the model's text up to and including what stopped it; ``going_on`` is the
-    span that began the stage where an earlier one did, so that no begin tag is due; ``end_of_text`` that the model ended its text (else it met
-    a stop or ran out of tokens). ``encode`` gives the token ids of what is put around the model's own.
+    Args:
+        written: the model's text up to and including what stopped it.
+        open_spans: of this stage, where earlier ones left it open, so that no begin tag is due.
+        end_of_text: whether the model ended its text; else it met a stop or ran out of tokens.
+        leave_open: where it ran out of tokens the stage is not closed.
+        encode: gives the token ids of what is put around the model's own.
     """
-    end_at = written.find(stage.end) if stage.end else -1
-    at_stop = end_at < 0 and not end_of_text and any(stop in written for stop in stops if stop)
-    body = written[:end_at] if end_at >= 0 else written
+    before = "".join(span.raw for span in open_spans)
+    held_back = open_spans[-1].pending if open_spans else ""
+    seen = held_back + written
+    end_at = seen.find(stage.end) if stage.end else -1
+    at_stop = end_at < 0 and not end_of_text and any(stop in seen for stop in stops if stop)
+    closed = not at_stop and not (leave_open and end_at < 0 and not end_of_text)
+    body = seen[:end_at] if end_at >= 0 else seen
+    pending = "" if closed else begun(stage.end, body)
+    body = body.removesuffix(pending)
     reason: FinishReason = "stop"
     if end_at < 0 and not at_stop and (stage.end or not end_of_text):
         reason = "invalid" if end_of_text else "length"
     if stage.begin:
         head, begin, rest = body.partition(stage.begin)
-        if prefix or going_on is not None:
+        if prefix or open_spans:
             reason = "invalid" if begin else reason
         elif not begin or head.strip() or stage.begin in rest:
             reason = "invalid"
         else:
             body = rest
-    suffix = stage.end if stage.end and end_at < 0 and not at_stop else ""
+    suffix = stage.end if stage.end and end_at < 0 and closed else ""
     return Span(
-        stage=stage.name, text=body.strip(), token_ids=token_ids, log_probs=log_probs, certainties=certainties,
-        finish_reason=reason, prefix_ids=encode(prefix) if prefix else (), suffix_ids=encode(suffix) if suffix else (),
-        raw=prefix + written + suffix, closed=not at_stop, seed=seed,
-        overshoot=written[end_at + len(stage.end) :] if end_at >= 0 else "",
-        lead=_space_between(going_on.raw, body) if going_on is not None else " ",
+        stage=stage.name, text=body.strip(), token_ids=token_ids, log_probs=log_probs,
+        proposal_log_probs=proposal_log_probs, certainties=certainties, finish_reason=reason, prefix_ids=encode(prefix) if prefix else (), suffix_ids=encode(suffix) if suffix else (),
+        raw=prefix + written + suffix, closed=closed, seed=seed, pending=pending,
+        overshoot=seen[end_at + len(stage.end) :] if end_at >= 0 else "",
+        lead=_space_between(before.removesuffix(held_back), body) if open_spans else " ",
     )  # fmt: skip
+
+
+def begun(tag: str, text: str) -> str:
+    """The longest end of a text that a tag may begin with, the whole tag excepted."""
+    lengths = range(min(len(tag) - 1, len(text)), 0, -1)
+    return next((tag[:length] for length in lengths if text.endswith(tag[:length])), "")
 
 
 def _space_between(before: str, after: str) -> str:

@@ -94,7 +94,7 @@ def check_strategy(strategy: Strategy, schema: Schema = LLAVA_O1, backend: Backe
     contents = [r.candidate.content for r in free.candidates]
     assert len(set(contents)) == len(contents), "equal candidates are ranked more than once: use `rank`"
     whole = free.usage.generated_tokens
-    for tokens in {0, 1, whole // 3, whole // 2, whole - 1}:
+    for tokens in {0, 1, whole // 3, whole // 2, max(0, whole - 1)}:
         result = run(Budget(tokens=tokens))
         spent = result.usage.generated_tokens
         assert spent <= tokens, f"{spent} tokens generated with a budget of {tokens}"

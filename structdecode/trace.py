@@ -23,11 +23,11 @@ Observer = Callable[[Mapping[str, Any]], None]
 class Trace:
     """The events of one search, in order, as JSON-ready mappings with a ``kind``:
 
-    ``candidate`` (path, stage, text, closed, finish_reason, tokens, log_prob, seed; ``lead``, the white space before
+    ``candidate`` (path, stage, text, closed, finish_reason, tokens, log_prob, seed (none of text that was put in); ``lead``, the white space before
     the text, where an earlier span began the stage) ·
     ``score`` (verifier, paths, values, reasons, details, asked: how many different candidates the verifier saw,
     resolution: differences up to which count as ties) · ``failure`` (verifier, error) ·
-    ``warning`` (text) ·
+    ``warning`` (text) · ``view`` (question, images: digests; what is searched under another prompt follows) ·
     ``result`` (ranking: paths, best first; answer; usage; stopped_by).
     """
 

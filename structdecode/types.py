@@ -15,8 +15,8 @@ from structdecode.images import ImageSource, Picture, load_picture
 from structdecode.visible import visible_text
 
 FinishReason = Literal["stop", "length", "invalid"]
-"""``stop``: ended as the schema asks · ``length``: cut at a token limit and closed by force · ``invalid``: a tag
-is missing or repeated, or a visible stage's text holds another stage."""
+"""``stop``: ended as the schema asks · ``length``: cut at a token limit and closed by force, or left
+open where that was asked for · ``invalid``: a tag is missing or repeated, or a visible stage's text holds another stage."""
 
 Path = tuple[int, ...]
 """A candidate's place in the search tree: the number of each choice from the root on."""
@@ -83,6 +83,7 @@ class Schema:
         instruction: what the model is told; ``{question}`` stands for the question.
         force_begin: whether a stage's begin tag is put there for the model (else the model has to write it).
         separator: what stands between one stage's end tag and the next one's begin tag where tags are forced.
+        whole: whether answers are read from it, so that a stage has to be visible; not so of a `part`.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Schema:
     instruction: str = "{question}"
     force_begin: bool = True
     separator: str = "\n\n"
+    whole: bool = True
 
     def __post_init__(self) -> None:
         if not self.stages:
@@ -106,11 +108,32 @@ class Schema:
             inside = next((other for other in tags if other != tag and tag in other), None)
             if inside is not None:
                 raise SchemaError(f"schema {self.name!r}: tag {tag!r} is part of tag {inside!r}")
-        if not any(stage.visible for stage in self.stages):
+        if self.whole and not any(stage.visible for stage in self.stages):
             raise SchemaError(f"schema {self.name!r} has no visible stage: its answers would be empty")
         for stage in self.stages[:-1]:
             if not stage.end:
                 raise SchemaError(f"schema {self.name!r}: stage {stage.name!r} has no end tag and is not the last")
+
+    def part(self, *names: str) -> Schema:
+        """These stages alone, in their order, for a search inside a search: see `Decoder.at`.
+
+        Raises:
+            SchemaError: one is not there.
+        """
+        unknown = next((name for name in names if name not in {stage.name for stage in self.stages}), None)
+        if unknown is not None or not names:
+            known = ", ".join(stage.name for stage in self.stages)
+            raise SchemaError(f"schema {self.name!r} has no stage {unknown!r}; it has {known}")
+        return replace(self, stages=tuple(stage for stage in self.stages if stage.name in names), whole=False)
+
+    def behind(self, candidate: Candidate) -> Schema:
+        """The stages that a candidate does not have yet, beginning with the one that it left open, for `Decoder.at`.
+
+        Raises:
+            SchemaError: it has all of them.
+        """
+        done = {span.stage for span in candidate.spans if span.closed}
+        return self.part(*(stage.name for stage in self.stages if stage.name not in done))
 
     def ask(self, prompt: Prompt) -> Prompt:
         """The prompt with this schema's instruction around its question."""
@@ -183,7 +206,11 @@ class Span:
         raw: the exact text of all three id runs.
         closed: False while the stage goes on in a next span.
         overshoot: text behind the end tag, where the last token holds more than the tag.
+        pending: the end of ``raw``, where that may be the beginning of the end tag. It is no part of ``text``: the span
+            that goes on with the stage decides.
         lead: the white space between the stage's text so far and this span's, where an earlier span began the stage.
+        proposal_log_probs: natural log-probability of each of ``token_ids`` under what it was drawn from (temperature,
+            top-k, top-p, and what may not be drawn at all); 0 for a token that was put in, and for a greedy one.
     """
 
     stage: str
@@ -197,12 +224,23 @@ class Span:
     raw: str = ""
     closed: bool = True
     overshoot: str = ""
+    pending: str = ""
     seed: int | None = None
     lead: str = " "
+    proposal_log_probs: tuple[float, ...] = ()
 
     @property
     def all_ids(self) -> tuple[int, ...]:
         return self.prefix_ids + self.token_ids + self.suffix_ids
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """A token that may come next: its id, its text alone, and its natural log-probability under the model itself."""
+
+    id: int
+    text: str
+    log_prob: float
 
 
 @dataclass(frozen=True)
@@ -246,6 +284,14 @@ class Candidate:
     def open_stage(self) -> str | None:
         """The stage that the next span goes on with, if the last one was not closed."""
         return self.spans[-1].stage if self.spans and not self.spans[-1].closed else None
+
+    @property
+    def open_spans(self) -> tuple[Span, ...]:
+        """The spans of the stage that is still open, in order; none where the last one is closed."""
+        stage, start = self.open_stage, len(self.spans)
+        while start and self.spans[start - 1].stage == stage and not self.spans[start - 1].closed:
+            start -= 1
+        return self.spans[start:]
 
     @property
     def goes_on(self) -> bool:

@@ -7,9 +7,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
 from structdecode.budget import Tally, Usage
-from structdecode.protocols import UNMETERED, Account, GenerationRequest, Row, Session, Work
+from structdecode.protocols import UNMETERED, Account, ForcedText, GenerationRequest, Row, Session, Work
 from structdecode.tags import close_span
-from structdecode.types import Candidate, Prompt, Span, Stage
+from structdecode.types import Candidate, NextToken, Prompt, Span, Stage
 
 Script = Callable[[Prompt, Candidate, Stage, int], str]
 """(prompt, prefix, stage, seed) -> the text that the "model" writes from there, up to its end-of-text."""
@@ -55,18 +55,53 @@ class _ScriptedSession:
 
     def _span(self, row: Row, written: str, request: GenerationRequest) -> Span:
         stage, stops = request.stage, request.stops
-        going_on = row.prefix.spans[-1] if row.prefix.open_stage == stage.name else None
         ends = [(written.index(text) + len(text)) for text in (stage.end, *stops) if text and text in written]
         ended = min(ends, default=None)
         cut = (ended is None and len(written) > row.max_tokens) or (ended is not None and ended > row.max_tokens)
         written = written[: row.max_tokens] if cut else written[:ended]
         end_of_text = not cut and ended is None
-        ids = tuple(map(ord, written))
+        ids = _encoded(written)
         return close_span(
-            stage, written, prefix=request.forced(row.prefix), going_on=going_on, stops=stops, end_of_text=end_of_text,
+            stage, written, prefix=request.forced(row.prefix), open_spans=_open_spans(row.prefix, stage), stops=stops, end_of_text=end_of_text,
             token_ids=ids, log_probs=(-1.0,) * len(ids), certainties=(1.0,) * len(ids), seed=row.seed,
-            encode=lambda text: tuple(map(ord, text)),
+            proposal_log_probs=(-1.0,) * len(ids), leave_open=request.leave_open, encode=_encoded,
         )  # fmt: skip
+
+    async def force(
+        self,
+        prefixes: Sequence[Candidate],
+        texts: Sequence[ForcedText],
+        request: GenerationRequest,
+        *,
+        account: Account = UNMETERED,
+    ) -> Work[list[Span]]:
+        bill = Tally(account)
+        self._prefill(bill)
+        spans = [self._forced(prefix, text, request) for prefix, text in zip(prefixes, texts, strict=True)]
+        bill.admit(sum(len(span.token_ids) for span in spans))
+        bill.charge(Usage(model_calls=1))
+        return Work(spans, bill.usage)
+
+    def _forced(self, prefix: Candidate, text: ForcedText, request: GenerationRequest) -> Span:
+        stage, written = request.stage, _text_of(text)
+        if isinstance(text, str) and not request.leave_open and stage.end not in text:
+            written += stage.end
+        ids = _encoded(written)
+        return close_span(
+            stage, written, prefix=request.forced(prefix),
+            open_spans=_open_spans(prefix, stage), stops=(), end_of_text=False,
+            leave_open=request.leave_open, token_ids=ids, log_probs=(-1.0,) * len(ids),
+            proposal_log_probs=(0.0,) * len(ids), certainties=(1.0,) * len(ids), seed=None, encode=_encoded,
+        )  # fmt: skip
+
+    async def next_tokens(
+        self, prefixes: Sequence[Candidate], request: GenerationRequest, k: int, *, account: Account = UNMETERED
+    ) -> Work[list[list[NextToken]]]:
+        bill = Tally(account)
+        self._prefill(bill)
+        bill.charge(Usage(model_calls=1))
+        texts = [self.script(self.prompt, prefix, request.stage, 0)[:1] for prefix in prefixes]
+        return Work([[NextToken(ord(text), text, -1.0)] if text else [] for text in texts], bill.usage)
 
     async def log_probs(self, continuations: Sequence[str], *, account: Account = UNMETERED) -> Work[list[list[float]]]:
         bill = Tally(account)
@@ -89,3 +124,18 @@ class _ScriptedSession:
         new = {picture.digest for picture in self.prompt.images} - self.seen
         self.seen |= new
         bill.charge(Usage(images_encoded=len(new)))
+
+
+def _encoded(text: str) -> tuple[int, ...]:
+    return tuple(map(ord, text))
+
+
+def _open_spans(prefix: Candidate, stage: Stage) -> tuple[Span, ...]:
+    return prefix.open_spans if prefix.open_stage == stage.name else ()
+
+
+def _text_of(text: ForcedText) -> str:
+    if isinstance(text, str):
+        return text
+    ids = (*text.token_ids, *text.suffix_ids) if isinstance(text, Span) else text
+    return "".join(map(chr, ids))

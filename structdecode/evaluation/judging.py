@@ -7,8 +7,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from structdecode import matching
+from structdecode.asking import MeteredModel
 from structdecode.budget import Budget, Meter, Usage
-from structdecode.decoder import MeteredModel
 from structdecode.errors import StructdecodeError
 from structdecode.evaluation.isolation import isolated
 from structdecode.evaluation.types import Match, Question

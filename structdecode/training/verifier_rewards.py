@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from structdecode import registry
+from structdecode.asking import MeteredModel
 from structdecode.budget import Budget, Meter, Usage
-from structdecode.decoder import MeteredModel
 from structdecode.errors import BudgetSpent, ConfigError
 from structdecode.protocols import Backend, Verifier
 from structdecode.training.rollouts import Rollout, read_rollouts

@@ -106,7 +106,9 @@ async def judge(subject: Subject, prompt: Prompt) -> None:
         before = await session.extend([Row(Candidate(), 1, 6)], GenerationRequest(FIRST, SAMPLED))
         async with session.open(question) as asked:
             scored = (await asked.log_probs(texts)).value
-            replies = await asked.extend([Row(Candidate(), seed, 6) for seed in (1, 2)], OPEN, sampling=SAMPLED)
+            replies = await asked.extend(
+                [Row(Candidate(), seed, 6) for seed in (1, 2)], GenerationRequest(OPEN, SAMPLED)
+            )
         rows = [Row(Candidate().extended(before.value[0], 0), seed, 6) for seed in (1, 2)]
         after = await session.extend(rows, GenerationRequest(SECOND, SAMPLED))
     subject.agree(prompt, [row.prefix.extended(span, 0) for row, span in zip(rows, after.value, strict=True)])

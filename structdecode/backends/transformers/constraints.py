@@ -54,15 +54,13 @@ def _given(config: Any, settings: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False)
 class Constraint:
-    """What rows behind one prompt may draw. ``prompt``: its tokens, [L], on the model's device."""
+    """What rows behind one prompt may draw."""
 
     processors: LogitsProcessorList
-    prompt: Tensor
 
     def __call__(self, writings: Sequence[Writing], logits: Tensor) -> Tensor:
         """[n, V] -> [n, V], of rows that are equally long."""
-        own = torch.tensor([(*w.wanted, *w.ids) for w in writings], dtype=torch.long, device=logits.device)
-        ids = torch.cat([self.prompt.to(logits.device).expand(len(writings), -1), own], dim=1)
+        ids = torch.cat([writing.tokens(logits.device) for writing in writings])
         found: Tensor = self.processors(ids, logits)
         return found
 
@@ -87,7 +85,7 @@ def constraint(model: Any, inputs: dict[str, Tensor]) -> Constraint | None:
         raise ModelError(
             f"the model's generation_config asks for {asked}, which transformers refuses ({first}): correct it"
         ) from error
-    return Constraint(processors, ids)
+    return Constraint(processors)
 
 
 def constrained(writings: Sequence[Writing], logits: Tensor) -> Tensor:
@@ -95,15 +93,16 @@ def constrained(writings: Sequence[Writing], logits: Tensor) -> Tensor:
 
     Rows of one request that are equally long go through the processors together.
     """
+    if all(writing.free for writing in writings):
+        return logits
     alike: dict[tuple[Constraint, int], list[int]] = defaultdict(list)
     for row, writing in enumerate(writings):
         if writing.constraint is not None:
             alike[writing.constraint, len(writing.wanted) + len(writing.ids)].append(row)
-    if not alike:
-        return logits
     found = logits.clone()  # some processors write into what they are given
     for (constraint, _), rows in alike.items():
-        if len(rows) == len(writings):
-            return constraint(writings, found)
         found[rows] = constraint([writings[row] for row in rows], logits[rows])
+    for row, writing in enumerate(writings):
+        for processor in writing.processors:
+            found[row] = processor(writing.tokens(logits.device), found[row : row + 1])[0]
     return found

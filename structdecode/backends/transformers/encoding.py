@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,7 +12,11 @@ from torch import Tensor
 from structdecode.backends.transformers.controls import Escaper, control_tokens
 from structdecode.backends.transformers.templates import SECONDS, rendered, within
 from structdecode.errors import PromptError
-from structdecode.types import Prompt
+from structdecode.protocols import ForcedText, GenerationRequest
+from structdecode.types import NextToken, Prompt, Span
+
+if TYPE_CHECKING:
+    from structdecode.backends.transformers.writing import Writing
 
 _FOR_TRAINING = frozenset({"labels"})
 """What some processors (PaliGemma's) give with every prompt."""
@@ -80,6 +84,31 @@ class Codec:
 
     def _encode(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def forced(self, text: ForcedText, request: GenerationRequest) -> tuple[int, ...]:
+        """Tokens of text that is put in as a stage."""
+        if isinstance(text, Span):
+            return (*text.token_ids, *text.suffix_ids)
+        if not isinstance(text, str):
+            return tuple(text)
+        end = request.stage.end
+        return self._encode(text if request.leave_open or end in text else text + end)
+
+    def next_tokens(self, logits: Tensor, k: int) -> list[NextToken]:
+        """The ``k`` likeliest of the logits [V]."""
+        best = logits.float().log_softmax(-1).topk(min(k, logits.shape[-1]))
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return [NextToken(token, self.decode([token]), log_prob) for token, log_prob in pairs]
+
+    def check_room(self, prompt: int, writings: Sequence[Writing], texts: Sequence[Sequence[int]]) -> None:
+        """Raises `PromptError` where a text behind a prompt of so many tokens, and an answer, would not fit."""
+        for writing, ids in zip(writings, texts, strict=True):
+            length = prompt + len(writing.wanted) + len(ids)
+            if length > self.max_length:
+                raise PromptError(
+                    f"the text put in for {writing.request.stage.name!r} ends at token {length}, the model's context "
+                    f"is {self.max_length}: shorten it"
+                )
 
     def may_end(self, token: int, stop: str) -> bool:
         """Whether a token can be the last of those that spell a stop: cheap, and never wrongly False."""

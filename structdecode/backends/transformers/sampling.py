@@ -30,13 +30,19 @@ def uniforms(generators: Sequence[np.random.Generator], steps: int, device: torc
     return torch.from_numpy(np.stack([g.random(steps) for g in generators])).to(device)
 
 
-def draw(logits: Tensor, sampling: Sampling, uniform: Tensor) -> Tensor:
-    """One token a row, by the inverse of the distribution function at ``uniform`` [B]. [B, V] -> [B]"""
+def draw(logits: Tensor, sampling: Sampling, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """One token a row, by the inverse of the distribution function at ``uniform`` [B]; and its log-probability there.
+
+    [B, V] -> [B], [B]
+    """
     if sampling.greedy:
-        return logits.argmax(-1)
-    cumulative = filtered(logits, sampling).softmax(-1).double().cumsum(-1)  # [B, V]
+        tokens = logits.argmax(-1)
+        return tokens, torch.zeros_like(tokens, dtype=torch.float)
+    probabilities = filtered(logits, sampling).softmax(-1)  # [B, V]
+    cumulative = probabilities.double().cumsum(-1)
     points = uniform[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, points, right=True).squeeze(-1).clamp_max(logits.shape[-1] - 1)
+    tokens = torch.searchsorted(cumulative, points, right=True).squeeze(-1).clamp_max(logits.shape[-1] - 1)
+    return tokens, probabilities.gather(-1, tokens[:, None]).squeeze(-1).log()
 
 
 def token_statistics(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from structdecode.backends.transformers.constraints import Constraint
@@ -19,32 +20,60 @@ _WINDOW_SLACK = 8
 
 @dataclass
 class Writing:
-    """A row's tokens so far. ``wanted`` is the whole answer up to where the model goes on: prefix and forced text."""
+    """A row's tokens so far, behind a prompt's [1, L].
+
+    ``wanted`` is the whole answer up to where the model goes on: prefix and forced text.
+    """
 
     row: Row
     request: GenerationRequest
     codec: Codec
+    prompt: Tensor
     constraint: Constraint | None = None
     ids: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
+    proposals: list[float] = field(default_factory=list)
     certainties: list[float] = field(default_factory=list)
     end_of_text: bool = False
     done: bool = False
+    forced: bool = False
     sampled: int = 0
 
     def __post_init__(self) -> None:
         self.prefix = self.request.forced(self.row.prefix)
         self.prefix_ids = self.codec.encode(self.prefix) if self.prefix else ()
         self.wanted: tuple[int, ...] = (*self.row.prefix.token_ids, *self.prefix_ids)
+        self._open = self.row.prefix.open_spans if self.row.prefix.open_stage == self.request.stage.name else ()
+        self._pending = self._open[-1].pending if self._open else ""
+        self.processors = [make() for make in self.request.processors]
         self._stops = tuple(text for text in (self.request.stage.end, *self.request.stops) if text)
 
     def restart(self) -> None:
         """Forgets what was written; the same seed writes it again."""
-        self.ids, self.log_probs, self.certainties = [], [], []
+        self.ids, self.log_probs, self.proposals, self.certainties = [], [], [], []
+        self.processors = [make() for make in self.request.processors]
         self.end_of_text = self.done = False
         self.sampled = 0
 
-    def take(self, token: int, log_prob: float, certainty: float) -> None:
+    @property
+    def free(self) -> bool:
+        """Whether what may be drawn does not depend on what was."""
+        return self.constraint is None and not self.processors
+
+    def tokens(self, device: torch.device) -> Tensor:
+        """The prompt's, and the answer's so far. [1, L]"""
+        own = torch.tensor([[*self.wanted, *self.ids]], dtype=torch.long, device=device)
+        return torch.cat([self.prompt.to(device), own], dim=1)
+
+    def put(self, ids: Sequence[int], log_probs: Tensor, certainties: Tensor) -> None:
+        """Takes tokens that nobody drew. [T] each"""
+        ended = ids[-1] in self.codec.end_of_text
+        count = len(ids) - ended
+        self.ids, self.proposals = list(ids[:count]), [0.0] * count
+        self.log_probs, self.certainties = log_probs[:count].tolist(), certainties[:count].tolist()
+        self.done, self.end_of_text, self.forced = True, ended, True
+
+    def take(self, token: int, proposal: float, log_prob: float, certainty: float) -> None:
         """Books one drawn token."""
         self.sampled += 1
         if token in self.codec.end_of_text:
@@ -52,6 +81,7 @@ class Writing:
             return
         self.ids.append(token)
         self.log_probs.append(log_prob)
+        self.proposals.append(proposal)
         self.certainties.append(certainty)
         self.done = self._at_stop(token)
 
@@ -60,35 +90,40 @@ class Writing:
             return False
         window = max(map(len, self._stops)) + _WINDOW_SLACK
         stage, stops = self.request.stage, self.request.stops
-        if not stopped(self.codec.decode(self.ids[-window:]), stage, stops):
+        if not stopped(self._pending + self.codec.decode(self.ids[-window:]), stage, stops):
             return False
-        return stopped(self.codec.decode(self.ids), stage, stops)
+        return stopped(self._pending + self.codec.decode(self.ids), stage, stops)
 
     def span(self) -> Span:
-        request, prefix = self.request, self.row.prefix
-        going_on = prefix.spans[-1] if prefix.open_stage == request.stage.name else None
+        request = self.request
         return close_span(
-            request.stage, self._written(going_on), prefix=self.prefix,
-            going_on=going_on, stops=request.stops, end_of_text=self.end_of_text,
-            token_ids=tuple(self.ids), log_probs=tuple(self.log_probs), certainties=tuple(self.certainties),
-            seed=self.row.seed, encode=self.codec.encode,
+            request.stage, self._written(), prefix=self.prefix, open_spans=self._open,
+            stops=request.stops, end_of_text=self.end_of_text, leave_open=request.leave_open,
+            token_ids=tuple(self.ids), log_probs=tuple(self.log_probs), proposal_log_probs=tuple(self.proposals),
+            certainties=tuple(self.certainties), seed=None if self.forced else self.row.seed, encode=self.codec.encode,
         )  # fmt: skip
 
-    def _written(self, going_on: Span | None) -> str:
+    def _written(self) -> str:
         """The model's text. Behind an unfinished stage it is decoded with what is before it: a tokenizer may keep the
-        space between two sentences in neither's own tokens.
+        space between two sentences in neither's own tokens, and a letter may be in the tokens of both.
         """
-        text = self.codec.decode(self.ids)
-        if going_on is None:
-            return text
-        before = self.codec.decode(going_on.token_ids)
-        both = self.codec.decode((*going_on.token_ids, *self.ids))
-        return both[len(before) :] if both.startswith(before) else text
+        open_ids = [token for span in self._open for token in span.token_ids]
+        before = _whole_letters(self.codec.decode(open_ids)) if open_ids else ""
+        both = self.codec.decode((*open_ids, *self.ids))
+        text = both[len(before) :] if both.startswith(before) else self.codec.decode(self.ids)
+        return _whole_letters(text) if self.request.leave_open and not self.end_of_text else text
 
 
-def take(writings: Sequence[Writing], tokens: Tensor, log_probs: Tensor, certainties: Tensor) -> None:
+def _whole_letters(text: str) -> str:
+    """Without a last letter of which tokens are missing: a decoder shows that as a replacement character."""
+    return text.rstrip("\ufffd")
+
+
+def take(
+    writings: Sequence[Writing], tokens: Tensor, proposals: Tensor, log_probs: Tensor, certainties: Tensor
+) -> None:
     """Books some steps' tokens in the rows, up to where each is done. [steps, B] each"""
-    for step in zip(tokens.tolist(), log_probs.tolist(), certainties.tolist(), strict=True):
+    for step in zip(*(each.tolist() for each in (tokens, proposals, log_probs, certainties)), strict=True):
         for writing, *drawn in zip(writings, *step, strict=True):
             if not writing.done:
                 writing.take(*drawn)

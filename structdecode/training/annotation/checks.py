@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from structdecode import matching, tags
+from structdecode.asking import MeteredModel
 from structdecode.budget import Budget, Meter
-from structdecode.decoder import MeteredDecoder, MeteredModel
+from structdecode.decoder import MeteredDecoder
 from structdecode.evaluation.data.problems import BadRow, shown
 from structdecode.evaluation.types import Match, Question
 from structdecode.matching.declined import declined

@@ -67,6 +67,12 @@ class _ApiSession:
             sent, written = sent + reply.prompt_tokens, written + reply.completion_tokens
         return Work(spans, Usage(generated_tokens=written, prefilled_tokens=sent, model_calls=len(rows)))
 
+    async def force(self, *_: Any, **options: Any) -> NoReturn:
+        self._no_log_probs()
+
+    async def next_tokens(self, *_: Any, **options: Any) -> NoReturn:
+        self._no_log_probs()
+
     async def log_probs(self, continuations: Sequence[str], *, account: Account = UNMETERED) -> Work[list[list[float]]]:
         self._no_log_probs()
 

@@ -193,7 +193,7 @@ def test_a_change_between_two_calls_of_one_session(engine: str, prompt: Prompt) 
             async with session.open(Prompt("And now?", prompt.images)) as judge:
                 looked = await judge.log_probs(["yes"])
             async with backend_of(model, processor, engine).open(prompt) as fresh:
-                assert (await fresh.extend([Row(branch, 1, 6)], OPEN, sampling=FREE)).value == again.value
+                assert (await fresh.extend([Row(branch, 1, 6)], GenerationRequest(OPEN, FREE))).value == again.value
             async with backend_of(model, processor, engine).open(Prompt("And now?", prompt.images)) as fresh:
                 expected = (await fresh.log_probs(["yes"])).value[0]
             assert looked.value[0] == pytest.approx(expected, abs=1e-4)

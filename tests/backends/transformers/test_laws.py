@@ -152,7 +152,7 @@ def test_samples_follow_the_models_distribution(sampling: Sampling) -> None:
     n = 20_000
     generators = [np.random.default_rng(seed) for seed in range(n)]  # as the engine does: a generator a row
     counts = np.bincount(
-        draw(logits.expand(n, -1), sampling, uniforms(generators, 1, logits.device)[:, 0]).numpy(), minlength=12
+        draw(logits.expand(n, -1), sampling, uniforms(generators, 1, logits.device)[:, 0])[0].numpy(), minlength=12
     )
     possible = expected > 0
     assert counts[~possible].sum() == 0

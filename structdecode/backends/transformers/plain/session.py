@@ -18,9 +18,9 @@ from structdecode.backends.transformers.sampling import draw, text_log_probs, to
 from structdecode.backends.transformers.vision import ImageMemory
 from structdecode.backends.transformers.writing import Writing, kept_as, known_beginnings, take
 from structdecode.budget import Tally, Usage
-from structdecode.protocols import UNMETERED, Account, GenerationRequest, Row, Session, Work
+from structdecode.protocols import UNMETERED, Account, ForcedText, GenerationRequest, Row, Session, Work
 from structdecode.resolution import resolution
-from structdecode.types import Candidate, Prompt, Span
+from structdecode.types import Candidate, NextToken, Prompt, Span
 
 if TYPE_CHECKING:
     from structdecode.backends.transformers.backend import TransformersBackend
@@ -35,6 +35,7 @@ class PlainSession:
         self.prefix: Prefix | None = None
         self.branches: dict[tuple[int, ...], Branch] = {}
         self.epoch = 0
+        self.prompt_ids: Tensor | None = None
         self.constraint: Constraint | None = None
 
     # ------------------------------------------------------------------ the protocol
@@ -45,7 +46,7 @@ class PlainSession:
 
         def work() -> Work[list[Span]]:
             self._prefill(bill)
-            writings = [Writing(row, request, self.codec, self.constraint) for row in rows]
+            writings = self._writings(rows, request)
             starts = self._start(writings, bill)
             bill.charge(Usage(model_calls=1))
             try:
@@ -55,6 +56,54 @@ class PlainSession:
             return Work([writing.span() for writing in writings], bill.usage)
 
         return await self.backend.run(work, given_up.set)
+
+    async def force(
+        self,
+        prefixes: Sequence[Candidate],
+        texts: Sequence[ForcedText],
+        request: GenerationRequest,
+        *,
+        account: Account = UNMETERED,
+    ) -> Work[list[Span]]:
+        bill = Tally(account)
+
+        def work() -> Work[list[Span]]:
+            self._prefill(bill)
+            assert self.prefix is not None
+            writings = self._writings([Row(prefix) for prefix in prefixes], request)
+            forced = [self.codec.forced(text, request) for text in texts]
+            self.codec.check_room(self.prefix.length, writings, forced)
+            starts = self._start(writings, bill)
+            bill.admit(sum(map(len, forced)))
+            bill.charge(Usage(model_calls=1))
+            for writing, ids, start, (branch, behind) in zip(
+                writings, forced, starts, self._fed_behind(starts, forced), strict=True
+            ):
+                assert start.logits is not None
+                before = torch.cat([start.logits[None], behind])[:-1]  # [T, V]
+                writing.put(ids, *token_statistics(before.float(), torch.tensor(ids, device=before.device)))
+                self.branches.setdefault((*writing.wanted, *ids), branch)
+            return Work([writing.span() for writing in writings], bill.usage)
+
+        return await self.backend.run(work)
+
+    async def next_tokens(
+        self, prefixes: Sequence[Candidate], request: GenerationRequest, k: int, *, account: Account = UNMETERED
+    ) -> Work[list[list[NextToken]]]:
+        bill = Tally(account)
+
+        def work() -> Work[list[list[NextToken]]]:
+            self._prefill(bill)
+            starts = self._start(self._writings([Row(prefix) for prefix in prefixes], request), bill)
+            bill.charge(Usage(model_calls=1))
+            found = [self.codec.next_tokens(start.logits, k) for start in starts if start.logits is not None]
+            return Work(found, bill.usage)
+
+        return await self.backend.run(work)
+
+    def _writings(self, rows: Sequence[Row], request: GenerationRequest) -> list[Writing]:
+        assert self.prompt_ids is not None
+        return [Writing(row, request, self.codec, self.prompt_ids, self.constraint) for row in rows]
 
     async def log_probs(self, continuations: Sequence[str], *, account: Account = UNMETERED) -> Work[list[list[float]]]:
         bill = Tally(account)
@@ -67,7 +116,8 @@ class PlainSession:
             rest: dict[int, Tensor] = {}
             if fed:
                 bill.admit(sum(map(len, fed.values())))
-                rest = dict(zip(fed, self._behind_prompt(list(fed.values())), strict=True))
+                behind = self._fed_behind([self.prefix.root()] * len(fed), list(fed.values()))
+                rest = {i: logits for i, (_, logits) in zip(fed, behind, strict=True)}
             bill.charge(Usage(model_calls=1))
             values = [text_log_probs(ids, self.prefix.logits, rest.get(i)) for i, ids in enumerate(encoded)]
             return Work(values, bill.usage)
@@ -100,7 +150,8 @@ class PlainSession:
             return
         inputs = self.codec.inputs(self.prompt)
         self.constraint = constraint(self.backend.model, inputs)
-        length = inputs["input_ids"].shape[1]
+        self.prompt_ids = inputs["input_ids"]
+        length = self.prompt_ids.shape[1]
         bill.admit(length)
         seen = self.images.misses
         with self.images.over(self.backend.running_tower if self.prompt.images else None, self.backend.epoch):
@@ -146,12 +197,20 @@ class PlainSession:
 
     def _compute(self, missing: dict[tuple[int, ...], Branch]) -> None:
         """Adds branches, each from what is known of its beginning."""
-        assert self.prefix is not None
         fed = [ids[branch.length :] for ids, branch in missing.items()]
-        logits, cache, widths = self._feed(list(missing.values()), fed)
-        for row, (ids, branch) in enumerate(missing.items()):
-            keep = self._own_places(branch.length, len(fed[row]), widths)
-            self.branches[ids] = Branch(harvest(cache, self.prefix, row, keep), len(ids), logits[row, -1])
+        for ids, (branch, _) in zip(missing, self._fed_behind(list(missing.values()), fed), strict=True):
+            self.branches[ids] = branch
+
+    def _fed_behind(self, branches: Sequence[Branch], fed: Sequence[Sequence[int]]) -> list[tuple[Branch, Tensor]]:
+        """Each branch with more tokens, and the logits behind each of these. [T, V] each"""
+        assert self.prefix is not None
+        logits, cache, widths = self._feed(branches, fed)  # [B, L, V], left-padded
+        found = []
+        for row, (branch, tokens) in enumerate(zip(branches, fed, strict=True)):
+            keep = self._own_places(branch.length, len(tokens), widths)
+            grown = Branch(harvest(cache, self.prefix, row, keep), branch.length + len(tokens), logits[row, -1])
+            found.append((grown, logits[row, -len(tokens) :]))
+        return found
 
     def _longest_known(self, candidate: Candidate, ids: tuple[int, ...]) -> Branch:
         """The candidate's own branch, else an ancestor's, else the bare prompt: as much as need not be computed."""
@@ -161,12 +220,6 @@ class PlainSession:
             if known is not None and known.length < len(ids):
                 return known
         return self.prefix.root()
-
-    def _behind_prompt(self, texts: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Logits [T, V] behind each token of each text."""
-        assert self.prefix is not None
-        logits, _, _ = self._feed([self.prefix.root()] * len(texts), texts)  # [B, L, V], left-padded
-        return [row[-len(text) :] for text, row in zip(texts, logits, strict=True)]
 
     def _own_places(self, own: int, fed: int, widths: tuple[int, int]) -> Tensor:
         """Where in the cache a row's own tokens are: the last ``own`` before and ``fed`` after the old end."""
@@ -213,12 +266,13 @@ class PlainSession:
                 writing.done |= late or step >= min(writing.row.max_tokens, room - branch.length)
             if all(writing.done for writing in writings):
                 break
-            tokens = draw(
+            tokens, proposals = draw(
                 constrained(writings, logits.float()),
                 writings[0].request.sampling,
                 uniforms(generators, 1, logits.device)[:, 0],
             )  # [B]
-            take(writings, tokens[None], *(v[None] for v in token_statistics(logits.float(), tokens)))
+            statistics = proposals, *token_statistics(logits.float(), tokens)
+            take(writings, tokens[None], *(values[None] for values in statistics))
             if all(writing.done for writing in writings):
                 break
             mask = torch.cat([mask, ones], dim=1)

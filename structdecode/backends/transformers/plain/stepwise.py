@@ -85,23 +85,19 @@ class StepwiseSession(PlainSession):
             output.logits[0, -1], None if mask is None else mask[:, -1:],
         )  # fmt: skip
 
-    def _behind_prompt(self, texts: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Logits [T, V] behind each token of each text."""
-        assert self.prefix is not None
-        return [torch.stack(self._fed(self.prefix.root(), text)[1]) for text in texts]
+    def _fed_behind(  # type: ignore[override]
+        self, branches: Sequence[State], fed: Sequence[Sequence[int]]
+    ) -> list[tuple[State, Tensor]]:
+        return [self._fed(known, tokens) for known, tokens in zip(branches, fed, strict=True)]
 
-    def _compute(self, missing: dict[tuple[int, ...], State]) -> None:  # type: ignore[override]
-        for ids, known in missing.items():
-            self.branches[ids], _ = self._fed(known, ids[known.length :])
-
-    def _fed(self, known: State, tokens: Sequence[int]) -> tuple[State, list[Tensor]]:
-        """What is remembered behind more tokens, and the logits behind each of them."""
+    def _fed(self, known: State, tokens: Sequence[int]) -> tuple[State, Tensor]:
+        """What is remembered behind more tokens, and the logits behind each of them. [T, V]"""
         cache, logits = known.forked([0]), []
         for at, token in enumerate(tokens):
             logits.append(
                 self._step(cache, torch.tensor([token], device=self.backend.model.device), known.length + at)[0]
             )
-        return State(cache, known.length + len(tokens), logits[-1] if logits else known.logits), logits
+        return State(cache, known.length + len(tokens), logits[-1]), torch.stack(logits)
 
     def _step(self, cache: Any, tokens: Tensor, length: int) -> Tensor:
         """One token a row behind ``length`` tokens of answer. [n] -> [n, V]"""
@@ -142,12 +138,13 @@ class StepwiseSession(PlainSession):
             live, generators, logits = [live[i] for i in going], [generators[i] for i in going], logits[going]
             if not live:
                 return
-            tokens = draw(
+            tokens, proposals = draw(
                 constrained(live, logits.float()),
                 live[0].request.sampling,
                 uniforms(generators, 1, logits.device)[:, 0],
             )  # [n]
-            take(live, tokens[None], *(v[None] for v in token_statistics(logits.float(), tokens)))
+            statistics = proposals, *token_statistics(logits.float(), tokens)
+            take(live, tokens[None], *(values[None] for values in statistics))
             going = [at for at, writing in enumerate(live) if not writing.done]
             state = self._leave(live, going, state)
             live, generators, tokens = [live[i] for i in going], [generators[i] for i in going], tokens[going]

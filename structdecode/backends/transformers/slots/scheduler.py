@@ -326,15 +326,15 @@ class Scheduler:
         """
         rows, logits = slots.rows, self._logits(slots.rows)
         steps = min(self.look_every, *(min(row.tokens_left, self.forward.room(row)) for row in rows))
-        if any(row.writing.constraint is not None for row in rows):
-            steps = 1  # what may be drawn depends on what was
+        if not all(row.writing.free for row in rows):
+            steps = 1
         uniform = uniforms([row.generator for row in rows], steps, logits.device)  # [n, steps]
-        drawn: list[tuple[Tensor, Tensor, Tensor]] = []
+        drawn: list[tuple[Tensor, ...]] = []
         for step in range(steps):
             if step:
                 logits = self.forward.step(slots, drawn[-1][0]).float()
-            tokens = self._draw(rows, constrained([row.writing for row in rows], logits), uniform[:, step])
-            drawn.append((tokens, *token_statistics(logits, tokens)))
+            tokens, proposals = self._draw(rows, constrained([row.writing for row in rows], logits), uniform[:, step])
+            drawn.append((tokens, proposals, *token_statistics(logits, tokens)))
         take([row.writing for row in rows], *(torch.stack(each) for each in zip(*drawn, strict=True)))
         return drawn[-1][0]
 
@@ -371,16 +371,16 @@ class Scheduler:
                 slots.remove(index)
 
     @staticmethod
-    def _draw(rows: Sequence[Write], logits: Tensor, uniform: Tensor) -> Tensor:
+    def _draw(rows: Sequence[Write], logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         by_sampling: dict[Sampling, list[int]] = defaultdict(list)
         for index, row in enumerate(rows):
             by_sampling[row.writing.request.sampling].append(index)
         if len(by_sampling) == 1:
             return draw(logits, rows[0].writing.request.sampling, uniform)
-        tokens = logits.new_zeros(len(rows), dtype=torch.long)
+        tokens, log_probs = logits.new_zeros(len(rows), dtype=torch.long), logits.new_zeros(len(rows))
         for sampling, indices in by_sampling.items():
-            tokens[indices] = draw(logits[indices], sampling, uniform[indices])
-        return tokens
+            tokens[indices], log_probs[indices] = draw(logits[indices], sampling, uniform[indices])
+        return tokens, log_probs
 
 
 def _opened(slots: Slots[O] | None, queue: deque[O]) -> Slots[O] | None:

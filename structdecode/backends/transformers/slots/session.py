@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from structdecode.backends.transformers.constraints import constraint
-from structdecode.backends.transformers.sampling import text_log_probs
+from structdecode.backends.transformers.sampling import text_log_probs, token_statistics
 from structdecode.backends.transformers.slots.forward import Place, View
 from structdecode.backends.transformers.slots.kv import Segment
 from structdecode.backends.transformers.slots.prefill import Prefilled, prefill
@@ -23,9 +23,9 @@ from structdecode.backends.transformers.threads import release_team
 from structdecode.backends.transformers.vision import ImageMemory
 from structdecode.backends.transformers.writing import Writing, kept_as, known_beginnings
 from structdecode.budget import Tally, Usage
-from structdecode.protocols import UNMETERED, Account, GenerationRequest, Row, Session, Work
+from structdecode.protocols import UNMETERED, Account, ForcedText, GenerationRequest, Row, Session, Work
 from structdecode.resolution import resolution
-from structdecode.types import Candidate, Prompt, Span
+from structdecode.types import Candidate, NextToken, Prompt, Span
 
 if TYPE_CHECKING:
     from structdecode.backends.transformers.backend import TransformersBackend
@@ -51,11 +51,32 @@ class SlotSession:
         self, rows: Sequence[Row], request: GenerationRequest, *, account: Account = UNMETERED
     ) -> Work[list[Span]]:
         await self._read()
+        return await self.backend.scheduler.run(self._extend(self._writings(rows, request), Tally(account)))
+
+    async def force(
+        self,
+        prefixes: Sequence[Candidate],
+        texts: Sequence[ForcedText],
+        request: GenerationRequest,
+        *,
+        account: Account = UNMETERED,
+    ) -> Work[list[Span]]:
+        await self._read()
+        forced = [self.codec.forced(text, request) for text in texts]
+        writings = self._writings([Row(prefix) for prefix in prefixes], request)
+        return await self.backend.scheduler.run(self._force(writings, forced, Tally(account)))
+
+    async def next_tokens(
+        self, prefixes: Sequence[Candidate], request: GenerationRequest, k: int, *, account: Account = UNMETERED
+    ) -> Work[list[list[NextToken]]]:
+        await self._read()
+        writings = self._writings([Row(prefix) for prefix in prefixes], request)
+        return await self.backend.scheduler.run(self._next_tokens(writings, k, Tally(account)))
+
+    def _writings(self, rows: Sequence[Row], request: GenerationRequest) -> list[Writing]:
         assert self.inputs is not None
         bound = constraint(self.backend.model, self.inputs)
-        return await self.backend.scheduler.run(
-            self._extend([Writing(row, request, self.codec, bound) for row in rows], Tally(account))
-        )
+        return [Writing(row, request, self.codec, self.inputs["input_ids"], bound) for row in rows]
 
     async def log_probs(self, continuations: Sequence[str], *, account: Account = UNMETERED) -> Work[list[list[float]]]:
         await self._read()
@@ -104,6 +125,34 @@ class SlotSession:
             assert row.result is not None
             self.branches.setdefault((*row.writing.wanted, *row.writing.ids), row.result)
         return Work([writing.span() for writing in writings], bill.usage)
+
+    def _force(
+        self, writings: list[Writing], forced: Sequence[tuple[int, ...]], bill: Tally
+    ) -> Steps[Work[list[Span]]]:
+        yield from self._prefill(bill)
+        assert self.root is not None
+        self.codec.check_room(self.root.length, writings, forced)
+        starts = yield from self._starts(writings, bill)
+        bill.admit(sum(map(len, forced)))
+        bill.charge(Usage(model_calls=1))
+        feeds = [
+            Feed(place, lone=copy, tokens=ids, every=True)
+            for ids, place, copy in zip(forced, starts, _copied(starts), strict=True)
+        ]
+        yield feeds
+        for writing, ids, place, feed in zip(writings, forced, starts, feeds, strict=True):
+            assert place.logits is not None
+            before = torch.cat([place.logits[None], *feed.logits])[:-1]  # [T, V]
+            writing.put(ids, *token_statistics(before.float(), torch.tensor(ids, device=before.device)))
+            self.branches.setdefault((*writing.wanted, *ids), feed.place)
+        return Work([writing.span() for writing in writings], bill.usage)
+
+    def _next_tokens(self, writings: list[Writing], k: int, bill: Tally) -> Steps[Work[list[list[NextToken]]]]:
+        yield from self._prefill(bill)
+        starts = yield from self._starts(writings, bill)
+        bill.charge(Usage(model_calls=1))
+        found = [self.codec.next_tokens(place.logits, k) for place in starts if place.logits is not None]
+        return Work(found, bill.usage)
 
     def _log_probs(self, encoded: list[tuple[int, ...]], bill: Tally) -> Steps[Work[list[list[float]]]]:
         yield from self._prefill(bill)

@@ -1,0 +1,286 @@
+"""What a strategy may do besides extending and scoring, by both engines: text put in, stages left open, other views."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+import structdecode as sd
+from structdecode.backends.transformers import TransformersBackend
+from structdecode.backends.transformers.sampling import filtered
+from structdecode.errors import ConfigError, PromptError
+from structdecode.protocols import Decoder
+from structdecode.types import Candidate, Prompt, Ranked, Sampling, Schema, Score, Stage
+from tests.backends.transformers import tiny
+from tests.backends.transformers.test_billing import drawn as drawn
+
+FREE = Sampling(temperature=1.3, max_tokens=24)
+A, B = (Stage.tagged(name, sampling=FREE) for name in "AB")
+SCHEMA = Schema("two", (A, B))
+PROMPT = Prompt("What is it?", [Image.new("RGB", (32, 32), "red")])
+
+Steps = Callable[[Decoder], Awaitable[Any]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", params=["slots", "plain"])
+def backend(request: pytest.FixtureRequest) -> TransformersBackend:
+    return TransformersBackend(*tiny.build("mllama"), engine=request.param)
+
+
+def run(
+    backend: TransformersBackend, steps: Steps, prompt: Prompt = PROMPT, schema: Schema = SCHEMA
+) -> tuple[Any, sd.Result]:
+    """What the steps of a search give, and its result."""
+    found: list[Any] = []
+
+    async def search(schema: Schema, decoder: Decoder) -> list[Ranked]:
+        found.append(await steps(decoder))
+        return [Ranked(decoder.root, Score.unscored("none"))]
+
+    result = sd.decode(prompt, backend=backend, strategy=search, schema=schema)
+    return found[0], result
+
+
+def close(one: Any, other: Any) -> bool:
+    return one == pytest.approx(other, abs=2e-4)
+
+
+# ------------------------------------------------------------------ text put in
+def test_what_was_drawn_has_the_same_log_probs_when_it_is_put_in(backend: TransformersBackend) -> None:
+    async def steps(decoder: Decoder) -> Any:
+        first = await decoder.extend([decoder.root], A, n=3)
+        again = await decoder.force([decoder.root] * 3, A, [c.spans[0] for c in first])
+        after = await decoder.extend([*first, *again], B, sampling=Sampling(temperature=0, max_tokens=8))
+        return first, again, after
+
+    (first, again, after), _ = run(backend, steps)
+    for one, other in zip(first, again, strict=True):
+        drew, put = one.spans[0], other.spans[0]
+        width = len(drew.token_ids)
+        assert put.token_ids[:width] == drew.token_ids and put.text == drew.text and put.raw == drew.raw
+        assert close(put.log_probs[:width], drew.log_probs) and close(put.certainties[:width], drew.certainties)
+        assert set(put.proposal_log_probs) <= {0.0} and put.seed is None and put.closed
+    assert [c.spans[1].token_ids for c in after[:3]] == [c.spans[1].token_ids for c in after[3:]]
+
+
+def test_text_is_closed_and_billed_as_prompt(backend: TransformersBackend) -> None:
+    async def steps(decoder: Decoder) -> Any:
+        closed = await decoder.force([decoder.root], A, [" a red square "])
+        open_ = await decoder.force([decoder.root], A, ["a red"], leave_open=True)
+        rest = await decoder.force(open_, A, [" square"])
+        return closed[0], open_[0], rest[0]
+
+    (closed, open_, rest), result = run(backend, steps)
+    assert closed.stages == {"A": "a red square"} and closed.text == "<A> a red square </A>" and closed.valid
+    assert open_.open_stage == "A" and rest.stages == {"A": "a red square"} and rest.open_stage is None
+    forced = sum(len(c.spans[-1].token_ids) for c in (closed, open_, rest))
+    assert result.usage.generated_tokens == 0 and result.usage.prefilled_tokens >= forced
+
+
+def test_wrong_texts_are_refused(backend: TransformersBackend) -> None:
+    for texts, error in (([], ConfigError), ([""], ConfigError), ([()], ConfigError), (["a" * 100_000], PromptError)):
+
+        async def steps(decoder: Decoder, texts: Any = texts) -> Any:
+            return await decoder.force([decoder.root], A, texts)
+
+        with pytest.raises(error):
+            run(backend, steps)
+
+
+# ------------------------------------------------------------------ left open
+@pytest.mark.parametrize("seed", range(4))
+def test_a_stage_written_token_by_token_is_the_stage_written_at_once(backend: TransformersBackend, seed: int) -> None:
+    """Byte by byte: letters and end tags are in the tokens of several spans."""
+    text = ["Größe: ≤ 3 ", "x < y </ z ", "ends ", "日本 "][seed]
+    stop = backend.codec.encode(f"{text}</A>")
+
+    async def steps(decoder: Decoder) -> Any:
+        whole = (await decoder.force([decoder.root], A, [stop]))[0]
+        parts = [decoder.root]
+        for token in whole.spans[0].token_ids:
+            parts = await decoder.force(parts, A, [(token,)], leave_open=True)
+            if parts[0].open_stage is None:
+                break
+        greedy = Sampling(temperature=0, max_tokens=12)
+        free = await decoder.extend([decoder.root], B, sampling=greedy, leave_open=True)
+        stepped = [decoder.root]
+        for _ in range(12):
+            one = Sampling(temperature=0, max_tokens=1)
+            stepped = await decoder.extend(stepped, B, sampling=one, leave_open=True)
+        return whole, parts[0], free[0], stepped[0]
+
+    (whole, parts, free, stepped), _ = run(backend, steps, schema=Schema("another", (Stage.tagged("C"),)))
+    assert parts.stages == whole.stages == {"A": text.strip()}
+    assert parts.token_ids == whole.token_ids and parts.valid and parts.open_stage is None
+    assert stepped.token_ids == free.token_ids and stepped.open_stage == free.open_stage == "B"
+    assert stepped.stages == free.stages
+
+
+def test_next_tokens_are_what_greedy_decoding_takes(backend: TransformersBackend) -> None:
+    async def steps(decoder: Decoder) -> Any:
+        one = Sampling(temperature=0, max_tokens=1)
+        taken, told, at = [], [], [decoder.root]
+        for _ in range(6):
+            told.append((await decoder.next_tokens(at, A, 5))[0])
+            at = await decoder.extend(at, A, sampling=one, leave_open=True)
+            taken.append(at[0].spans[-1])
+        return taken, told
+
+    (taken, told), _ = run(backend, steps)
+    for span, tokens in zip(taken, told, strict=True):
+        assert tokens[0].id == span.token_ids[0] and close(tokens[0].log_prob, span.log_probs[0])
+        assert [t.log_prob for t in tokens] == sorted((t.log_prob for t in tokens), reverse=True)
+
+
+# ------------------------------------------------------------------ what was drawn from
+@pytest.mark.parametrize(
+    "sampling", [Sampling(), Sampling(0), Sampling(0.5), Sampling(1.5, top_k=4), Sampling(0.8, top_p=0.7)]
+)
+def test_proposals_are_the_probabilities_of_what_was_drawn_from(
+    backend: TransformersBackend, sampling: Sampling
+) -> None:
+    size = backend.model.config.get_text_config().vocab_size
+
+    async def steps(decoder: Decoder) -> Any:
+        tokens = (await decoder.next_tokens([decoder.root], A, size))[0]
+        one = Sampling(sampling.temperature, sampling.top_p, sampling.top_k, 1)
+        return tokens, await decoder.extend([decoder.root], A, n=12, sampling=one, leave_open=True)
+
+    (tokens, grown), _ = run(backend, steps)
+    logits = torch.full((1, size), -torch.inf)
+    for token in tokens:
+        logits[0, token.id] = token.log_prob
+    expected = None if sampling.greedy else filtered(logits, sampling).log_softmax(-1)[0]
+    for candidate in grown:
+        span = candidate.spans[0]
+        (token,) = span.token_ids or (None,)
+        if token is not None:
+            assert close(span.proposal_log_probs[0], 0.0 if expected is None else expected[token].item())
+            assert close(span.log_probs[0], logits[0, token].item())
+
+
+class Never:
+    """Forbids what its row wrote before: so it has to see its own row's tokens, one after the other."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[int]] = []
+
+    def __call__(self, ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        self.seen.append(ids[0].tolist())
+        assert len(self.seen) < 2 or self.seen[-1][:-1] == self.seen[-2]
+        logits[0, ids[0]] = -torch.inf
+        return logits
+
+
+def test_each_row_has_processors_of_its_own(backend: TransformersBackend) -> None:
+    made: list[Never] = []
+
+    def make() -> Never:
+        made.append(Never())
+        return made[-1]
+
+    async def steps(decoder: Decoder) -> Any:
+        bound = decoder.extend([decoder.root], A, n=3, processors=[make])
+        free = decoder.extend([decoder.root], A, n=2)
+        return await asyncio.gather(bound, free)
+
+    ((bound, _), _) = run(backend, steps)
+    assert len(made) == 3 and all(row.seen for row in made)
+    for candidate in bound:
+        ids = candidate.spans[0].token_ids
+        assert len(set(ids)) == len(ids) > 1
+
+
+# ------------------------------------------------------------------ other views
+def test_a_view_is_what_a_search_on_that_prompt_is(backend: TransformersBackend) -> None:
+    one, other = (Prompt("What colour is it?", [Image.new("RGB", (32, 32), c)]) for c in ("green", "yellow"))
+
+    async def here(decoder: Decoder) -> Any:
+        drawn = (await decoder.extend([decoder.root], A))[0]
+        async with decoder.view(other) as view:
+            assert view.prompt == other and view.root == Candidate()
+            forced = (await view.force([view.root], A, [drawn.spans[0]]))[0]
+            grown = await view.extend([drawn], B, sampling=Sampling(temperature=0, max_tokens=6))
+        return drawn, forced, grown[0]
+
+    async def there(decoder: Decoder) -> Any:
+        return (await decoder.force([decoder.root], A, [drawn.spans[0]]))[0]
+
+    (drawn, forced, grown), result = run(backend, here, one)
+    fresh, _ = run(backend, there, other)
+    assert close(forced.spans[0].log_probs, fresh.spans[0].log_probs)
+    width = len(drawn.spans[0].log_probs)
+    assert not close(forced.spans[0].log_probs[:width], drawn.spans[0].log_probs)
+    assert grown.spans[0] == drawn.spans[0] and grown.path == (*drawn.path, 0)
+    assert result.usage.images_encoded == 2
+    assert [e["images"] for e in result.trace.events if e["kind"] == "view"] == [[other.images[0].digest]]
+
+
+# ------------------------------------------------------------------ searches inside a search
+def test_what_a_sibling_keeps_is_not_freed(backend: TransformersBackend) -> None:
+    async def steps(decoder: Decoder) -> Any:
+        session = decoder._session  # type: ignore[attr-defined]
+        roots = await decoder.extend([decoder.root], A, n=2)
+        left, right = (decoder.at(root) for root in roots)
+        assert left.root is roots[0] and left.rng.random() != right.rng.random()
+        one, two = await left.extend([left.root], B, n=2), await right.extend([right.root], B, n=2)
+        left.keep([])
+        held = [c for c in two if (*c.token_ids,) in session.branches or c.spans[-1].suffix_ids]
+        assert len(held) == 2, "the sibling's are still there"
+        inner = left.at(one[0])
+        assert inner.root is one[0]
+        decoder.keep([])
+        kept = set(session.branches)
+        return kept, [c.token_ids for c in (*roots, *one, *two)]
+
+    (kept, ids), _ = run(backend, steps)
+    assert not kept & set(ids), "the search outside frees all"
+
+
+def test_the_same_place_has_the_same_numbers(backend: TransformersBackend) -> None:
+    async def steps(decoder: Decoder) -> Any:
+        grown = await decoder.extend([decoder.root], A, n=2)
+        return [decoder.at(c).rng.random() for c in grown]
+
+    assert run(backend, steps)[0] == run(backend, steps)[0]
+
+
+# ------------------------------------------------------------------ as they finish
+def test_children_come_as_they_end_and_the_rest_is_cancelled_and_billed(
+    backend: TransformersBackend, drawn: list[int]
+) -> None:
+    long = Sampling(temperature=1.0, max_tokens=60)
+
+    async def whole(decoder: Decoder) -> Any:
+        found = await decoder.extend([decoder.root], A, n=4, sampling=long)
+        return found
+
+    async def each(decoder: Decoder) -> Any:
+        return [c async for c in decoder.as_finished([decoder.root], A, n=4, sampling=long)]
+
+    async def first(decoder: Decoder) -> Any:
+        async with aclosing(decoder.as_finished([decoder.root], A, n=4, sampling=long)) as children:
+            async for child in children:
+                return child
+
+    together, all_of_them = run(backend, whole)[0], run(backend, each)[0]
+    assert sorted(c.path for c in all_of_them) == [c.path for c in together]
+    assert {c.path: c.token_ids for c in all_of_them} == {c.path: c.token_ids for c in together}
+    drawn.clear()
+    child, result = run(backend, first)
+    assert child in together or child.token_ids in {c.token_ids for c in together}
+    assert result.usage.generated_tokens == len(drawn)
