@@ -52,7 +52,7 @@ def run_cell(job: tuple[str, int, int]) -> tuple[str, list[dict[str, Any]]]:
 
     from structdecode.answers import final_answer
     from structdecode.assembly import load_backend, make_strategy
-    from structdecode.engine import decode_many
+    from structdecode.many import decode_many
     from structdecode.pocket import world
     from structdecode.types import Prompt
 

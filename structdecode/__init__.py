@@ -21,13 +21,15 @@ if TYPE_CHECKING:
     from structdecode.backends.transformers import TransformersBackend as TransformersBackend
     from structdecode.budget import Budget as Budget
     from structdecode.budget import Usage as Usage
-    from structdecode.engine import Result as Result
     from structdecode.engine import adecode as adecode
+    from structdecode.engine import astream as astream
     from structdecode.engine import decode as decode
-    from structdecode.engine import decode_many as decode_many
     from structdecode.errors import StructdecodeError as StructdecodeError
+    from structdecode.many import Task as Task
+    from structdecode.many import decode_many as decode_many
     from structdecode.registry import strategy as strategy
     from structdecode.registry import verifier as verifier
+    from structdecode.results import Result as Result
     from structdecode.schemas import COT as COT
     from structdecode.schemas import DIRECT as DIRECT
     from structdecode.schemas import LLAVA_O1 as LLAVA_O1
@@ -46,9 +48,11 @@ _HOMES = {
     "structdecode.backends.scripted": ["ScriptedBackend"],
     "structdecode.backends.transformers": ["TransformersBackend"],
     "structdecode.budget": ["Budget", "Usage"],
-    "structdecode.engine": ["Result", "adecode", "decode", "decode_many"],
+    "structdecode.engine": ["adecode", "astream", "decode"],
     "structdecode.errors": ["StructdecodeError"],
+    "structdecode.many": ["Task", "decode_many"],
     "structdecode.registry": ["strategy", "verifier"],
+    "structdecode.results": ["Result"],
     "structdecode.schemas": ["COT", "DIRECT", "LLAVA_O1"],
     "structdecode.types": [
         "Candidate", "Message", "Prompt", "Ranked", "Sampling", "Schema", "Score", "Span", "Stage", "rank",

@@ -18,8 +18,8 @@ from structdecode.reading import one_line
 from structdecode.training import cli as training
 
 if TYPE_CHECKING:
-    from structdecode.engine import Result
     from structdecode.protocols import Backend
+    from structdecode.results import Result
 
 app = typer.Typer(
     help="Staged decoding of vision-language models: any schema, any strategy, any verifier.",

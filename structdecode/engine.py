@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncGenerator, Coroutine, Mapping
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any, TypeVar
 
 from structdecode import registry, seeds
-from structdecode.assembly import find_schema
+from structdecode.assembly import find_schema, load_backend
 from structdecode.border import (
     GRACE,
     ForeignValueError,
@@ -22,72 +22,31 @@ from structdecode.border import (
     said,
     within,
 )
-from structdecode.budget import Budget, Meter, Usage
+from structdecode.budget import Budget, Meter
 from structdecode.decoder import MeteredDecoder
 from structdecode.errors import (
     BudgetSpent,
     ConfigError,
-    ImageError,
     PromptError,
     StrategyError,
     StructdecodeError,
 )
 from structdecode.protocols import Backend, Strategy
 from structdecode.reading import cut
+from structdecode.results import Result, result_of
 from structdecode.trace import Observer, Trace
-from structdecode.types import Candidate, Path, Prompt, Ranked, Schema
+from structdecode.types import Prompt, Ranked, Schema
 
 T = TypeVar("T")
 
-MOST_AT_ONCE = 100_000
-"""Questions that may be open at once."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a search found and what it cost.
-
-    Attributes:
-        answer: the visible stages' text of the best candidate; empty where none got that far.
-        best: the best candidate, None if not one span was written.
-        candidates: all that the strategy ranked, best first; equal ones stand once, with the paths of all.
-        usage: everything together; ``usage_by_part`` the generator's and the verifier's shares.
-        stopped_by: the limit that ended the search, None if it ended by itself.
-        error: why the prompt could not be asked at all (`decode_many`); empty where it was.
-    """
-
-    answer: str
-    best: Candidate | None
-    candidates: tuple[Ranked, ...]
-    usage: Usage
-    usage_by_part: dict[str, Usage]
-    trace: Trace = field(repr=False)
-    stopped_by: str | None
-    seed: int
-    error: str = ""
-
-    @property
-    def stages(self) -> dict[str, str]:
-        return dict(self.best.stages) if self.best else {}
-
-    @property
-    def warnings(self) -> list[str]:
-        """What is to be known of the answer beside what failed: that it is malformed, say."""
-        return [event["text"] for event in self.trace.events if event["kind"] == "warning"]
-
-    @property
-    def draws(self) -> list[tuple[Path, Ranked]]:
-        """Each draw's path with what it came to, best first: `candidates` with equal ones as often as they were drawn."""
-        return [(path, ranked) for ranked in self.candidates for path in ranked.paths]
-
 
 async def adecode(
-    prompt: Prompt,
+    prompt: Prompt | str,
     *,
-    backend: Backend,
+    backend: Backend | str | os.PathLike[str],
     strategy: Strategy | str = "staged",
     schema: Schema | str | None = None,
-    budget: Budget | None = None,
+    budget: Budget | Mapping[str, float] | None = None,
     seed: int = 0,
     sample_id: str = "",
     observer: Observer | None = None,
@@ -96,6 +55,9 @@ async def adecode(
     """Answers a prompt with a strategy.
 
     Args:
+        prompt: a text is a question without a picture.
+        backend: a path (or a model's name) is loaded for this one call; for more than one, load it once.
+        budget: a mapping has the fields of `Budget`.
         schema: a schema or its name; None takes the strategy's own (``default_schema``), else ``llava-o1``.
         seed, sample_id: with the candidate's path and stage they decide every random choice.
         observer: called with each trace event as it happens.
@@ -104,14 +66,21 @@ async def adecode(
     Raises:
         StructdecodeError: a mistake in what was given; nothing that goes wrong during the search raises.
     """
-    _check(prompt, backend, budget)
+    prompt, limits = prompt_of(prompt), _budget(budget)
+    if isinstance(backend, str | os.PathLike):
+        with load_backend(os.fspath(backend)) as loaded:  # type: ignore[attr-defined]
+            return await adecode(
+                prompt, backend=loaded, strategy=strategy, schema=schema, budget=limits, seed=seed,
+                sample_id=sample_id, observer=observer, verifier_timeout=verifier_timeout,
+            )  # fmt: skip
+    _check(backend)
     seed, sample_id = seeds.checked(seed), str(sample_id)
     verifier_timeout = check_timeout(verifier_timeout, "verifier_timeout")
     search = _strategy(strategy)
     if not isinstance(schema, Schema):
         schema = find_schema(schema or str(getattr(search, "default_schema", "llava-o1")))
     schema = schema.for_prompt(prompt)
-    meter = Meter(budget or Budget())
+    meter = Meter(limits)
     header = {
         "question": prompt.question, "images": [p.digest for p in prompt.images], "schema": schema.name,
         "stages": [s.name for s in schema.stages], "strategy": repr(search), "backend": backend.name,
@@ -126,19 +95,36 @@ async def adecode(
             ranked = decoder.salvage()
         finally:
             await decoder.stop()
-    return _result(ranked, schema, meter, trace, seed)
+    return result_of(ranked, schema, meter, trace, seed)
 
 
-def _check(prompt: Any, backend: Any, budget: Any) -> None:
-    if not isinstance(prompt, Prompt):
-        raise PromptError(f'a prompt is a Prompt, not {cut(repr(prompt), 60)}: Prompt("What is it?", [picture])')
-    if not hasattr(backend, "open") or isinstance(backend, os.PathLike):
+def prompt_of(given: Any) -> Prompt:
+    """A prompt, or a text as one. Raises `PromptError` for anything else."""
+    if isinstance(given, str):
+        return Prompt(given)
+    if not isinstance(given, Prompt):
+        raise PromptError(f'a prompt is a Prompt, not {cut(repr(given), 60)}: Prompt("What is it?", [picture])')
+    return given
+
+
+def _budget(given: Any) -> Budget:
+    if isinstance(given, Mapping):
+        unknown = next((name for name in given if name not in {f.name for f in fields(Budget)}), None)
+        if unknown is not None:
+            known = ", ".join(f.name for f in fields(Budget))
+            raise ConfigError(f"budget: unknown limit {cut(repr(unknown), 60)}; it has {known}")
+        return Budget(**given)
+    if given is not None and not isinstance(given, Budget):
+        raise ConfigError(f"a budget is a Budget, not {cut(repr(given), 60)}: Budget(tokens=2000)")
+    return given or Budget()
+
+
+def _check(backend: Any) -> None:
+    if not hasattr(backend, "open"):
         raise ConfigError(
-            f"a backend is an object such as TransformersBackend.load(...), not {cut(repr(backend), 60)}: "
-            "structdecode.assembly.load_backend makes one of a checkpoint's path"
+            f"a backend is an object such as TransformersBackend.load(...), or a checkpoint's path, not "
+            f"{cut(repr(backend), 60)}"
         )
-    if budget is not None and not isinstance(budget, Budget):
-        raise ConfigError(f"a budget is a Budget, not {cut(repr(budget), 60)}: Budget(tokens=2000)")
 
 
 def _strategy(given: Any) -> Strategy:
@@ -200,52 +186,61 @@ def _asked_by(backend: Backend) -> dict[str, Any]:
     return {"generation_config": dict(found)} if found else {}
 
 
-def decode(prompt: Prompt, *, backend: Backend, **options: Any) -> Result:
-    """`adecode` for synchronous code; also works where an event loop is running already (notebooks)."""
-    return run_sync(adecode(prompt, backend=backend, **options))
-
-
-async def decode_many(
-    prompts: Sequence[Prompt],
+async def astream(
+    prompt: Prompt | str,
     *,
-    backend: Backend,
-    sample_ids: Sequence[str] | None = None,
-    concurrency: int = 32,
-    **options: Any,
-) -> AsyncIterator[tuple[int, Result]]:
-    """Decodes many prompts at once; yields ``(index, result)`` as they finish. Whoever stops listening stops the rest.
+    backend: Backend | str | os.PathLike[str],
+    strategy: Strategy | str = "staged",
+    schema: Schema | str | None = None,
+    budget: Budget | Mapping[str, float] | None = None,
+    seed: int = 0,
+    sample_id: str = "",
+    verifier_timeout: float | None = None,
+) -> AsyncGenerator[Mapping[str, Any], None]:
+    """The events of a search as they happen; see `Trace.events`. The last one is the result's.
 
-    A result does not depend on the others: the sample id (default: the index) is part of every seed. A prompt that cannot
-    be asked (it is no `Prompt`, or does not fit into the context) has a result without an answer that says why (`Result.error`).
+    A slow consumer holds nothing up, and one that stops ends the search. Arguments and errors are those of `adecode`.
     """
-    if not isinstance(concurrency, int) or not 1 <= concurrency <= MOST_AT_ONCE:
-        raise ConfigError(f"concurrency must be a whole number from 1 to {MOST_AT_ONCE:,}, not {concurrency!r}")
-    ids = [str(i) for i in (sample_ids if sample_ids is not None else range(len(prompts)))]
-    seed = options["seed"] = seeds.checked(options.get("seed", 0))
-    places = asyncio.Semaphore(concurrency)
+    events: asyncio.Queue[Mapping[str, Any] | None] = asyncio.Queue()
 
-    async def one(index: int) -> tuple[int, Result]:
-        async with places:
-            try:
-                return index, await adecode(prompts[index], backend=backend, sample_id=ids[index], **options)
-            except (PromptError, ImageError) as error:
-                return index, _unasked(prompts[index], ids[index], seed, str(error))
+    async def search() -> None:
+        try:
+            await adecode(
+                prompt, backend=backend, strategy=strategy, schema=schema, budget=budget, seed=seed,
+                sample_id=sample_id, observer=events.put_nowait, verifier_timeout=verifier_timeout,
+            )  # fmt: skip
+        finally:
+            events.put_nowait(None)
 
-    tasks = [asyncio.ensure_future(one(index)) for index in range(len(prompts))]
+    task = asyncio.ensure_future(search())
     try:
-        for finished in asyncio.as_completed(tasks):
-            yield await finished
+        while (event := await events.get()) is not None:
+            yield event
+        await task
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
-def _unasked(prompt: object, sample_id: str, seed: int, error: str) -> Result:
-    trace = Trace({"question": getattr(prompt, "question", ""), "seed": seed, "sample_id": sample_id})
-    trace.add("warning", text=f"not asked: {error}")
-    nothing = {"generator": Usage(), "verifier": Usage()}
-    return Result("", None, (), Usage(), nothing, trace, None, seed, error)
+def decode(
+    prompt: Prompt | str,
+    *,
+    backend: Backend | str | os.PathLike[str],
+    strategy: Strategy | str = "staged",
+    schema: Schema | str | None = None,
+    budget: Budget | Mapping[str, float] | None = None,
+    seed: int = 0,
+    sample_id: str = "",
+    observer: Observer | None = None,
+    verifier_timeout: float | None = None,
+) -> Result:
+    """`adecode` for synchronous code; also works where an event loop is running already (notebooks)."""
+    return run_sync(
+        adecode(
+            prompt, backend=backend, strategy=strategy, schema=schema, budget=budget, seed=seed, sample_id=sample_id,
+            observer=observer, verifier_timeout=verifier_timeout,
+        )
+    )  # fmt: skip
 
 
 def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -269,37 +264,3 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     if errors:
         raise errors[0]
     return outcome[0]
-
-
-def _malformed(best: Candidate, schema: Schema) -> Iterator[str]:
-    """What is wrong with the stages of an answer, in words."""
-    wrong = {span.stage for span in best.spans if span.finish_reason == "invalid"}
-    begun = {
-        stage.name for stage in schema.stages if any(stage.begin in s.raw for s in best.spans if s.stage == stage.name)
-    }
-    unopened = [stage for stage in schema.stages if stage.name in wrong - begun]
-    if unopened:
-        yield (
-            f"the model never opened {', '.join(stage.begin for stage in unopened)}: what it wrote instead stands for "
-            "these stages (a schema with force_begin opens them for it)"
-        )
-    others = [stage.name for stage in schema.stages if stage.name in wrong & begun]
-    if others:
-        yield f"malformed: {', '.join(others)}: a tag is missing or repeated, or another stage stands inside"
-
-
-def _result(ranked: list[Ranked], schema: Schema, meter: Meter, trace: Trace, seed: int) -> Result:
-    best = ranked[0].candidate if ranked and ranked[0].candidate.spans else None
-    usage, parts = meter.usage, {str(part): used for part, used in meter.parts.items()}
-    result = Result(
-        answer=best.answer(schema) if best else "", best=best, candidates=tuple(ranked), usage=usage,
-        usage_by_part=parts, trace=trace, stopped_by=meter.stopped_by, seed=seed,
-    )  # fmt: skip
-    for text in _malformed(best, schema) if best else ():
-        trace.add("warning", text=text)
-    trace.add(
-        "result", ranking=[list(r.candidate.path) for r in ranked], answer=result.answer,
-        usage=usage.as_dict(), usage_by_part={part: used.as_dict() for part, used in parts.items()},
-        stopped_by=result.stopped_by,
-    )  # fmt: skip
-    return result

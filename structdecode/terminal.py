@@ -13,7 +13,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from structdecode.engine import Result
+from structdecode.results import Result
 from structdecode.types import Candidate, Path
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from structdecode.backends.scripted import ScriptedBackend
 from structdecode.budget import Budget, Tally, Usage
-from structdecode.engine import Result, decode
+from structdecode.engine import decode
 from structdecode.protocols import UNMETERED, Backend, GenerationRequest, Row, Strategy, Verifier
+from structdecode.results import Result
 from structdecode.schemas import LLAVA_O1
 from structdecode.types import Candidate, Prompt, Sampling, Schema, Score, Span, Stage
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from structdecode.assembly import load_backend
-from structdecode.engine import Result, decode
+from structdecode.engine import decode
 from structdecode.pocket import world
 from structdecode.protocols import Verifier
+from structdecode.results import Result
 from structdecode.schemas import LLAVA_O1
 from structdecode.strategies.stage_beam import StageBeam
 from structdecode.types import Prompt

@@ -9,12 +9,12 @@ from functools import cache
 from typing import Any
 
 from structdecode.budget import Usage
-from structdecode.engine import Result
 from structdecode.evaluation.cells import Cell
 from structdecode.evaluation.costs import PARTS, ModelCost
 from structdecode.evaluation.identity import RECORD_VERSION
 from structdecode.evaluation.plain import digest_of
 from structdecode.evaluation.types import Match, Pooled, Question, Record, Round
+from structdecode.results import Result
 from structdecode.types import Path, Prompt, Schema, join_spans
 from structdecode.visible import visible_text
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from structdecode.engine import Result, adecode
+from structdecode.engine import adecode
 from structdecode.errors import ConfigError, ImageError, ModelFailedError, PromptError, StrategyError, StructdecodeError
 from structdecode.evaluation.cells import Cell
 from structdecode.evaluation.code import CodeByCell
@@ -29,6 +29,7 @@ from structdecode.evaluation.types import Question, Record
 from structdecode.images import Picture
 from structdecode.paths import FULL, whole
 from structdecode.protocols import Backend
+from structdecode.results import Result
 from structdecode.types import Prompt
 
 PICTURES = 5_000

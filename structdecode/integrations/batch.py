@@ -10,10 +10,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from structdecode.engine import Result, adecode, run_sync
+from structdecode.engine import adecode, run_sync
 from structdecode.errors import ImageError, PromptError
 from structdecode.integrations.search import Search, cut_at
 from structdecode.protocols import Backend
+from structdecode.results import Result
 from structdecode.types import Prompt, Schema
 
 

@@ -10,10 +10,10 @@ from typing import Any
 from structdecode import registry
 from structdecode.assembly import find_schema, load_backend, make_strategy
 from structdecode.budget import Budget
-from structdecode.engine import Result
 from structdecode.errors import ConfigError, UnknownNameError
 from structdecode.presets import PRESETS
 from structdecode.protocols import Backend, Strategy
+from structdecode.results import Result
 from structdecode.types import Schema, Stage
 
 POCKET = "pocket"

@@ -16,10 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from structdecode.engine import Result, decode
+from structdecode.engine import decode
 from structdecode.errors import ConfigError, ImageError, PromptError, StructdecodeError
 from structdecode.integrations.messages import prompt_from_messages
 from structdecode.integrations.search import Search
+from structdecode.results import Result
 from structdecode.types import Prompt
 
 try:

@@ -18,9 +18,11 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
 from structdecode.backends.transformers import TransformersBackend
-from structdecode.engine import Result, decode_many, run_sync
+from structdecode.engine import run_sync
+from structdecode.many import decode_many
 from structdecode.pocket import lessons, world
 from structdecode.pocket.lessons import Attempt, Encoded, Lesson
+from structdecode.results import Result
 from structdecode.strategies.best_of_n import BestOfN
 from structdecode.types import Prompt
 from structdecode.verifiers.log_prob import LogProb

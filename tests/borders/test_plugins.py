@@ -259,7 +259,7 @@ def test_an_observer_that_fails_ends_no_search() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (("text",), PromptError), ((None,), PromptError), ((7,), PromptError),
+        ((b"text",), PromptError), ((None,), PromptError), ((7,), PromptError),
     ],
 )  # fmt: skip
 def test_what_is_no_prompt(arguments: tuple[Any, ...], error: type[Exception]) -> None:
@@ -267,13 +267,13 @@ def test_what_is_no_prompt(arguments: tuple[Any, ...], error: type[Exception]) -
         sd.decode(*arguments, backend=BACKEND)
 
 
-@pytest.mark.parametrize("backend", ["a/path", None, Path("x"), 7])
+@pytest.mark.parametrize("backend", [None, b"a/path", 7])
 def test_what_is_no_backend(backend: Any) -> None:
     with pytest.raises(ConfigError, match="a backend is"):
         sd.decode(sd.Prompt("?"), backend=backend)
 
 
-@pytest.mark.parametrize("budget", [{"tokens": 5}, 5, "tokens=5"])
+@pytest.mark.parametrize("budget", [5, "tokens=5", [("tokens", 5)]])
 def test_what_is_no_budget(budget: Any) -> None:
     with pytest.raises(ConfigError, match="a budget is"):
         sd.decode(sd.Prompt("?"), backend=BACKEND, budget=budget)
@@ -319,7 +319,7 @@ def test_one_prompt_that_cannot_be_asked_costs_itself_alone() -> None:
     assert len(found) == 3 and "context" in found[1].error and not found[0].error and not found[2].error
 
 
-@pytest.mark.parametrize("entry", ["What is it?", None, 7, {"question": "?"}])
+@pytest.mark.parametrize("entry", [b"What is it?", None, 7, {"question": "?"}])
 def test_an_entry_that_is_no_prompt_costs_itself_alone(entry: Any) -> None:
     async def run() -> dict[int, sd.Result]:
         prompts = [sd.Prompt("?"), entry, sd.Prompt("?")]

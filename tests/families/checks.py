@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from structdecode.backends.transformers import TransformersBackend
-from structdecode.engine import decode_many
+from structdecode.many import decode_many
 from structdecode.protocols import GenerationRequest, Row, Session
 from structdecode.types import Candidate, Prompt, Sampling, Schema, Stage
 from tests.families.oracle import TOLERANCE, Oracle

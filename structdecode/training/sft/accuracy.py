@@ -10,8 +10,9 @@ from typing import Any
 from transformers import TrainerCallback
 
 from structdecode.backends.transformers import TransformersBackend
-from structdecode.engine import decode_many, run_sync
+from structdecode.engine import run_sync
 from structdecode.evaluation.types import Question
+from structdecode.many import decode_many
 from structdecode.matching import match
 from structdecode.protocols import Strategy
 from structdecode.strategies.staged import Staged

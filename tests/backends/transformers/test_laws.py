@@ -15,7 +15,8 @@ from structdecode import registry
 from structdecode.backends.transformers import TransformersBackend
 from structdecode.backends.transformers.sampling import draw, filtered, uniforms
 from structdecode.backends.transformers.slots.attention import text_configs
-from structdecode.engine import adecode, decode, decode_many
+from structdecode.engine import adecode, decode
+from structdecode.many import decode_many
 from structdecode.protocols import GenerationRequest, Row
 from structdecode.schemas import LLAVA_O1
 from structdecode.types import Candidate, Prompt, Sampling, Schema, Stage

@@ -18,8 +18,9 @@ from structdecode.backends.transformers.slots import scheduler
 from structdecode.backends.transformers.slots.kv import Pool
 from structdecode.budget import Budget, Meter, Usage
 from structdecode.decoder import MeteredDecoder
-from structdecode.engine import adecode, decode_many
+from structdecode.engine import adecode
 from structdecode.errors import ModelError, ModelFailedError
+from structdecode.many import decode_many
 from structdecode.protocols import GenerationRequest, Row
 from structdecode.trace import Trace
 from structdecode.types import Candidate, Prompt, Sampling, Schema, Stage
