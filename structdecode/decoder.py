@@ -67,6 +67,8 @@ class MeteredDecoder:
         self._seed, self._timeout = seed, verifier_timeout
         self._children: dict[Path, int] = defaultdict(int)
         self._made: dict[Path, Candidate] = {}
+        self._views: list[dict[Path, Candidate]] = []  # what was made under other prompts
+        self._left = asyncio.Event()  # set when this is a view that was left
         self._held: list[Candidate] = []  # made here and not released yet
         self._outer: MeteredDecoder | None = None  # the search that this one is inside of, in the same session
         self._inner: list[MeteredDecoder] = []
@@ -180,6 +182,8 @@ class MeteredDecoder:
         return children
 
     async def _check_places(self, candidates: Sequence[Candidate], stage: Stage) -> None:
+        if self._left.is_set():
+            raise StrategyError(f"the view on {self.prompt.question!r} was left: use it inside of its `async with`")
         for candidate in candidates:
             self._check_place(candidate, stage)
         if self._meter.late:
@@ -228,7 +232,12 @@ class MeteredDecoder:
         async with self._session.open(self._schema.ask(prompt)) as session:
             view = self._inside(Candidate(), session, "view", prompt.question, digests)
             view.prompt, view._outer = prompt, None  # its candidates are kept by a session of its own
-            yield view
+            view._made, view._left = {}, asyncio.Event()
+            self._views.append(view._made)
+            try:
+                yield view
+            finally:
+                view._left.set()
 
     def _inside(self, root: Candidate, session: Session, *seed: object) -> MeteredDecoder:
         inside = copy.copy(self)
@@ -335,7 +344,10 @@ class MeteredDecoder:
         """Whether a candidate and its other draws came from this decoder's `extend`, or it is the root."""
         if ranked.candidate == self.root:
             return True
-        return self._made.get(ranked.candidate.path) == ranked.candidate and all(p in self._made for p in ranked.paths)
+        return any(
+            made.get(ranked.candidate.path) == ranked.candidate and all(path in made for path in ranked.paths)
+            for made in (self._made, *self._views)
+        )
 
     async def stop(self) -> None:
         """Ends what is still under way; all of it is billed then."""

@@ -55,6 +55,8 @@ def load_picture(source: ImageSource | Picture) -> Picture:
     name, image = _open(source)
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(f"{name}: {image.width}x{image.height} pixels, more than {MAX_PIXELS:,}: scale it down")
+    if not image.width * image.height:
+        raise ImageError(f"{name}: {image.width}x{image.height} pixels: there is nothing to see")
     try:
         rgb = _to_rgb(image)
     except Exception as error:  # a decoder raises anything from OSError to struct.error on damaged bytes

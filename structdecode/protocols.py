@@ -203,22 +203,25 @@ class Decoder(Protocol):
         """The same continuations as `extend`, each as it ends, in any order and each a call of its own.
 
         Closing it (``contextlib.aclosing``) cancels those that are left: they end with the next step, and what they
-        drew is billed.
+        drew is billed. Which one ends first depends on what else is decoded: a search that acts on the order is not
+        the same in any company.
         """
 
     async def force(
         self, candidates: Sequence[Candidate], stage: Stage, texts: Sequence[ForcedText], *, leave_open: bool = False
     ) -> list[Candidate]:
         """Each candidate with its text as the stage (teacher forcing): written by nobody, with the log-probabilities
-        that the model gives it. The tokens are billed as prefilled.
+        that the model gives it. The tokens are billed as prefilled. Where begin tags are not forced the text has to
+        hold its own. Control tokens in a text stay text.
 
         Raises:
-            ConfigError: a text is empty, or there is not one for each candidate.
+            ConfigError: a text is empty or goes on behind the stage's end, an id is none of the model's, or there is not
+                one text for each candidate.
             PromptError: one does not fit into the model's context.
         """
 
     async def next_tokens(self, candidates: Sequence[Candidate], stage: Stage, k: int) -> list[list[NextToken]]:
-        """Of each candidate the ``k`` likeliest tokens to come next in a stage (behind its begin tag), best first."""
+        """Of each candidate the ``k`` likeliest tokens to come next in a stage (behind its begin tag where that is forced), best first."""
 
     def at(self, candidate: Candidate) -> Decoder:
         """This decoder with another root, for a search inside a search: ``strategy(schema.part(...), decoder.at(c))``.

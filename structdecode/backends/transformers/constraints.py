@@ -103,6 +103,6 @@ def constrained(writings: Sequence[Writing], logits: Tensor) -> Tensor:
     for (constraint, _), rows in alike.items():
         found[rows] = constraint([writings[row] for row in rows], logits[rows])
     for row, writing in enumerate(writings):
-        for processor in writing.processors:
-            found[row] = processor(writing.tokens(logits.device), found[row : row + 1])[0]
+        if writing.processors:
+            found[row] = writing.processed(found[row : row + 1].clone())[0]
     return found

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from structdecode.backends.transformers.controls import Escaper, control_tokens
 from structdecode.backends.transformers.templates import SECONDS, rendered, within
-from structdecode.errors import PromptError
+from structdecode.errors import ConfigError, PromptError
 from structdecode.protocols import ForcedText, GenerationRequest
+from structdecode.reading import cut
 from structdecode.types import NextToken, Prompt, Span
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Codec:
         text_config = model.config.get_text_config()
         self._may_end: dict[tuple[int, str], bool] = {}
         self._encoded = lru_cache(_REMEMBERED)(self._encode)  # several threads ask
+        self.vocabulary = int(text_config.vocab_size)
         self.max_length: int = getattr(text_config, "max_position_embeddings", None) or 1 << 30
 
     def inputs(self, prompt: Prompt) -> dict[str, Tensor]:
@@ -90,9 +92,16 @@ class Codec:
         if isinstance(text, Span):
             return (*text.token_ids, *text.suffix_ids)
         if not isinstance(text, str):
+            wrong = next((i for i in text if not isinstance(i, int) or not 0 <= i < self.vocabulary), None)
+            if wrong is not None:
+                raise ConfigError(f"{wrong!r} is no token of the model: ids go from 0 to {self.vocabulary - 1}")
             return tuple(text)
         end = request.stage.end
-        return self._encode(text if request.leave_open or end in text else text + end)
+        body, found, behind = text.partition(end) if end else (text, "", "")
+        if behind:
+            raise ConfigError(f"the text put in for {request.stage.name!r} goes on behind {end!r}: {cut(behind, 60)!r}")
+        closing = found or ("" if request.leave_open else end)
+        return self._encode(self._as_text(body) + closing)
 
     def next_tokens(self, logits: Tensor, k: int) -> list[NextToken]:
         """The ``k`` likeliest of the logits [V]."""

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from structdecode.backends.transformers.constraints import Constraint
 from structdecode.backends.transformers.encoding import Codec
+from structdecode.border import said
+from structdecode.errors import StrategyError
 from structdecode.protocols import GenerationRequest, Row
 from structdecode.tags import close_span, stopped
 from structdecode.types import Candidate, Span
@@ -38,6 +40,7 @@ class Writing:
     done: bool = False
     forced: bool = False
     sampled: int = 0
+    error: Exception | None = None
 
     def __post_init__(self) -> None:
         self.prefix = self.request.forced(self.row.prefix)
@@ -64,6 +67,21 @@ class Writing:
         """The prompt's, and the answer's so far. [1, L]"""
         own = torch.tensor([[*self.wanted, *self.ids]], dtype=torch.long, device=device)
         return torch.cat([self.prompt.to(device), own], dim=1)
+
+    def processed(self, logits: Tensor) -> Tensor:
+        """What the request's processors make of the logits [1, V]; one that fails ends this row alone (``error``)."""
+        try:
+            for processor in self.processors:
+                found = processor(self.tokens(logits.device), logits)
+                if not isinstance(found, Tensor) or found.shape != logits.shape:
+                    shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+                    raise ValueError(f"it gave back {shape}, not {tuple(logits.shape)}")
+                if found.isnan().any() or not found.isfinite().any() or found.isposinf().any():
+                    raise ValueError("it left no token that may be drawn, or NaN or infinite logits")
+                logits = found
+        except Exception as error:  # a plug-in's own
+            self.error, self.done = StrategyError(f"a logits processor failed: {said(error)}"), True
+        return logits
 
     def put(self, ids: Sequence[int], log_probs: Tensor, certainties: Tensor) -> None:
         """Takes tokens that nobody drew. [T] each"""
@@ -95,6 +113,8 @@ class Writing:
         return stopped(self._pending + self.codec.decode(self.ids), stage, stops)
 
     def span(self) -> Span:
+        if self.error is not None:
+            raise self.error
         request = self.request
         return close_span(
             request.stage, self._written(), prefix=self.prefix, open_spans=self._open,
@@ -144,3 +164,15 @@ def known_beginnings(candidate: Candidate) -> Iterator[tuple[int, ...]]:
     """The same of an answer and of its parts that end with a stage."""
     for spans in range(len(candidate.spans), 0, -1):
         yield from kept_as(Candidate(candidate.spans[:spans]))
+
+
+def owed(writing: Writing, known: int) -> int:
+    """Prompt tokens that are computed before a row may go on, where ``known`` of its answer's are there already.
+
+    Of a candidate's own tokens the last one and what was put behind them to close its stage are part of drawing them;
+    where more is missing (another view, a candidate that was let go, another model) all of it is.
+    """
+    candidate = writing.row.prefix
+    suffix = len(candidate.spans[-1].suffix_ids) if candidate.spans else 0
+    kept = known >= len(candidate.token_ids) - suffix - 1
+    return len(writing.prefix_ids) if kept else len(writing.wanted) - known

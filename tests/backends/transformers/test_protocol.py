@@ -92,7 +92,8 @@ def test_text_is_closed_and_billed_as_prompt(backend: TransformersBackend) -> No
 
 
 def test_wrong_texts_are_refused(backend: TransformersBackend) -> None:
-    for texts, error in (([], ConfigError), ([""], ConfigError), ([()], ConfigError), (["a" * 100_000], PromptError)):
+    wrong = ([], [""], [()], ["a</A> b"], [[10**9]], [[-1]], [[1.5]], [["a"]])
+    for texts, error in (*((texts, ConfigError) for texts in wrong), (["a" * 100_000], PromptError)):
 
         async def steps(decoder: Decoder, texts: Any = texts) -> Any:
             return await decoder.force([decoder.root], A, texts)
@@ -284,3 +285,83 @@ def test_children_come_as_they_end_and_the_rest_is_cancelled_and_billed(
     child, result = run(backend, first)
     assert child in together or child.token_ids in {c.token_ids for c in together}
     assert result.usage.generated_tokens == len(drawn)
+
+
+# ------------------------------------------------------------------ what goes wrong
+def _all_forbidden(ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    return torch.full_like(logits, -torch.inf)
+
+
+def _of_another_shape(ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    return logits[0]
+
+
+def _nothing(ids: torch.Tensor, logits: torch.Tensor) -> None:
+    return None
+
+
+def _raises(ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    raise ZeroDivisionError("no such grammar")
+
+
+@pytest.mark.parametrize("processor", [_all_forbidden, _of_another_shape, _nothing, _raises])
+def test_a_processor_that_fails_ends_its_own_search_alone(backend: TransformersBackend, processor: Any) -> None:
+    def search(processors: Any) -> Any:
+        async def steps(schema: Schema, decoder: Decoder) -> list[Ranked]:
+            grown = await decoder.extend([decoder.root], A, n=2, processors=processors)
+            return [Ranked(c, Score(0.0)) for c in grown]
+
+        return steps
+
+    async def both() -> Any:
+        searches = [search([lambda: processor]), *[search([])] * 3]
+        asked = [sd.adecode(PROMPT, backend=backend, strategy=s, schema=SCHEMA, seed=1) for s in searches]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    failed, *others = asyncio.run(both())
+    assert isinstance(failed, sd.StructdecodeError) and "a logits processor failed" in str(failed), failed
+    expected = sd.decode(PROMPT, backend=backend, strategy=search([]), schema=SCHEMA, seed=1)
+    assert [[c.candidate for c in other.candidates] for other in others]
+    for other in others:
+        assert [r.candidate.token_ids for r in other.candidates] == [r.candidate.token_ids for r in expected.candidates]
+
+
+def test_what_is_computed_anew_is_billed(backend: TransformersBackend) -> None:
+    other = Prompt("What colour is it?", [Image.new("RGB", (32, 32), "purple")])
+
+    async def steps(decoder: Decoder) -> Any:
+        (first,) = await decoder.extend([decoder.root], A)
+        (second,) = await decoder.extend([first], B)
+        async with decoder.view(other) as view:
+            await view.next_tokens([view.root], A, 1)  # the prompt is there
+            before = decoder._meter.usage.prefilled_tokens  # type: ignore[attr-defined]
+            await view.next_tokens([second], B, 1)
+            anew = decoder._meter.usage.prefilled_tokens - before  # type: ignore[attr-defined]
+        decoder.keep([])
+        before = decoder._meter.usage.prefilled_tokens  # type: ignore[attr-defined]
+        await decoder.next_tokens([second], B, 1)
+        return second, anew, decoder._meter.usage.prefilled_tokens - before  # type: ignore[attr-defined]
+
+    (second, in_view, after_keep), _ = run(backend, steps)
+    assert in_view >= len(second.token_ids) and after_keep >= len(second.token_ids)
+
+
+def test_a_view_answers_no_other_question_and_ends_with_its_context(backend: TransformersBackend) -> None:
+    async def spent(schema: Schema, decoder: Decoder) -> list[Ranked]:
+        await decoder.extend([decoder.root], A)
+        async with decoder.view(Prompt("Another question?")) as view:
+            (one,) = await view.extend([view.root], A)
+            await view.extend([one], B)
+            while True:
+                await view.extend([one], B, n=8)
+
+    result = sd.decode(PROMPT, backend=backend, strategy=spent, schema=SCHEMA, budget={"tokens": 200})
+    assert result.stopped_by == "tokens" and result.best is not None and list(result.best.stages) == ["A"]
+
+    async def left(decoder: Decoder) -> Any:
+        async with decoder.view(Prompt("Another question?")) as view:
+            pass
+        await view.extend([view.root], A)
+
+    with pytest.raises(sd.StructdecodeError, match="was left"):
+        run(backend, left)

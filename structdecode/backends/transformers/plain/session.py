@@ -16,7 +16,7 @@ from structdecode.backends.transformers.encoding import pad_left
 from structdecode.backends.transformers.plain.kv import Branch, Prefix, batch_cache, harvest
 from structdecode.backends.transformers.sampling import draw, text_log_probs, token_statistics, uniforms
 from structdecode.backends.transformers.vision import ImageMemory
-from structdecode.backends.transformers.writing import Writing, kept_as, known_beginnings, take
+from structdecode.backends.transformers.writing import Writing, kept_as, known_beginnings, owed, take
 from structdecode.budget import Tally, Usage
 from structdecode.protocols import UNMETERED, Account, ForcedText, GenerationRequest, Row, Session, Work
 from structdecode.resolution import resolution
@@ -184,8 +184,7 @@ class PlainSession:
             if known is None or known.logits is None:
                 first = ids not in missing
                 known = missing.setdefault(ids, self._longest_known(writing.row.prefix, ids))
-                lost = known.length == 0  # all of the candidate, after a change of the model
-                forced += (len(ids) if lost else len(writing.prefix_ids)) if first else 0
+                forced += owed(writing, known.length) if first else 0
             cached += self.prefix.length + known.length
         bill.charge(Usage(cached_tokens=cached))
         bill.admit(forced)

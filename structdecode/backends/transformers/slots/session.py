@@ -21,7 +21,7 @@ from structdecode.backends.transformers.slots.prefixes import CrossLayers, Known
 from structdecode.backends.transformers.slots.requests import Feed, Steps, Write
 from structdecode.backends.transformers.threads import release_team
 from structdecode.backends.transformers.vision import ImageMemory
-from structdecode.backends.transformers.writing import Writing, kept_as, known_beginnings
+from structdecode.backends.transformers.writing import Writing, kept_as, known_beginnings, owed
 from structdecode.budget import Tally, Usage
 from structdecode.protocols import UNMETERED, Account, ForcedText, GenerationRequest, Row, Session, Work
 from structdecode.resolution import resolution
@@ -276,8 +276,7 @@ class SlotSession:
             if place is None or place.logits is None:
                 first = ids not in missing
                 place = missing.setdefault(ids, self._longest_known(writing.row.prefix, ids))
-                lost = place.length == self.root.length  # all of the candidate, after a change of the model
-                forced += (len(ids) if lost else len(writing.prefix_ids)) if first else 0
+                forced += owed(writing, place.length - self.root.length) if first else 0
             cached += place.length
         bill.charge(Usage(cached_tokens=cached))
         bill.admit(forced)
