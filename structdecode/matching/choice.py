@@ -26,7 +26,7 @@ _MARKED = re.compile(
     re.IGNORECASE,
 )
 _BARE = re.compile(
-    r"(?:\b(?:is|be|choose|chose|select|pick|say|with|was|answer|actually|therefore|thus|so|it's|or|and|but|nor|not|neither|to)\s+|[=:]\s*|^\s*|[.!?\n]\s+|,\s*|/\s*)"
+    r"(?:\b(?:is|be|choose|chose|select|pick|say|with|was|answer|actually|therefore|thus|so|it's|or|and|but|nor|not|neither|to|however|yet|maybe|perhaps|possibly|kidding|rather)\s+|[=:]\s*|^\s*|[.!?]\s+|\n\s*|,\s*|/\s*)"
     r"[\"']?([A-Z])[\"']?(?=\s*(?:[.,;:!?()/\n]|$|\s(?:because|since|as|is|or|and|nor|not|but|rather|instead|given|which|due|was|looks|seems|would|can|-)\b|\s-))"
 )
 _PAIR = re.compile(
@@ -189,7 +189,8 @@ def _first_letter(letter: str, text: str, end: int, options: Mapping[str, str]) 
     rest = text[end:]
     if normalise(rest) == normalise(options.get(letter, "")):
         return letter, "choice:letter"
-    if negated(text, 0, end):
+    own = re.match(_bounded(clean(options.get(letter, "")).lower()), rest.lower()) if options.get(letter) else None
+    if negated(text, 0, end) or (own is not None and negated(rest, 0, own.end())):
         return None, "choice:negated"
     others = {m.letter for m in _standing(rest, _letter_mentions(rest, set(options) or {letter}))} - {letter}
     if others:
@@ -197,6 +198,9 @@ def _first_letter(letter: str, text: str, end: int, options: Mapping[str, str]) 
     mentioned = {m.letter for m in _standing(rest, _text_mentions(rest, options, strict=False))}
     if mentioned and letter not in mentioned:
         return None, "choice:contradiction"
+    line = re.split(r"[.\n]", rest, maxsplit=1)[0]
+    if {m.letter for m in _standing(line, _text_mentions(line, options, strict=False))} - {letter} and mentioned:
+        return None, "choice:ambiguous"
     return letter, "choice:letter"
 
 

@@ -62,12 +62,15 @@ _OPERATOR = re.compile(
     r"\s*[+*\u00d7÷/·]\s*|\s+-\s+|\s*±\s*|\s+(?:plus|minus|times|divided by)\s+|\s*\bin\s+|\s+(?:out\s+)?of\s+(?:the\s+|all\s+)?|[ \t]+"
 )
 _FUNCTION_BEFORE = re.compile(
-    r"(?:√|(?<![a-zA-Z])[a-zA-Z](?=\()|\bsqrt|\\[a-z]+|\blog|\bln|\bsin|\bcos|\btan|\b(?:root|square|cube|half|third|double) of|\bdouble|\btwice)\s*[({]{0,2}\s*$",
+    r"(?:√|(?<![a-zA-Z])[a-zA-Z](?=\()|\bsqrt|\\[a-z]+|\blog|\bln|\bsin|\bcos|\btan|\b(?:root|square|cube|half|third|double|product|sum|difference|quotient) of|\bdouble|\btwice)\s*[({]{0,2}\s*$",
     re.IGNORECASE,
 )
 _FACTOR_AFTER = re.compile(
     r"\s*(?:\\[a-z]+|π|pi\b|squared|cubed|factorial|[ijxyz]\b|(?:more|less|fewer) than [a-z]\b|[-+*/]\s*\d*[a-zA-Z]\b|[<>≤≥]|\\[lg]eq?\b|and (?:a|one) (?:half|quarter|third)\b|[\s-]*(?:halves|(?:third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth)s?)\b"
-    r"|times (?:\w+er|as|more|the)\b|o'clock|-ish|\+(?!\s*\d))",
+    r"|times (?:\w+er|as|more|the)\b|o'clock|-ish|\+(?!\s*\d)"
+    r"|(?i:bps|lakhs?|crores?|mio|mrd|mln|dozens|tens|score|hundreds|thousands|millions|billions|to the power|raised to)\b|(?:more|less|fewer) than (?:\d|[a-z]+\b)|[‰‱万萬千百亿億十]|below zero\b"
+    rf"|(?i:point|plus|minus|times|over|divided by)\s(?:{'|'.join(_SMALL)})\b|and (?:{'|'.join(_SMALL)}) (?:halves|quarters?|thirds?|fourths?|fifths?)\b"
+    r"|\(\s*(?i:wrong|incorrect|not)\b)",
 )
 _RANGE = re.compile(r"\s*(?:-|~|\.\.+|…)\s*|\s+(?:to|through)\s+")
 

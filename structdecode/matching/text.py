@@ -59,12 +59,21 @@ def reading(text: str) -> str:
     return normalise(_readings(segment(clean(text)))[-1][0])
 
 
+_TAKEN_BACK = re.compile(
+    r"\W*(?:wrong|incorrect|not|no|or|alternatively|otherwise|just kidding|actually|wait"
+    r"|(?:but\s+)?(?:that|this|it)(?:'s|\s+is|\s+was|\s+would be|\s+may be)\s+(?:\w+ly\s+)?(?:wrong|incorrect|false|not))\b",
+    re.IGNORECASE,
+)
+"""How a sentence begins that takes back what the one before it said."""
+
+
 def _readings(part: Segment) -> list[tuple[str, str]]:
     """A led answer may go on with another sentence; an unled one may only be framed ("It is a dog.")."""
     readings = [(part.text, "text:led" if part.led else "text:exact")]
     if part.led and (parts := sentences(part.statement)):
         readings += [(part.statement, "text:led")]
-        if not _ABBREVIATED.search(parts[0]):
+        taken_back = len(parts) > 1 and _TAKEN_BACK.match(parts[1]) is not None
+        if not _ABBREVIATED.search(parts[0]) and not taken_back:
             readings += [(parts[0], "text:led")]
     framed = _FRAME.match(readings[-1][0])
     if framed:

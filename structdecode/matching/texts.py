@@ -26,6 +26,7 @@ _CHARACTERS = str.maketrans(
 )
 _THOUSANDS = re.compile(r"(?<=\d)[\u00a0\u2007\u2009\u202f](?=\d{3}(?!\d))")
 _SUPERSCRIPT_RUN = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+")
+_SUPERSCRIPT_SIGN = re.compile(r"(?<![\w)\]}⁰¹²³⁴⁵⁶⁷⁸⁹])[⁺⁻](?=\d)(?![⁰¹²³⁴⁵⁶⁷⁸⁹])")
 _FRACTION = re.compile(r"(\d?)([¼-¾⅐-⅞↉])")
 _CONCLUSION = re.compile(r"<(conclusion|answer)>", re.IGNORECASE)
 _BLANKS = re.compile(r"[^\S\n]{2,}")
@@ -85,7 +86,7 @@ NEGATION = re.compile(
 _ALL_BUT = re.compile(r"\b(?:anything|all|any|everything|everyone) but\b[^.,;\n]{0,30}$", re.IGNORECASE)
 _NEGATED_AFTER = re.compile(
     r"[\s\"')\]*]*(?:(?:is|are|was|were|would be|seems|looks|can be|must be|should be|cannot be|can't be|isn't|aren't|wasn't)\s)?"
-    r"(?:\w+\s)?(?:not|wrong|incorrect|false|impossible|excluded|eliminated|ruled out|unlikely|cannot|isn't|aren't|wasn't"
+    r"(?:\w+\s)?(?:not|wrong|incorrect|false|impossible|excluded|eliminated|discarded|dismissed|rejected|fails?\b|out\b(?! of)|(?:the )?least\b|ruled out|unlikely|cannot|isn't|aren't|wasn't"
     r"|doesn't|don't|can't|couldn't|wouldn't)\b",
     re.IGNORECASE,
 )
@@ -118,6 +119,7 @@ _AT_THE_ENDS = " \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f\x85"
 def unify(text: str) -> str:
     """Unicode NFKC, one kind of minus and quote, superscripts as ``^2``, ``½`` as ``1/2``; nothing invisible."""
     text = _THOUSANDS.sub(",", text)
+    text = _SUPERSCRIPT_SIGN.sub(lambda m: _SUPERSCRIPTS[m[0]], text)
     text = _SUPERSCRIPT_RUN.sub(lambda m: "^" + "".join(_SUPERSCRIPTS[c] for c in m.group()), text)
     text = _FRACTION.sub(lambda m: f"{m[1]} {unicodedata.normalize('NFKC', m[2])}" if m[1] else m[2], text)
     return unicodedata.normalize("NFKC", text).translate(_CHARACTERS)

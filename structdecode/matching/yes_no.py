@@ -34,7 +34,13 @@ _DENIED = re.compile(
     r"[\"')]*\s+(?:is|was|would be)\s+(?:\w+ly\s+)?(?:not|wrong|incorrect|false|an? wrong)\b", re.IGNORECASE
 )
 _UNCERTAIN = re.compile(
-    r"\b(?:might|could|may|partly|partially|half|possibly|maybe|perhaps|mostly|if|would be)\b", re.IGNORECASE
+    r"\b(?:might|could|may|partly|partially|half|possibly|maybe|perhaps|mostly|if|would be|would say|rarely|seldom|wrongly|untrue to|opposite|reverse|contrary|(?:used|claimed|said|believed|supposed|fails) to be|too \w+ to be|nothing is|sadly|unfortunately)\b",
+    re.IGNORECASE,
+)
+_TAKEN_BACK = re.compile(
+    r"[\s.,;:!?…-]*(?:not\b(?=\W*$)|(?:but\s+)?th(?:at|is)(?:'s|\s+is|\s+was|\s+would be)\s+(?:\w+ly\s+)?"
+    r"(?:incorrect|wrong|false|untrue|inaccurate|not\s+(?:true|correct|right|accurate))\b)",
+    re.IGNORECASE,
 )
 _CONDITION = re.compile(r"[\s,]*(?:but\s+)?(?:only\s+)?(?:if|unless|when)\b", re.IGNORECASE)
 _DENYING = re.compile(r"\b(?:nobody|no one|denie?s|deny)\b", re.IGNORECASE)
@@ -65,7 +71,7 @@ def polarity(text: str, led: bool = False) -> tuple[str | None, str]:
     if _BOTH.search(text):
         return None, "yes-no:contradiction"
     first = _FIRST.match(text)
-    if first is not None and _DENIED.match(text, first.end()):
+    if first is not None and (_DENIED.match(text, first.end()) or _TAKEN_BACK.match(text, first.end())):
         return None, "yes-no:contradiction"
     if first is not None and _CONDITION.match(text, first.end()):
         return None, "yes-no:uncertain"
