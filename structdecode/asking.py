@@ -19,10 +19,10 @@ MOST_ROWS = 1_000_000
 """Continuations that one call may ask for, each."""
 
 
-def check_rows(n: Any) -> None:
+def check_rows(n: Any, name: str = "n") -> None:
     """Raises `ConfigError` unless so many continuations can be asked for."""
     if not isinstance(n, int) or not 1 <= n <= MOST_ROWS:
-        raise ConfigError(f"n must be a whole number from 1 to {MOST_ROWS:,}, not {n!r}")
+        raise ConfigError(f"{name} must be a whole number from 1 to {MOST_ROWS:,}, not {n!r}")
 
 
 class OpenCalls:

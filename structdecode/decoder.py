@@ -71,7 +71,7 @@ class MeteredDecoder:
         self._left = asyncio.Event()  # set when this is a view that was left
         self._held: list[Candidate] = []  # made here and not released yet
         self._outer: MeteredDecoder | None = None  # the search that this one is inside of, in the same session
-        self._inner: list[MeteredDecoder] = []
+        self._inner: list[MeteredDecoder] = []  # those inside of it, in the same session
         self._scores: dict[Path, Score] = {}
         self._calls = OpenCalls()
 
@@ -140,7 +140,7 @@ class MeteredDecoder:
         return self._added(places, work.value, stage)
 
     async def next_tokens(self, candidates: Sequence[Candidate], stage: Stage, k: int) -> list[list[NextToken]]:
-        check_rows(k)
+        check_rows(k, "k")
         await self._check_places(candidates, stage)
         if not candidates:
             return []
@@ -223,7 +223,10 @@ class MeteredDecoder:
 
     # ------------------------------------------------------------------ searches inside the search
     def at(self, candidate: Candidate) -> MeteredDecoder:
-        return self._inside(candidate, self._session, "strategy", candidate.path)
+        inside = self._inside(candidate, self._session, "strategy", candidate.path)
+        inside._outer = self
+        self._inner.append(inside)
+        return inside
 
     @asynccontextmanager
     async def view(self, prompt: Prompt) -> AsyncIterator[MeteredDecoder]:
@@ -231,7 +234,7 @@ class MeteredDecoder:
         self._trace.add("view", question=prompt.question, images=digests)
         async with self._session.open(self._schema.ask(prompt)) as session:
             view = self._inside(Candidate(), session, "view", prompt.question, digests)
-            view.prompt, view._outer = prompt, None  # its candidates are kept by a session of its own
+            view.prompt = prompt
             view._made, view._left = {}, asyncio.Event()
             self._views.append(view._made)
             try:
@@ -240,12 +243,11 @@ class MeteredDecoder:
                 view._left.set()
 
     def _inside(self, root: Candidate, session: Session, *seed: object) -> MeteredDecoder:
+        """A decoder of the same search that holds nothing yet."""
         inside = copy.copy(self)
         inside.root, inside._session = root, session
         inside.rng = np.random.default_rng(seeds.derive(*self._seed, *seed))
-        inside._held, inside._inner = [], []
-        inside._outer = self
-        self._inner.append(inside)
+        inside._held, inside._inner, inside._outer = [], [], None
         return inside
 
     def keep(self, candidates: Sequence[Candidate]) -> None:
@@ -261,13 +263,10 @@ class MeteredDecoder:
         """Holds no others from now on, nor do the searches inside this one. Those that are held no more."""
         dropped = [candidate for candidate in self._held if candidate.token_ids not in kept]
         self._held = [candidate for candidate in self._held if candidate.token_ids in kept]
-        return dropped + [c for inside in self._same_session() for c in inside._let_go(kept)]
+        return dropped + [c for inside in self._inner for c in inside._let_go(kept)]
 
     def _all_held(self) -> list[Candidate]:
-        return self._held + [candidate for inside in self._same_session() for candidate in inside._all_held()]
-
-    def _same_session(self) -> list[MeteredDecoder]:
-        return [inside for inside in self._inner if inside._outer is self]
+        return self._held + [candidate for inside in self._inner for candidate in inside._all_held()]
 
     def _next_choice(self, parent: Candidate) -> int:
         self._children[parent.path] += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from structdecode import seeds
@@ -114,7 +114,7 @@ async def _numbered(
             sample_id = index if ids is None else next(ids, None)
             if sample_id is None:
                 raise ConfigError(f"there are more prompts than sample ids ({index})")
-            task = Task(task.prompt, str(sample_id), task.strategy, task.schema, task.budget, task.seed)
+            task = replace(task, sample_id=str(sample_id))
         yield index, task
         index += 1
 

@@ -68,9 +68,13 @@ class GenerationRequest:
     processors: Sequence[MakeProcessor] = ()
     deadline: float | None = None
 
+    def open_spans(self, prefix: Candidate) -> tuple[Span, ...]:
+        """Those of a candidate that began the stage and left it open, so that it is gone on with."""
+        return prefix.open_spans if prefix.open_stage == self.stage.name else ()
+
     def forced(self, prefix: Candidate) -> str:
         """The text that is put before what the model writes behind a candidate."""
-        if not (self.force_begin and self.stage.begin) or prefix.open_stage == self.stage.name:
+        if not (self.force_begin and self.stage.begin) or self.open_spans(prefix):
             return ""
         return forced_prefix(self.stage, prefix.spans[-1] if prefix.spans else None, self.separator)
 

@@ -62,7 +62,7 @@ class _ScriptedSession:
         end_of_text = not cut and ended is None
         ids = _encoded(written)
         return close_span(
-            stage, written, prefix=request.forced(row.prefix), open_spans=_open_spans(row.prefix, stage), stops=stops, end_of_text=end_of_text,
+            stage, written, prefix=request.forced(row.prefix), open_spans=request.open_spans(row.prefix), stops=stops, end_of_text=end_of_text,
             token_ids=ids, log_probs=(-1.0,) * len(ids), certainties=(1.0,) * len(ids), seed=row.seed,
             proposal_log_probs=(-1.0,) * len(ids), leave_open=request.leave_open, encode=_encoded,
         )  # fmt: skip
@@ -89,7 +89,7 @@ class _ScriptedSession:
         ids = _encoded(written)
         return close_span(
             stage, written, prefix=request.forced(prefix),
-            open_spans=_open_spans(prefix, stage), stops=(), end_of_text=False,
+            open_spans=request.open_spans(prefix), stops=(), end_of_text=False,
             leave_open=request.leave_open, token_ids=ids, log_probs=(-1.0,) * len(ids),
             proposal_log_probs=(0.0,) * len(ids), certainties=(1.0,) * len(ids), seed=None, encode=_encoded,
         )  # fmt: skip
@@ -128,10 +128,6 @@ class _ScriptedSession:
 
 def _encoded(text: str) -> tuple[int, ...]:
     return tuple(map(ord, text))
-
-
-def _open_spans(prefix: Candidate, stage: Stage) -> tuple[Span, ...]:
-    return prefix.open_spans if prefix.open_stage == stage.name else ()
 
 
 def _text_of(text: ForcedText) -> str:

@@ -1,7 +1,7 @@
 """Answers a harness's questions, all of them in flight, each with settings of its own.
 
-`engine.decode_many` has one schema and one strategy for all prompts. A harness has settings by
-task, and wants an answer, be it an empty one, to every question.
+`many.decode_many` is given prompts whose pictures are open. A harness has a thousand: each is opened at its turn, may be
+left out then, and has an answer, be it an empty one.
 """
 
 from __future__ import annotations

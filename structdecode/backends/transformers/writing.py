@@ -46,7 +46,7 @@ class Writing:
         self.prefix = self.request.forced(self.row.prefix)
         self.prefix_ids = self.codec.encode(self.prefix) if self.prefix else ()
         self.wanted: tuple[int, ...] = (*self.row.prefix.token_ids, *self.prefix_ids)
-        self._open = self.row.prefix.open_spans if self.row.prefix.open_stage == self.request.stage.name else ()
+        self._open = self.request.open_spans(self.row.prefix)
         self._pending = self._open[-1].pending if self._open else ""
         self.processors = [make() for make in self.request.processors]
         self._stops = tuple(text for text in (self.request.stage.end, *self.request.stops) if text)
