@@ -95,7 +95,7 @@ async def adecode(
             ranked = decoder.salvage()
         finally:
             await decoder.stop()
-    return result_of(ranked, schema, meter, trace, seed)
+    return result_of(ranked, prompt, schema, meter, trace, seed)
 
 
 def prompt_of(given: Any) -> Prompt:

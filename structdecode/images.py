@@ -8,6 +8,7 @@ import hashlib
 import io
 import warnings
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 
@@ -19,6 +20,9 @@ from structdecode.reading import one_line
 
 MAX_PIXELS = 89_478_485
 """Pillow's own bound (about 9,459 x 9,459): beyond it an image is taken for a decompression bomb."""
+
+THUMBNAIL = 192
+"""Pixels a side of the pictures that a `Result` keeps to show."""
 
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -39,6 +43,15 @@ class Picture:
 
     image: Image.Image = field(compare=False, repr=False)
     digest: str
+
+    @cached_property
+    def thumbnail(self) -> bytes:
+        """A PNG of at most `THUMBNAIL` pixels a side, made once."""
+        scale = min(1.0, THUMBNAIL / max(self.image.size))
+        size = (max(1, round(self.image.width * scale)), max(1, round(self.image.height * scale)))
+        buffer = io.BytesIO()
+        self.image.resize(size, reducing_gap=2.0).save(buffer, "PNG")
+        return buffer.getvalue()
 
 
 def load_picture(source: ImageSource | Picture) -> Picture:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from structdecode.budget import Meter, Usage
+from structdecode.errors import MissingExtraError
+from structdecode.reading import cut
 from structdecode.trace import Trace
-from structdecode.types import Candidate, Path, Ranked, Schema
+from structdecode.types import Candidate, Path, Prompt, Ranked, Schema
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """What a search found and what it cost.
 
@@ -21,6 +27,8 @@ class Result:
         usage: everything together; ``usage_by_part`` the generator's and the verifier's shares.
         stopped_by: the limit that ended the search, None if it ended by itself.
         error: why the prompt could not be asked at all (`decode_many`); empty where it was.
+        schema: the stages that were asked for; None where the prompt could not be asked.
+        thumbnails: small PNGs of the prompt's pictures. The pictures themselves are not held.
     """
 
     answer: str
@@ -28,10 +36,28 @@ class Result:
     candidates: tuple[Ranked, ...]
     usage: Usage
     usage_by_part: dict[str, Usage]
-    trace: Trace = field(repr=False)
+    trace: Trace
     stopped_by: str | None
     seed: int
     error: str = ""
+    schema: Schema | None = None
+    thumbnails: tuple[bytes, ...] = field(default=(), compare=False)
+
+    def __repr__(self) -> str:
+        count = len(self.candidates)
+        facts = [
+            f"{count} candidate{'s' * (count != 1)}",
+            f"{self.usage.generated_tokens:,} tokens",
+            f"seed {self.seed}",
+        ]
+        facts += [f"stopped by {self.stopped_by}"] if self.stopped_by else []
+        facts += [f"not asked: {cut(self.error, 80)!r}"] if self.error else []
+        return f"<Result {cut(self.answer, 60)!r}: {', '.join(facts)}>"
+
+    def _repr_html_(self) -> str:
+        from structdecode.view import result_fragment
+
+        return result_fragment(self)
 
     @property
     def stages(self) -> dict[str, str]:
@@ -46,6 +72,32 @@ class Result:
     def draws(self) -> list[tuple[Path, Ranked]]:
         """Each draw's path with what it came to, best first: `candidates` with equal ones as often as they were drawn."""
         return [(path, ranked) for ranked in self.candidates for path in ranked.paths]
+
+    def to_pandas(self) -> DataFrame:
+        """A row for each of `candidates`, best first.
+
+        Columns: ``path``, ``text`` (with its tags), ``answer``, ``score`` (NaN where there is none), ``tokens``,
+        ``log_prob`` (of all tokens that were written), ``finish_reasons`` (one for each span), ``draws``.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise MissingExtraError("pandas", "eval") from None
+        return pandas.DataFrame([_row(ranked, self.schema) for ranked in self.candidates], columns=_COLUMNS)
+
+
+_COLUMNS = ["path", "text", "answer", "score", "tokens", "log_prob", "finish_reasons", "draws"]
+
+
+def _row(ranked: Ranked, schema: Schema | None) -> tuple[object, ...]:
+    candidate, value = ranked.candidate, ranked.score.value
+    return (
+        candidate.path, candidate.text, candidate.answer(schema) if schema else "", float("nan") if value is None else value,
+        candidate.tokens, candidate.log_prob, tuple(span.finish_reason for span in candidate.spans), ranked.draws,
+    )  # fmt: skip
 
 
 def _malformed(best: Candidate, schema: Schema) -> Iterator[str]:
@@ -65,12 +117,13 @@ def _malformed(best: Candidate, schema: Schema) -> Iterator[str]:
         yield f"malformed: {', '.join(others)}: a tag is missing or repeated, or another stage stands inside"
 
 
-def result_of(ranked: list[Ranked], schema: Schema, meter: Meter, trace: Trace, seed: int) -> Result:
+def result_of(ranked: list[Ranked], prompt: Prompt, schema: Schema, meter: Meter, trace: Trace, seed: int) -> Result:
     best = ranked[0].candidate if ranked and ranked[0].candidate.spans else None
     usage, parts = meter.usage, {str(part): used for part, used in meter.parts.items()}
     result = Result(
         answer=best.answer(schema) if best else "", best=best, candidates=tuple(ranked), usage=usage,
-        usage_by_part=parts, trace=trace, stopped_by=meter.stopped_by, seed=seed,
+        usage_by_part=parts, trace=trace, stopped_by=meter.stopped_by, seed=seed, schema=schema,
+        thumbnails=tuple(picture.thumbnail for picture in prompt.images),
     )  # fmt: skip
     for text in _malformed(best, schema) if best else ():
         trace.add("warning", text=text)

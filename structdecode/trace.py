@@ -12,14 +12,14 @@ from structdecode.border import plain, said
 from structdecode.errors import ConfigError
 from structdecode.events import trace_problem
 from structdecode.paths import write_whole
-from structdecode.reading import parse_json, read_text
+from structdecode.reading import cut, parse_json, read_text
 from structdecode.types import Candidate, Path, Score
 
 Observer = Callable[[Mapping[str, Any]], None]
 """Called with each event as it happens; see `Trace.events`."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Trace:
     """The events of one search, in order, as JSON-ready mappings with a ``kind``:
 
@@ -33,7 +33,15 @@ class Trace:
 
     header: dict[str, Any]
     events: list[dict[str, Any]] = field(default_factory=list)
-    observer: Observer | None = field(default=None, repr=False)
+    observer: Observer | None = None
+
+    def __repr__(self) -> str:
+        return f"<Trace {cut(str(self.header.get('question', '')), 60)!r}: {len(self.events)} events>"
+
+    def _repr_html_(self) -> str:
+        from structdecode.view import trace_fragment
+
+        return trace_fragment(self)
 
     def add(self, kind: str, **content: Any) -> None:
         event = {"kind": kind, **content}

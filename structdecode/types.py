@@ -12,6 +12,7 @@ from typing import Any, Literal
 from structdecode import registry
 from structdecode.errors import ConfigError, PromptError, SchemaError
 from structdecode.images import ImageSource, Picture, load_picture
+from structdecode.reading import cut
 from structdecode.visible import visible_text
 
 FinishReason = Literal["stop", "length", "invalid"]
@@ -243,12 +244,20 @@ class NextToken:
     log_prob: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Candidate:
     """A partial or complete answer: a chain of spans. Extending makes a new one."""
 
     spans: tuple[Span, ...] = ()
     path: Path = ()
+
+    def __repr__(self) -> str:
+        return f"<Candidate {'.'.join(map(str, self.path)) or 'root'}: {self.tokens} tokens, {cut(self.text, 60)!r}>"
+
+    def _repr_html_(self) -> str:
+        from structdecode.view import candidate_fragment
+
+        return candidate_fragment(self)
 
     def extended(self, span: Span, choice: int) -> Candidate:
         return Candidate((*self.spans, span), (*self.path, choice))
@@ -275,6 +284,16 @@ class Candidate:
     @property
     def token_ids(self) -> tuple[int, ...]:
         return tuple(i for span in self.spans for i in span.all_ids)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens were written or put in as text, the tags that were put around it not counted."""
+        return sum(len(span.token_ids) for span in self.spans)
+
+    @property
+    def log_prob(self) -> float:
+        """The sum of the log-probabilities of these tokens under the model itself; 0 where a backend has none."""
+        return math.fsum(p for span in self.spans for p in span.log_probs)
 
     @property
     def last_stage(self) -> str:

@@ -1,21 +1,28 @@
-"""A search tree as one HTML page: nothing is loaded from anywhere, everything in it is escaped."""
+"""A search tree as HTML, a page or a piece of a notebook: nothing is loaded from anywhere, everything in it is escaped."""
 
 from __future__ import annotations
 
+import base64
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from structdecode.trace import Trace
+from jinja2 import Environment
+from markupsafe import Markup
 
-TREE_STYLE = """
-:root { color-scheme: light dark; --line: #8884; --kept: #2a9d5c; --cut: #b0643a; }
+from structdecode.results import Result
+from structdecode.trace import Trace
+from structdecode.types import Candidate
+
+_COLOURS = "--line: #8884; --kept: #2a9d5c; --cut: #b0643a;"
+_TREE_RULES = """
 details { border-left: 3px solid var(--line); margin: .4rem 0 .4rem .6rem; padding-left: .8rem; }
 details.kept { border-color: var(--kept); } details.cut { border-color: var(--cut); }
 summary { cursor: pointer; overflow-wrap: anywhere; } pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: .3rem 0; }
 .note { opacity: .75; font-size: .9em; } .best { font-weight: 600; }
 """
+TREE_STYLE = f"\n:root {{ color-scheme: light dark; {_COLOURS} }}{_TREE_RULES}"
 """What `search_tree` needs to be seen."""
 
 _STYLE = f"""{TREE_STYLE}
@@ -24,6 +31,42 @@ table {{ border-collapse: collapse; margin: .5rem 0 1.5rem; }}
 td, th {{ border: 1px solid var(--line); padding: .2rem .6rem; text-align: right; }}
 td:first-child, th:first-child {{ text-align: left; }}
 """
+
+
+_FRAGMENT = Environment(autoescape=True).from_string(
+    """<div class="structdecode"><style>.structdecode { {{ colours }} {{ rules }} }</style>
+{%- for picture in pictures %}<img alt="" src="data:image/png;base64,{{ picture }}">{% endfor %}
+{%- for text in lines %}<p class="{{ 'best' if loop.first else 'note' }}">{{ text }}</p>{% endfor %}
+{%- for stage, text in stages.items() %}<p><b>{{ stage }}</b> {{ text }}</p>{% endfor %}
+{{- tree }}</div>"""
+)
+"""A piece of another page: its rules are nested, so that they hold inside of it alone."""
+
+
+def _fragment(
+    lines: Sequence[str], *, pictures: Sequence[bytes] = (), stages: Mapping[str, str] | None = None, tree: str = ""
+) -> str:
+    return _FRAGMENT.render(
+        colours=_COLOURS, rules=Markup(_TREE_RULES), pictures=[base64.b64encode(png).decode() for png in pictures],
+        lines=lines, stages=stages or {}, tree=Markup(tree),
+    )  # fmt: skip
+
+
+def result_fragment(result: Result) -> str:
+    """For a notebook: the pictures, the answer and the search tree."""
+    lines = [f"Answer: {result.answer or '(none)'}", repr(result), *result.warnings]
+    tree = search_tree(result.trace.events)
+    return _fragment(lines, pictures=result.thumbnails, tree=tree)
+
+
+def trace_fragment(trace: Trace) -> str:
+    """For a notebook: the question and the search tree."""
+    return _fragment([str(trace.header.get("question", "")), repr(trace)], tree=search_tree(trace.events))
+
+
+def candidate_fragment(candidate: Candidate) -> str:
+    """For a notebook: the stages."""
+    return _fragment([repr(candidate)], stages=candidate.stages)
 
 
 def render(trace: Trace) -> str:
