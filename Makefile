@@ -14,13 +14,13 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(STAMP) ## answer a question about a picture, stage by stage, with stage-level beam search
-	$(BIN)/python -m structdecode.demo
+	$(BIN)/python -m structdecode.cli.demo
 
 test: $(STAMP) ## the whole test suite, a process a core (at most four)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 law4: $(STAMP) ## 200 questions with every strategy and verifier, in any company (about 90 minutes on 2 cores)
-	STRUCTDECODE_LAW4_QUESTIONS=200 $(BIN)/python -m pytest tests/test_determinism.py
+	STRUCTDECODE_LAW4_QUESTIONS=200 $(BIN)/python -m pytest tests/core/test_determinism.py
 
 architectures: $(STAMP) ## every family of image-text models against its own generate: docs/architectures.md (about 15 minutes on 2 cores)
 	$(BIN)/python -m tests.families

@@ -50,11 +50,11 @@ def run_cell(job: tuple[str, int, int]) -> tuple[str, list[dict[str, Any]]]:
     """One strategy over the first `n` questions of the test split."""
     import torch
 
-    from structdecode.answers import final_answer
-    from structdecode.assembly import load_backend, make_strategy
-    from structdecode.many import decode_many
+    from structdecode.core.assembly import load_backend, make_strategy
+    from structdecode.core.many import decode_many
+    from structdecode.core.types import Prompt
+    from structdecode.matching.answers import final_answer
     from structdecode.pocket import world
-    from structdecode.types import Prompt
 
     torch.set_num_threads(1)
     name, n, seed = job

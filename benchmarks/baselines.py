@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from structdecode.types import Prompt
+from structdecode.core.types import Prompt
 from structdecode.verifiers import prompts
 
 

@@ -13,7 +13,7 @@ import torch
 
 import structdecode as sd
 from benchmarks import models, speed
-from structdecode import registry
+from structdecode.core import registry
 from structdecode.pocket import world
 
 SETTINGS: dict[str, dict[str, Any]] = {

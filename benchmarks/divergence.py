@@ -4,7 +4,7 @@ In float32 it must not: the same questions are searched at several concurrencies
 the middle and gone on with, and by the other engine; answers, texts and paths are compared. In lower precision a row's
 logits differ with the batch that it is computed in, and now and then a draw or a choice falls on the other side: there
 the rate is measured, each question alone and among others. Beside it: how far the scores of the same tokens are apart,
-and how many choices come so close to the resolution (`structdecode.resolution`) that this much could turn them.
+and how many choices come so close to the resolution (`structdecode.core.resolution`) that this much could turn them.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ import torch
 
 import structdecode as sd
 from benchmarks import speed
-from structdecode import registry
-from structdecode.assembly import load_backend
+from structdecode.core import registry
+from structdecode.core.assembly import load_backend
+from structdecode.core.types import Candidate
+from structdecode.core.types import Path as TreePath
 from structdecode.pocket import world
-from structdecode.types import Candidate
-from structdecode.types import Path as TreePath
 from structdecode.verifiers.by_stage import ByStage
 from structdecode.verifiers.callable import FunctionVerifier
 from structdecode.verifiers.ensemble import Ensemble
@@ -78,7 +78,7 @@ def arms(reward_model: str | None, n: int = 3) -> dict[str, Any]:
 
 def reward_model(directory: Path) -> str:
     """The embedded model with a head that nobody trained: a verifier with weights of its own."""
-    from structdecode.schemas import LLAVA_O1
+    from structdecode.core.schemas import LLAVA_O1
     from structdecode.training.reward_model.config import RewardConfig
     from structdecode.training.reward_model.model import from_base, save
 

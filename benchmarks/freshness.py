@@ -22,8 +22,8 @@ from PIL import Image
 import structdecode as sd
 from benchmarks import models
 from structdecode.backends.transformers.freshness import structure, values
-from structdecode.protocols import GenerationRequest, Row
-from structdecode.types import Candidate
+from structdecode.core.protocols import GenerationRequest, Row
+from structdecode.core.types import Candidate
 
 RESULTS = Path(__file__).parent / "results"
 STEPS = 64

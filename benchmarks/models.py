@@ -54,7 +54,7 @@ def _mllama(name: str, vision: dict[str, Any], text: dict[str, Any], device: str
     from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
 
     from structdecode.backends.transformers import TransformersBackend
-    from structdecode.pocket.model import CHAT_TEMPLATE, build_tokenizer
+    from structdecode.training.pocket.model import CHAT_TEMPLATE, build_tokenizer
 
     torch.manual_seed(0)
     tokenizer = build_tokenizer()

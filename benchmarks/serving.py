@@ -28,7 +28,7 @@ from openai import AsyncOpenAI
 
 import structdecode as sd
 from benchmarks import models, speed
-from structdecode import registry
+from structdecode.core import registry
 
 QUESTIONS, N, TOKENS = 32, 8, 32
 

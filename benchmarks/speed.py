@@ -27,7 +27,7 @@ from PIL import Image
 
 import structdecode as sd
 from benchmarks import baselines, models
-from structdecode import registry
+from structdecode.core import registry
 
 RESULTS = Path(__file__).parent / "results"
 QUESTION = (

@@ -23,9 +23,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerCallback
 
 from benchmarks import models
+from structdecode.core.schemas import LLAVA_O1
 from structdecode.evaluation.identity import versions
 from structdecode.pocket import world
-from structdecode.schemas import LLAVA_O1
 from structdecode.training.collate import Collator
 from structdecode.training.examples import Example
 from structdecode.training.sft.adapters import with_adapters

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from structdecode import demo
+from structdecode.cli import demo
 
 console = Console(record=True, width=96, highlight=False)
 demo.run(Path("runs/demo"), console)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from structdecode.errors import ConfigError
-from structdecode.protocols import Decoder, StrategyTraits, Verifier
+from structdecode.core.errors import ConfigError
+from structdecode.core.protocols import Decoder, StrategyTraits, Verifier
+from structdecode.core.types import Ranked, Schema, rank
 from structdecode.strategies.sampling import SamplingOverrides
 from structdecode.strategies.staged import walk
-from structdecode.types import Ranked, Schema, rank
 from structdecode.verifiers.log_prob import LogProb
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from structdecode.protocols import StrategyTraits
+from structdecode.core.protocols import StrategyTraits
 from structdecode.strategies.staged import Staged
 
 

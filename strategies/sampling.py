@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from structdecode import registry
-from structdecode.types import Sampling, Stage
+from structdecode.core import registry
+from structdecode.core.types import Sampling, Stage
 
 
 @dataclass(frozen=True, kw_only=True)

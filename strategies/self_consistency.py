@@ -7,14 +7,14 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, cast, get_args
 
-from structdecode.answers import final_answer
-from structdecode.errors import ConfigError
+from structdecode.core.errors import ConfigError
+from structdecode.core.protocols import Decoder, StrategyTraits
+from structdecode.core.types import Candidate, Prompt, Ranked, Schema, Score, rank
 from structdecode.matching import answer_key
+from structdecode.matching.answers import final_answer
 from structdecode.matching.types import Kind
-from structdecode.protocols import Decoder, StrategyTraits
 from structdecode.strategies.sampling import SamplingOverrides
 from structdecode.strategies.staged import walk
-from structdecode.types import Candidate, Prompt, Ranked, Schema, Score, rank
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from structdecode.errors import ConfigError
-from structdecode.protocols import Decoder, StrategyTraits, Verifier
+from structdecode.core.errors import ConfigError
+from structdecode.core.protocols import Decoder, StrategyTraits, Verifier
+from structdecode.core.types import Candidate, Ranked, Schema, Stage, rank
 from structdecode.strategies.sampling import SamplingOverrides
 from structdecode.strategies.stage_beam import check_beams
-from structdecode.types import Candidate, Ranked, Schema, Stage, rank
 from structdecode.verifiers.log_prob import LogProb
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from structdecode.protocols import Decoder, StrategyTraits
+from structdecode.core.protocols import Decoder, StrategyTraits
+from structdecode.core.types import Candidate, Ranked, Schema, Score
 from structdecode.strategies.sampling import SamplingOverrides
-from structdecode.types import Candidate, Ranked, Schema, Score
 
 
 async def walk(schema: Schema, decoder: Decoder, overrides: SamplingOverrides, n: int) -> list[Candidate]:

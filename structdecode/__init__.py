@@ -12,49 +12,49 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from structdecode.torchvision_import import tolerate_missing_operators
+from structdecode.core.torchvision_import import tolerate_missing_operators
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from structdecode.backends.scripted import ScriptedBackend as ScriptedBackend
     from structdecode.backends.transformers import TransformersBackend as TransformersBackend
-    from structdecode.budget import Budget as Budget
-    from structdecode.budget import Usage as Usage
-    from structdecode.engine import adecode as adecode
-    from structdecode.engine import astream as astream
-    from structdecode.engine import decode as decode
-    from structdecode.errors import StructdecodeError as StructdecodeError
-    from structdecode.many import Task as Task
-    from structdecode.many import decode_many as decode_many
-    from structdecode.registry import strategy as strategy
-    from structdecode.registry import verifier as verifier
-    from structdecode.results import Result as Result
-    from structdecode.schemas import COT as COT
-    from structdecode.schemas import DIRECT as DIRECT
-    from structdecode.schemas import LLAVA_O1 as LLAVA_O1
-    from structdecode.types import Candidate as Candidate
-    from structdecode.types import Message as Message
-    from structdecode.types import Prompt as Prompt
-    from structdecode.types import Ranked as Ranked
-    from structdecode.types import Sampling as Sampling
-    from structdecode.types import Schema as Schema
-    from structdecode.types import Score as Score
-    from structdecode.types import Span as Span
-    from structdecode.types import Stage as Stage
-    from structdecode.types import rank as rank
+    from structdecode.core.budget import Budget as Budget
+    from structdecode.core.budget import Usage as Usage
+    from structdecode.core.engine import adecode as adecode
+    from structdecode.core.engine import astream as astream
+    from structdecode.core.engine import decode as decode
+    from structdecode.core.errors import StructdecodeError as StructdecodeError
+    from structdecode.core.many import Task as Task
+    from structdecode.core.many import decode_many as decode_many
+    from structdecode.core.registry import strategy as strategy
+    from structdecode.core.registry import verifier as verifier
+    from structdecode.core.results import Result as Result
+    from structdecode.core.schemas import COT as COT
+    from structdecode.core.schemas import DIRECT as DIRECT
+    from structdecode.core.schemas import LLAVA_O1 as LLAVA_O1
+    from structdecode.core.types import Candidate as Candidate
+    from structdecode.core.types import Message as Message
+    from structdecode.core.types import Prompt as Prompt
+    from structdecode.core.types import Ranked as Ranked
+    from structdecode.core.types import Sampling as Sampling
+    from structdecode.core.types import Schema as Schema
+    from structdecode.core.types import Score as Score
+    from structdecode.core.types import Span as Span
+    from structdecode.core.types import Stage as Stage
+    from structdecode.core.types import rank as rank
 
 _HOMES = {
     "structdecode.backends.scripted": ["ScriptedBackend"],
     "structdecode.backends.transformers": ["TransformersBackend"],
-    "structdecode.budget": ["Budget", "Usage"],
-    "structdecode.engine": ["adecode", "astream", "decode"],
-    "structdecode.errors": ["StructdecodeError"],
-    "structdecode.many": ["Task", "decode_many"],
-    "structdecode.registry": ["strategy", "verifier"],
-    "structdecode.results": ["Result"],
-    "structdecode.schemas": ["COT", "DIRECT", "LLAVA_O1"],
-    "structdecode.types": [
+    "structdecode.core.budget": ["Budget", "Usage"],
+    "structdecode.core.engine": ["adecode", "astream", "decode"],
+    "structdecode.core.errors": ["StructdecodeError"],
+    "structdecode.core.many": ["Task", "decode_many"],
+    "structdecode.core.registry": ["strategy", "verifier"],
+    "structdecode.core.results": ["Result"],
+    "structdecode.core.schemas": ["COT", "DIRECT", "LLAVA_O1"],
+    "structdecode.core.types": [
         "Candidate", "Message", "Prompt", "Ranked", "Sampling", "Schema", "Score", "Span", "Stage", "rank",
     ],
 }  # fmt: skip

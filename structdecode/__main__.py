@@ -1,5 +1,5 @@
 """``python -m structdecode``."""
 
-from structdecode.cli import main
+from structdecode.cli.main import main
 
 main()

@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from structdecode.backends.scripted import ScriptedBackend
-from structdecode.budget import Budget, Tally, Usage
-from structdecode.engine import decode
-from structdecode.protocols import UNMETERED, Backend, GenerationRequest, Row, Strategy, Verifier
-from structdecode.results import Result
-from structdecode.schemas import LLAVA_O1
-from structdecode.types import Candidate, Prompt, Sampling, Schema, Score, Span, Stage
+from structdecode.core.budget import Budget, Tally, Usage
+from structdecode.core.engine import decode
+from structdecode.core.protocols import UNMETERED, Backend, GenerationRequest, Row, Strategy, Verifier
+from structdecode.core.results import Result
+from structdecode.core.schemas import LLAVA_O1
+from structdecode.core.types import Candidate, Prompt, Sampling, Schema, Score, Span, Stage
 
 
 def scripted(prompt: Prompt, prefix: Candidate, stage: Stage, seed: int) -> str:

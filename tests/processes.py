@@ -89,7 +89,7 @@ def _main(words: list[str], environment: dict[str, str], folder: str, directory:
     sys.argv = ["structdecode", *words]
     import torch
 
-    from structdecode.cli import main
+    from structdecode.cli.main import main
 
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # the library has read that long ago
     main()

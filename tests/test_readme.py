@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from structdecode import registry
+from structdecode.core import registry
 from structdecode.pocket import world
 
 README = (Path(__file__).parent.parent / "README.md").read_text()

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import pytest
 
-from structdecode import registry
 from structdecode.backends.scripted import ScriptedBackend
 from structdecode.backends.transformers import TransformersBackend
+from structdecode.core import registry
+from structdecode.core.protocols import Decoder, Model
+from structdecode.core.types import Candidate, Prompt, Ranked, Schema, Score
 from structdecode.pocket import checkpoint_path
-from structdecode.protocols import Decoder, Model
 from structdecode.testing import check_backend, check_strategy, check_verifier, scripted
-from structdecode.types import Candidate, Prompt, Ranked, Schema, Score
 
 NEEDS = {"rule": {"pattern": "c"}}
 

@@ -11,8 +11,8 @@ from types import ModuleType
 import pytest
 
 from structdecode.backends.transformers.loading import load_processor
+from structdecode.core.torchvision_import import WithoutOperators
 from structdecode.pocket import checkpoint_path
-from structdecode.torchvision_import import WithoutOperators
 from tests.backends.transformers import tiny
 
 WITHOUT_TORCHVISION = """
@@ -20,7 +20,7 @@ import importlib.util, sys
 found = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == "torchvision" else found(name, *rest)
 from structdecode.backends.transformers.loading import load_processor
-from structdecode.errors import ModelError
+from structdecode.core.errors import ModelError
 try:
     load_processor(sys.argv[1])
 except ModelError as error:

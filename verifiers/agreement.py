@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from structdecode import registry
-from structdecode.protocols import Model
-from structdecode.types import Candidate, Prompt, Score
+from structdecode.core import registry
+from structdecode.core.protocols import Model
+from structdecode.core.types import Candidate, Prompt, Score
 
 Check = Callable[[str, Mapping[str, str]], Mapping[str, bool]]
 """(question, stages by name) -> whether each thing that could be checked holds."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from structdecode import registry
-from structdecode.protocols import Model, Verifier
-from structdecode.types import Candidate, Prompt, Score
+from structdecode.core import registry
+from structdecode.core.protocols import Model, Verifier
+from structdecode.core.types import Candidate, Prompt, Score
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from structdecode import registry
-from structdecode.border import in_thread, number
-from structdecode.protocols import Model
-from structdecode.types import Candidate, Prompt, Score
+from structdecode.core import registry
+from structdecode.core.border import in_thread, number
+from structdecode.core.protocols import Model
+from structdecode.core.types import Candidate, Prompt, Score
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from typing import Literal
 
 import numpy as np
 
-from structdecode import registry
-from structdecode.errors import ConfigError
-from structdecode.protocols import Model, Verifier
-from structdecode.types import Candidate, Prompt, Score
+from structdecode.core import registry
+from structdecode.core.errors import ConfigError
+from structdecode.core.protocols import Model, Verifier
+from structdecode.core.types import Candidate, Prompt, Score
 
 
 @dataclass(frozen=True)

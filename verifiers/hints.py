@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from structdecode.types import Candidate
+from structdecode.core.types import Candidate
 
 
 def earlier_stages(candidate: Candidate) -> Mapping[str, str]:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from structdecode import registry
-from structdecode.protocols import Model
-from structdecode.types import Candidate, Prompt, Score, Span
+from structdecode.core import registry
+from structdecode.core.protocols import Model
+from structdecode.core.types import Candidate, Prompt, Score, Span
 
 Scope = Literal["answer", "stage"]
 

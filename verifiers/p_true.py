@@ -7,10 +7,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from structdecode import registry
-from structdecode.errors import ConfigError
-from structdecode.protocols import Model
-from structdecode.types import Candidate, Prompt, Score
+from structdecode.core import registry
+from structdecode.core.errors import ConfigError
+from structdecode.core.protocols import Model
+from structdecode.core.types import Candidate, Prompt, Score
 from structdecode.verifiers import prompts
 from structdecode.verifiers.hints import earlier_stages, newest
 

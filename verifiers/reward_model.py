@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from structdecode import registry
-from structdecode.protocols import Model
-from structdecode.resolution import resolution
-from structdecode.types import Candidate, Prompt, Score
+from structdecode.core import registry
+from structdecode.core.protocols import Model
+from structdecode.core.resolution import resolution
+from structdecode.core.types import Candidate, Prompt, Score
 
 if TYPE_CHECKING:
     from structdecode.training.reward_model.scoring import Scorer

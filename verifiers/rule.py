@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from structdecode import registry
-from structdecode.errors import ConfigError
-from structdecode.protocols import Model
-from structdecode.types import Candidate, Prompt, Score
+from structdecode.core import registry
+from structdecode.core.errors import ConfigError
+from structdecode.core.protocols import Model
+from structdecode.core.types import Candidate, Prompt, Score
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from structdecode import registry
-from structdecode.protocols import Model, Verdict
-from structdecode.types import Candidate, Path, Prompt, Sampling, Score
+from structdecode.core import registry
+from structdecode.core.protocols import Model, Verdict
+from structdecode.core.types import Candidate, Path, Prompt, Sampling, Score
 from structdecode.verifiers import prompts
 from structdecode.verifiers.hints import earlier_stages, newest
 from structdecode.verifiers.tournaments import Knockout, RoundRobin

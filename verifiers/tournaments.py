@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from structdecode import registry, seeds
-from structdecode.protocols import Model, PairwiseJudge, Verdict
-from structdecode.types import Candidate, Prompt, Score
+from structdecode.core import registry, seeds
+from structdecode.core.protocols import Model, PairwiseJudge, Verdict
+from structdecode.core.types import Candidate, Prompt, Score
 
 
 @dataclass(frozen=True)

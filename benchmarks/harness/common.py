@@ -14,14 +14,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from structdecode.assembly import load_backend
-from structdecode.engine import decode
+from structdecode.core.assembly import load_backend
+from structdecode.core.engine import decode
+from structdecode.core.protocols import Verifier
+from structdecode.core.results import Result
+from structdecode.core.schemas import LLAVA_O1
+from structdecode.core.types import Prompt
 from structdecode.pocket import world
-from structdecode.protocols import Verifier
-from structdecode.results import Result
-from structdecode.schemas import LLAVA_O1
 from structdecode.strategies.stage_beam import StageBeam
-from structdecode.types import Prompt
 
 HERE = Path(__file__).parent
 QUESTIONS = 20

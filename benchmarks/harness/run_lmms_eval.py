@@ -16,7 +16,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 
 from benchmarks.harness.common import HERE, directly, run, scenes, write, written
-from structdecode.types import Prompt
+from structdecode.core.types import Prompt
 from structdecode.verifiers.log_prob import LogProb
 
 SEARCH = {"pretrained": "pocket", "strategy": "stage-beam", "verifier": "log-prob", "candidates": 4, "seed": 0}

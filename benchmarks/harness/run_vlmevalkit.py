@@ -17,9 +17,9 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.harness.common import directly, run, scenes, write, written
+from structdecode.core.types import Prompt
 from structdecode.integrations.vlmevalkit import content_id
 from structdecode.pocket.world import Scene
-from structdecode.types import Prompt
 from structdecode.verifiers.self_judge import SelfJudge
 
 NAMES = ("one-by-one", "concurrent")

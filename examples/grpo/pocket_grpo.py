@@ -20,9 +20,9 @@ from mllama_for_trl import OneTileProcessor, accept_pixels_alone
 from transformers import AutoProcessor, MllamaForConditionalGeneration
 from trl import GRPOConfig, GRPOTrainer
 
-from structdecode.evaluation.data import load
+from structdecode.core.schemas import LLAVA_O1
+from structdecode.data import load
 from structdecode.pocket import checkpoint_path, world
-from structdecode.schemas import LLAVA_O1
 from structdecode.strategies.staged import Staged
 from structdecode.training.rewards import answer_reward, format_reward
 from structdecode.training.sft.accuracy import GREEDY, staged_accuracy

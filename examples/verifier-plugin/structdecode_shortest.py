@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from structdecode.protocols import Model
-from structdecode.types import Candidate, Prompt, Score
+from structdecode.core.protocols import Model
+from structdecode.core.types import Candidate, Prompt, Score
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
-from structdecode.budget import Tally, Usage
-from structdecode.protocols import UNMETERED, Account, ForcedText, GenerationRequest, Row, Session, Work
-from structdecode.tags import close_span
-from structdecode.types import Candidate, NextToken, Prompt, Span, Stage
+from structdecode.core.budget import Tally, Usage
+from structdecode.core.protocols import UNMETERED, Account, ForcedText, GenerationRequest, Row, Session, Work
+from structdecode.core.tags import close_span
+from structdecode.core.types import Candidate, NextToken, Prompt, Span, Stage
 
 Script = Callable[[Prompt, Candidate, Stage, int], str]
 """(prompt, prefix, stage, seed) -> the text that the "model" writes from there, up to its end-of-text."""

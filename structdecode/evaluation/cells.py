@@ -8,14 +8,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from structdecode import registry
-from structdecode.assembly import assemble, find_schema
-from structdecode.budget import Budget
-from structdecode.errors import ConfigError, UnknownNameError
+from structdecode.core import registry
+from structdecode.core.assembly import assemble, find_schema
+from structdecode.core.budget import Budget
+from structdecode.core.errors import ConfigError, UnknownNameError
+from structdecode.core.protocols import Strategy, StrategyTraits, traits_of
+from structdecode.core.types import Schema
 from structdecode.evaluation.code import Code, code_of
 from structdecode.evaluation.plain import digest_of, plain
-from structdecode.protocols import Strategy, StrategyTraits, traits_of
-from structdecode.types import Schema
 
 COUNT = "n"
 """The swept number of candidates, whatever a strategy calls it: the width that it declares."""

@@ -20,7 +20,7 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from structdecode import registry
+from structdecode.core import registry
 from structdecode.evaluation.plain import digest_of, plain, unwrapped
 from structdecode.evaluation.source import Entry, codes, engine, entry_of, file_of, is_engine
 

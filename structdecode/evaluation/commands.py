@@ -11,7 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from structdecode.errors import ConfigError
+from structdecode.core.errors import ConfigError
+from structdecode.core.paths import naming, write_whole
 from structdecode.evaluation.code import CodeByCell, code_changes, codes_of, with_accepted
 from structdecode.evaluation.identity import RECORD_VERSION, cluster_of, data_digest, machine, model_identity, versions
 from structdecode.evaluation.progress import LiveCells, clock
@@ -27,12 +28,11 @@ from structdecode.evaluation.store import (
 )
 from structdecode.evaluation.study import DataSource, Study, from_options, load_study, overridden
 from structdecode.evaluation.types import Question, Rejected
-from structdecode.paths import naming, write_whole
 
 if TYPE_CHECKING:
+    from structdecode.core.protocols import Backend
     from structdecode.evaluation.recording import Matcher
     from structdecode.evaluation.runner import Job
-    from structdecode.protocols import Backend
 
 
 SELF = "self"
@@ -103,7 +103,7 @@ def compare(
 
     Args:
         accept_changed_code: go on with a run that other code began; ``study.json`` and the report then say so.
-        loading: for `structdecode.assembly.load_backend`: ``device``, ``dtype`` and so on.
+        loading: for `structdecode.core.assembly.load_backend`: ``device``, ``dtype`` and so on.
 
     Returns:
         How many questions failed on our side, and cells whose verifier never worked (0: all is well).
@@ -111,8 +111,8 @@ def compare(
     Raises:
         ConfigError: a mistake in the study, or the directory holds a run of another one.
     """
-    from structdecode.assembly import load_backend
-    from structdecode.evaluation.data import load
+    from structdecode.core.assembly import load_backend
+    from structdecode.data import load
     from structdecode.matching import match
 
     process = Process.of_environment()

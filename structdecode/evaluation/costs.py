@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from structdecode.errors import ConfigError, UnknownNameError
+from structdecode.core.errors import ConfigError, UnknownNameError
 from structdecode.evaluation.types import Record
 
 Unit = Literal["tokens", "generated_tokens", "prefilled_tokens", "model_calls", "verifier_calls", "seconds", "flops"]

@@ -14,11 +14,11 @@ from typing import Any
 
 from PIL import Image
 
+from structdecode.core.images import ImageSource, Picture
+from structdecode.core.picture_files import FILES, picture_digest
 from structdecode.evaluation.code import code_of_object
 from structdecode.evaluation.plain import digest_of
 from structdecode.evaluation.types import Question
-from structdecode.images import ImageSource, Picture
-from structdecode.picture_files import FILES, picture_digest
 
 RECORD_VERSION = 3
 """Part of every key: goes up when a record of the same configuration would come out otherwise."""

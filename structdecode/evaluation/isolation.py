@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from typing import Any, cast
 
-from structdecode.protocols import Backend
+from structdecode.core.protocols import Backend
 
 LIMIT = 512 << 20
 """Bytes a question's prompts may take. A large search whose judge's prompts take more computes some again."""

@@ -7,13 +7,13 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from structdecode import matching
-from structdecode.asking import MeteredModel
-from structdecode.budget import Budget, Meter, Usage
-from structdecode.errors import StructdecodeError
+from structdecode.core.asking import MeteredModel
+from structdecode.core.budget import Budget, Meter, Usage
+from structdecode.core.errors import StructdecodeError
+from structdecode.core.protocols import Backend, Model
+from structdecode.core.types import Prompt
 from structdecode.evaluation.isolation import isolated
 from structdecode.evaluation.types import Match, Question
-from structdecode.protocols import Backend, Model
-from structdecode.types import Prompt
 
 
 @dataclass(frozen=True)

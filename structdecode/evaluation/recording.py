@@ -8,15 +8,15 @@ from dataclasses import asdict
 from functools import cache
 from typing import Any
 
-from structdecode.budget import Usage
+from structdecode.core.budget import Usage
+from structdecode.core.results import Result
+from structdecode.core.types import Path, Prompt, Schema, join_spans
+from structdecode.core.visible import visible_text
 from structdecode.evaluation.cells import Cell
 from structdecode.evaluation.costs import PARTS, ModelCost
 from structdecode.evaluation.identity import RECORD_VERSION
 from structdecode.evaluation.plain import digest_of
 from structdecode.evaluation.types import Match, Pooled, Question, Record, Round
-from structdecode.results import Result
-from structdecode.types import Path, Prompt, Schema, join_spans
-from structdecode.visible import visible_text
 
 Matcher = Callable[[str, Question], Match]
 
@@ -88,7 +88,7 @@ def unasked(key: str, cell: Cell, question: Question, error: str, match: Matcher
 
 
 def compact_trace(result: Result) -> dict[str, Any]:
-    """The search tree without what a reader of the report does not need; `structdecode.view` still renders it."""
+    """The search tree without what a reader of the report does not need; `structdecode.core.view` still renders it."""
     trace = result.trace.as_dict()
     return {**trace, "events": [_compact(event) for event in trace["events"]]}
 

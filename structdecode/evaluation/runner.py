@@ -14,8 +14,20 @@ from pathlib import Path
 
 from PIL import Image
 
-from structdecode.engine import adecode
-from structdecode.errors import ConfigError, ImageError, ModelFailedError, PromptError, StrategyError, StructdecodeError
+from structdecode.core.engine import adecode
+from structdecode.core.errors import (
+    ConfigError,
+    ImageError,
+    ModelFailedError,
+    PromptError,
+    StrategyError,
+    StructdecodeError,
+)
+from structdecode.core.images import Picture
+from structdecode.core.paths import FULL, whole
+from structdecode.core.protocols import Backend
+from structdecode.core.results import Result
+from structdecode.core.types import Prompt
 from structdecode.evaluation.cells import Cell
 from structdecode.evaluation.code import CodeByCell
 from structdecode.evaluation.costs import model_cost
@@ -26,11 +38,6 @@ from structdecode.evaluation.progress import LiveCells
 from structdecode.evaluation.recording import Matcher, compact_trace, counts, make_record, record_key, unasked
 from structdecode.evaluation.store import Appender, read_records
 from structdecode.evaluation.types import Question, Record
-from structdecode.images import Picture
-from structdecode.paths import FULL, whole
-from structdecode.protocols import Backend
-from structdecode.results import Result
-from structdecode.types import Prompt
 
 PICTURES = 5_000
 """The most pictures that are copied into a run directory."""

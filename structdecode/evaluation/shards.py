@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from structdecode.errors import ConfigError
+from structdecode.core.errors import ConfigError
+from structdecode.core.paths import whole_folder
 from structdecode.evaluation.code import code_changes, codes_of, with_accepted
 from structdecode.evaluation.store import as_lines, lines, read_run, read_study
 from structdecode.evaluation.types import Question, Record
-from structdecode.paths import whole_folder
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,11 @@ Entry = dict[str, str]
 """``what``: "module:qualname"; ``version``: its distribution; or digests: ``source``, and ``state`` of what it closes over."""
 
 _PACKAGE = Path(__file__).parents[1]
-_ENGINE = ("*.py", "backends/**/*.py", "matching/**/*.py", *(f"evaluation/{n}.py" for n in (
-    "isolation", "judging", "plain", "recording", "runner", "types",
-)))  # fmt: skip
-_FACES = {
-    f"{n}.py" for n in ("__init__", "__main__", "assembly", "cli", "demo", "doctor", "paths", "presets", "terminal",
-    "testing", "torchvision_import", "view")
-}  # fmt: skip
+_ENGINE = (
+    "core/**/*.py", "backends/**/*.py", "matching/**/*.py",
+    *(f"evaluation/{name}.py" for name in ("isolation", "judging", "plain", "recording", "runner")),
+)  # fmt: skip
+_FACES = {f"{name}.py" for name in ("__init__", "assembly", "paths", "presets", "torchvision_import", "view")}
 """Modules of our own that decide no result: what they decide is in a cell's settings."""
 
 _GENERATED = {
@@ -176,7 +174,7 @@ def engine() -> Entry:
 
 def _engine_files() -> list[Path]:
     found = {path for pattern in _ENGINE for path in _PACKAGE.glob(pattern)}
-    return sorted(path for path in found if not (path.parent == _PACKAGE and path.name in _FACES))
+    return sorted(path for path in found if not (path.parent == _PACKAGE / "core" and path.name in _FACES))
 
 
 @functools.cache

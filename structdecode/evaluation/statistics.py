@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from structdecode.errors import ConfigError, MissingExtraError
+from structdecode.core.errors import ConfigError, MissingExtraError
 from structdecode.evaluation.clusters import effective_size, members, sign_flip, standard_error, sums, wilson
 
 RESAMPLES = 10_000

@@ -18,12 +18,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, NotRequired, TypedDict
 
-from structdecode.errors import ConfigError
+from structdecode.core.errors import ConfigError
+from structdecode.core.events import trace_problem
+from structdecode.core.paths import naming
+from structdecode.core.reading import parse_json, read_text
+from structdecode.core.shapes import misfit
 from structdecode.evaluation.types import Record, Rejected
-from structdecode.events import trace_problem
-from structdecode.paths import naming
-from structdecode.reading import parse_json, read_text
-from structdecode.shapes import misfit
 
 FORMAT = "structdecode-study/1"
 
@@ -108,7 +108,7 @@ class Run:
         return path if path.exists() else None
 
     def trace(self, key: str) -> dict[str, Any] | None:
-        """The search tree of a record, in the form of `structdecode.trace.Trace.as_dict`; None where none
+        """The search tree of a record, in the form of `structdecode.core.trace.Trace.as_dict`; None where none
         was kept, or what was kept is damaged.
         """
         place = self._traces.get(key)
@@ -188,7 +188,7 @@ def lines(path: Path, shape: Any = dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The lines of a JSONL file; a torn last one is passed over, a missing file has none.
 
     Args:
-        shape: what each line is, as `structdecode.shapes.misfit` takes it.
+        shape: what each line is, as `structdecode.core.shapes.misfit` takes it.
 
     Raises:
         ConfigError: a line that is not the last is not JSON, or of another shape.

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from structdecode import registry
-from structdecode.errors import ConfigError, UnknownNameError
+from structdecode.core import registry
+from structdecode.core.errors import ConfigError, UnknownNameError
+from structdecode.core.protocols import traits_of
+from structdecode.core.reading import parse_yaml, read_text
+from structdecode.core.seeds import checked
 from structdecode.evaluation.cells import COUNT, Cell, Plan, expand, own_name
-from structdecode.protocols import traits_of
-from structdecode.reading import parse_yaml, read_text
-from structdecode.seeds import checked
 
 _KEYS = ("model", "judge", "data", "schema", "seed", "seeds", "defaults", "budget", "cells")
 _CELL_KEYS = ("strategy", "name", "verifiers", "settings", "sweep", "budget", "schema")
@@ -20,7 +20,7 @@ _CELL_KEYS = ("strategy", "name", "verifiers", "settings", "sweep", "budget", "s
 
 @dataclass(frozen=True)
 class DataSource:
-    """What `structdecode.evaluation.data.load` is asked for."""
+    """What `structdecode.data.load` is asked for."""
 
     source: str
     images: str | None = None

@@ -10,12 +10,12 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from structdecode.engine import adecode, run_sync
-from structdecode.errors import ImageError, PromptError
+from structdecode.core.engine import adecode, run_sync
+from structdecode.core.errors import ImageError, PromptError
+from structdecode.core.protocols import Backend
+from structdecode.core.results import Result
+from structdecode.core.types import Prompt, Schema
 from structdecode.integrations.search import Search, cut_at
-from structdecode.protocols import Backend
-from structdecode.results import Result
-from structdecode.types import Prompt, Schema
 
 
 @dataclass(frozen=True)

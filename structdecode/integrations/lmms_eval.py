@@ -13,11 +13,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from structdecode.errors import ConfigError, MissingExtraError
+from structdecode.core.errors import ConfigError, MissingExtraError
+from structdecode.core.types import Prompt
 from structdecode.integrations.batch import Answer, Job, answer_all
 from structdecode.integrations.messages import prompt_from_messages
 from structdecode.integrations.search import Search, token_counts, with_generation_arguments
-from structdecode.types import Prompt
 
 try:
     from lmms_eval.api.model import lmms as _Model

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from structdecode.errors import ConfigError, PromptError
-from structdecode.images import ImageSource
-from structdecode.types import Message, Prompt
+from structdecode.core.errors import ConfigError, PromptError
+from structdecode.core.images import ImageSource
+from structdecode.core.types import Message, Prompt
 
 _REFUSED = ("video", "audio")
 

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from structdecode import registry
-from structdecode.assembly import find_schema, load_backend, make_strategy
-from structdecode.budget import Budget
-from structdecode.errors import ConfigError, UnknownNameError
-from structdecode.presets import PRESETS
-from structdecode.protocols import Backend, Strategy
-from structdecode.results import Result
-from structdecode.types import Schema, Stage
+from structdecode.core import registry
+from structdecode.core.assembly import find_schema, load_backend, make_strategy
+from structdecode.core.budget import Budget
+from structdecode.core.errors import ConfigError, UnknownNameError
+from structdecode.core.presets import PRESETS
+from structdecode.core.protocols import Backend, Strategy
+from structdecode.core.results import Result
+from structdecode.core.types import Schema, Stage
 
 POCKET = "pocket"
 """The name of the embedded model, where a harness wants a name."""

@@ -16,12 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from structdecode.engine import decode
-from structdecode.errors import ConfigError, ImageError, PromptError, StructdecodeError
+from structdecode.core.engine import decode
+from structdecode.core.errors import ConfigError, ImageError, PromptError, StructdecodeError
+from structdecode.core.results import Result
+from structdecode.core.types import Prompt
 from structdecode.integrations.messages import prompt_from_messages
 from structdecode.integrations.search import Search
-from structdecode.results import Result
-from structdecode.types import Prompt
 
 try:
     from vlmeval.vlm.base import BaseModel as _Model

@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass, replace
 
 from structdecode import matching
-from structdecode.errors import ConfigError
+from structdecode.core.errors import ConfigError
+from structdecode.core.protocols import Model
+from structdecode.core.types import Prompt, Sampling
 from structdecode.matching.types import Match, Question
-from structdecode.protocols import Model
-from structdecode.types import Prompt, Sampling
 
 TEMPLATE = """You compare an answer with the reference answer of a question. Do not solve the question yourself.
 The answer may be long; what counts is the final answer that it commits to. It is equivalent only if it means the \

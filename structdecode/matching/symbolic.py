@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from structdecode.errors import MissingExtraError
+from structdecode.core.errors import MissingExtraError
 
 CPU_SECONDS = 5.0
 """For one comparison. CPU time, so that a busy machine gives the same verdicts."""

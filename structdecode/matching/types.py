@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from structdecode.images import ImageSource
-from structdecode.types import Prompt
+from structdecode.core.images import ImageSource
+from structdecode.core.types import Prompt
 
 _LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 SEVERAL_LETTERS = re.compile(r"\(?[A-Z]\)?(?:\s*(?:,|;|and|&)\s*\(?[A-Z]\)?)+")

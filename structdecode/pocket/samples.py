@@ -8,8 +8,8 @@ from typing import get_args
 
 from rich.progress import track
 
-from structdecode.errors import ConfigError, UnknownNameError
-from structdecode.paths import whole_folder
+from structdecode.core.errors import ConfigError, UnknownNameError
+from structdecode.core.paths import whole_folder
 from structdecode.pocket import world
 
 

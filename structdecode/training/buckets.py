@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from structdecode.errors import ConfigError
-from structdecode.seeds import derive
+from structdecode.core.errors import ConfigError
+from structdecode.core.seeds import derive
 
 
 class Measured(Protocol):

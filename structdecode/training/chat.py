@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from structdecode.backends.transformers.templates import rendered
-from structdecode.errors import ModelError
-from structdecode.evaluation.data.problems import BadRow
+from structdecode.core.errors import ModelError
+from structdecode.data.problems import BadRow
 
 Message = dict[str, Any]
 

@@ -16,19 +16,19 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from structdecode.errors import ConfigError, DataError, ImageError
-from structdecode.evaluation.data.files import json_rows
-from structdecode.evaluation.data.pictures import Pictures
-from structdecode.evaluation.data.problems import BadRow, shown
-from structdecode.evaluation.data.rows import Row
+from structdecode.core.errors import ConfigError, DataError, ImageError
+from structdecode.core.images import load_picture
+from structdecode.core.paths import whole
+from structdecode.core.schemas import LLAVA_O1
+from structdecode.core.types import Schema
+from structdecode.data.files import json_rows
+from structdecode.data.pictures import Pictures
+from structdecode.data.problems import BadRow, shown
+from structdecode.data.rows import Row
 from structdecode.evaluation.types import Rejected
-from structdecode.images import load_picture
-from structdecode.paths import whole
-from structdecode.schemas import LLAVA_O1
 from structdecode.training.check_report import CheckReport
 from structdecode.training.conversations import Conversation, examine
 from structdecode.training.problems import kind
-from structdecode.types import Schema
 
 if TYPE_CHECKING:
     from structdecode.training.lengths import TokenCounter

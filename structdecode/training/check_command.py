@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from structdecode.errors import ConfigError, DataError, ModelError
-from structdecode.evaluation.data.files import lines
-from structdecode.paths import write_whole
-from structdecode.schemas import LLAVA_O1
+from structdecode.core.errors import ConfigError, DataError, ModelError
+from structdecode.core.paths import write_whole
+from structdecode.core.schemas import LLAVA_O1
+from structdecode.data.files import lines
 from structdecode.training.check import Limits, check
 from structdecode.training.check_report import CheckReport, show
 
@@ -38,7 +38,7 @@ def run(
     Raises:
         StructdecodeError: the set, the model or a place to write to cannot be used.
     """
-    from structdecode.assembly import find_schema
+    from structdecode.core.assembly import find_schema
 
     if max_length is not None and model is None:
         raise ConfigError("--max-length counts tokens: name the model whose tokens they are with --model")

@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from structdecode.evaluation.data.problems import BadRow, printable
+from structdecode.core.types import Schema
+from structdecode.data.problems import BadRow, printable
 from structdecode.training.conversations import Conversation
 from structdecode.training.problems import kind
-from structdecode.types import Schema
 
 SHOWN = 3
 """So many places are named for each kind of problem."""

@@ -14,8 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from structdecode.errors import ConfigError, DataError, ModelError
-from structdecode.evaluation.data.problems import BadRow
+from structdecode.core.errors import ConfigError, DataError, ModelError
+from structdecode.data.problems import BadRow
 from structdecode.training.chat import ChatRenderer, Rendered, Tokens
 from structdecode.training.examples import Example, too_long
 

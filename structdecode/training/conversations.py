@@ -1,7 +1,7 @@
 """Rows of a LLaVA-CoT style set as conversations: pairs of a question and a staged answer, pictures named but not opened.
 
 ``{"id", "image", "conversations": [{"from": "human", "value"}, {"from": "gpt", "value": "<SUMMARY>..."}, ...]}``, as in
-Xkev/LLaVA-CoT-100k. All pairs of a conversation are kept, unlike in `structdecode.evaluation.data.llava`, which asks
+Xkev/LLaVA-CoT-100k. All pairs of a conversation are kept, unlike in `structdecode.data.llava`, which asks
 only the first question. White space between tags is kept as it comes.
 """
 
@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
-from structdecode.evaluation.data.llava import read_stages
-from structdecode.evaluation.data.pictures import IMAGE_MARK, check_image_marks, picture_cells
-from structdecode.evaluation.data.problems import BadRow, kind_of, shown
-from structdecode.evaluation.data.rows import Row, checked_text, plain_text, text_cell
-from structdecode.schemas import LLAVA_O1
-from structdecode.types import Schema
+from structdecode.core.schemas import LLAVA_O1
+from structdecode.core.types import Schema
+from structdecode.data.llava import read_stages
+from structdecode.data.pictures import IMAGE_MARK, check_image_marks, picture_cells
+from structdecode.data.problems import BadRow, kind_of, shown
+from structdecode.data.rows import Row, checked_text, plain_text, text_cell
 
 NO_IMAGE, NO_FOLDER = "(no image)", "(no folder)"
 """Sources of rows that name none: without a picture, and with one that is in no folder."""

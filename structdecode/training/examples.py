@@ -19,20 +19,20 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset
 
-from structdecode.errors import DataError, ImageError
-from structdecode.evaluation.data.files import json_rows
-from structdecode.evaluation.data.pictures import Pictures
-from structdecode.evaluation.data.problems import BadRow
-from structdecode.evaluation.data.rows import Row
+from structdecode.core.errors import DataError, ImageError
+from structdecode.core.images import ImageSource, load_picture
+from structdecode.core.schemas import LLAVA_O1
+from structdecode.core.types import Schema
+from structdecode.data.files import json_rows
+from structdecode.data.pictures import Pictures
+from structdecode.data.problems import BadRow
+from structdecode.data.rows import Row
 from structdecode.evaluation.types import Rejected
-from structdecode.images import ImageSource, load_picture
-from structdecode.schemas import LLAVA_O1
 from structdecode.training.chat import Message
 from structdecode.training.check import PictureDecoder
 from structdecode.training.conversations import Conversation, conversation_of
 from structdecode.training.lengths import TokenCounter
 from structdecode.training.usable import examined, parted
-from structdecode.types import Schema
 
 _BYTES_A_TOKEN, _TOKENS_A_PICTURE = 4, 256
 """Rough figures for lengths that only decide which examples share a batch."""

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from structdecode.errors import ConfigError, MissingExtraError, ModelError, UnknownNameError
-from structdecode.paths import whole
+from structdecode.core.errors import ConfigError, MissingExtraError, ModelError, UnknownNameError
+from structdecode.core.paths import whole
 from structdecode.training.rows import Options, Row, llava_cot_rows, preference_rows, preference_text, step_rows
 from structdecode.training.trees import read_trees
 

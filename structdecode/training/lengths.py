@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from structdecode.evaluation.data.problems import BadRow
+from structdecode.data.problems import BadRow
 from structdecode.training.chat import ChatRenderer, Message
 
 Size = tuple[int, int]

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from structdecode.errors import ConfigError
-from structdecode.evaluation.data.problems import shown
+from structdecode.core.errors import ConfigError
+from structdecode.data.problems import shown
 
 
 @dataclass(frozen=True)

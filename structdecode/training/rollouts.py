@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from structdecode import tags
-from structdecode.errors import StructdecodeError
-from structdecode.types import Candidate, Message, Path, Prompt, Schema
+from structdecode.core import tags
+from structdecode.core.errors import StructdecodeError
+from structdecode.core.types import Candidate, Message, Path, Prompt, Schema
 
 _ROLES = ("user", "assistant", "system")
 """Of the turns that a verifier is shown; a tool's are left out."""

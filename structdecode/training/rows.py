@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from structdecode.errors import ConfigError, UnknownNameError
+from structdecode.core.errors import ConfigError, UnknownNameError
 from structdecode.training.trees import Node, Texts, Tree
 
 By = Literal["correctness", "score"]

@@ -14,15 +14,15 @@ from functools import cached_property
 from pathlib import Path as FilePath
 from typing import Any
 
-from structdecode.assembly import find_schema
-from structdecode.errors import ConfigError
+from structdecode.core.assembly import find_schema
+from structdecode.core.errors import ConfigError
+from structdecode.core.images import load_picture
+from structdecode.core.trace import Trace
+from structdecode.core.types import Path, Prompt, Sampling, Schema, Score, Stage
+from structdecode.core.visible import visible_text
 from structdecode.evaluation.store import Run, read_run
 from structdecode.evaluation.types import Question, Record
-from structdecode.images import load_picture
 from structdecode.matching import match
-from structdecode.trace import Trace
-from structdecode.types import Path, Prompt, Sampling, Schema, Score, Stage
-from structdecode.visible import visible_text
 
 Texts = tuple[tuple[str, str], ...]
 """A state: (stage, text) of each closed stage, in order."""

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import distributed
 
-from structdecode.errors import DataError
-from structdecode.evaluation.data.problems import BadRow
+from structdecode.core.errors import DataError
+from structdecode.data.problems import BadRow
 from structdecode.evaluation.types import Rejected
 
 Size = tuple[int, int]

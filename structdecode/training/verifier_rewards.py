@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from structdecode import registry
-from structdecode.asking import MeteredModel
-from structdecode.budget import Budget, Meter, Usage
-from structdecode.errors import BudgetSpent, ConfigError
-from structdecode.protocols import Backend, Verifier
+from structdecode.core import registry
+from structdecode.core.asking import MeteredModel
+from structdecode.core.budget import Budget, Meter, Usage
+from structdecode.core.errors import BudgetSpent, ConfigError
+from structdecode.core.protocols import Backend, Verifier
+from structdecode.core.types import Prompt, Sampling, Schema, Score, Span, twins
 from structdecode.training.rollouts import Rollout, read_rollouts
-from structdecode.types import Prompt, Sampling, Schema, Score, Span, twins
 
 Rewards = list[float | None]
 

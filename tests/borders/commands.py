@@ -11,7 +11,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import NamedTuple
 from unittest.mock import patch
 
-from structdecode.cli import main
+from structdecode.cli.main import main
 
 
 class Done(NamedTuple):

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from structdecode.paths import write_whole
-from structdecode.reading import parse_json, parse_yaml, read_text
+from structdecode.core.paths import write_whole
+from structdecode.core.reading import parse_json, parse_yaml, read_text
 from tests.borders.commands import command, full_disk, one_line
 
 PIPE_READERS = {

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 import structdecode as sd
-from structdecode.schemas import LLAVA_O1
-from structdecode.tags import parse
-from structdecode.types import Candidate, Span
-from structdecode.visible import shown
+from structdecode.core.schemas import LLAVA_O1
+from structdecode.core.tags import parse
+from structdecode.core.types import Candidate, Span
+from structdecode.core.visible import shown
 
 SECRET = "SECRET"
 CONCLUSION = LLAVA_O1.stages[-1]

@@ -21,13 +21,20 @@ import torch
 from PIL import Image
 
 import structdecode as sd
-from structdecode import registry
-from structdecode.budget import Budget, Usage
-from structdecode.errors import BudgetSpent, ConfigError, PromptError, SchemaError, StrategyError, StructdecodeError
+from structdecode.core import registry
+from structdecode.core.budget import Budget, Usage
+from structdecode.core.errors import (
+    BudgetSpent,
+    ConfigError,
+    PromptError,
+    SchemaError,
+    StrategyError,
+    StructdecodeError,
+)
+from structdecode.core.trace import Trace
+from structdecode.core.types import Candidate, Prompt, Ranked, Schema, Score, Stage, rank
 from structdecode.strategies.best_of_n import BestOfN
 from structdecode.testing import candidate
-from structdecode.trace import Trace
-from structdecode.types import Candidate, Prompt, Ranked, Schema, Score, Stage, rank
 
 PICTURE = Image.new("RGB", (8, 8))
 BACKEND = sd.ScriptedBackend(lambda prompt, prefix, stage, seed: f"{seed % 7} {stage.end}")

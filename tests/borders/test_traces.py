@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 import structdecode as sd
-from structdecode import registry
-from structdecode.errors import StructdecodeError
-from structdecode.trace import Trace
-from structdecode.view import render
+from structdecode.core import registry
+from structdecode.core.errors import StructdecodeError
+from structdecode.core.trace import Trace
+from structdecode.core.view import render
 from tests.borders.commands import command, one_line
 
 SCRIPT = "</summary></pre><img src=x onerror=alert(1)><script>document.title = 'ran'</script>'\""

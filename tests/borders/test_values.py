@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import structdecode as sd
-from structdecode import registry
 from structdecode.backends.transformers import TransformersBackend
-from structdecode.budget import Budget
-from structdecode.errors import ConfigError, ModelError
+from structdecode.core import registry
+from structdecode.core.budget import Budget
+from structdecode.core.errors import ConfigError, ModelError
 from structdecode.evaluation.study import DataSource, Study
 from structdecode.pocket import checkpoint_path
 from structdecode.pocket.samples import write_samples

@@ -17,8 +17,10 @@ from typing import Any
 
 import pytest
 
-from structdecode import registry
 from structdecode.backends.scripted import ScriptedBackend
+from structdecode.core import registry
+from structdecode.core.schemas import load_schema
+from structdecode.core.types import Schema
 from structdecode.evaluation import code
 from structdecode.evaluation.cells import Plan, expand
 from structdecode.evaluation.identity import model_identity
@@ -27,9 +29,7 @@ from structdecode.evaluation.source import entry_of, is_engine
 from structdecode.evaluation.source import reached as reached_from
 from structdecode.evaluation.store import read_run, read_study
 from structdecode.matching import match
-from structdecode.schemas import load_schema
 from structdecode.strategies.best_of_n import BestOfN
-from structdecode.types import Schema
 from structdecode.verifiers.agreement import Agreement
 from structdecode.verifiers.by_stage import ByStage
 from structdecode.verifiers.callable import FunctionVerifier
@@ -209,9 +209,9 @@ def test_our_own_plug_ins_count_with_what_they_import_and_the_engine_apart() -> 
     reached = reached_from(module, Path(sys.modules[module].__file__ or ""))
     assert {"structdecode.verifiers.prompts", "structdecode.verifiers.tournaments"} <= set(reached), "prompts decide"
     assert not any(name.startswith("structdecode.backends") for name in reached)
-    for decides in ("structdecode.decoder", "structdecode.backends.transformers.backend", match.__module__):
+    for decides in ("structdecode.core.decoder", "structdecode.backends.transformers.backend", match.__module__):
         assert is_engine(decides), decides
-    for shown in ("structdecode.cli", "structdecode.view", "structdecode.evaluation.report.page"):
+    for shown in ("structdecode.cli.main", "structdecode.core.view", "structdecode.evaluation.report.page"):
         assert not is_engine(shown), shown
 
 
@@ -278,7 +278,7 @@ PLUGIN = """\
 import sys
 
 import structdecode as sd
-from structdecode.cli import main
+from structdecode.cli.main import main
 
 
 @sd.verifier("mine")

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from structdecode.assembly import load_backend
 from structdecode.backends.scripted import ScriptedBackend
-from structdecode.errors import ConfigError
+from structdecode.core.assembly import load_backend
+from structdecode.core.errors import ConfigError
 from structdecode.evaluation.costs import ModelCost, cost, families, matched, mean_cost, model_cost
 from structdecode.evaluation.types import Record
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from structdecode import registry
 from structdecode.backends.scripted import ScriptedBackend
+from structdecode.core import registry
+from structdecode.core.types import Candidate, Prompt, Stage
 from structdecode.evaluation.cells import Plan
 from structdecode.evaluation.commands import run_study
 from structdecode.evaluation.isolation import isolated
@@ -19,7 +20,6 @@ from structdecode.evaluation.store import lines, read_run
 from structdecode.evaluation.study import DataSource, Study
 from structdecode.evaluation.types import Question
 from structdecode.strategies.best_of_n import BestOfN
-from structdecode.types import Candidate, Prompt, Stage
 from tests.evaluation.pocket_study import match, run
 
 
@@ -138,7 +138,7 @@ def test_a_view_that_was_taken_before_the_first_work_follows_the_model() -> None
     """A comparison takes its views before anything ran; they have the twin's parts, and their caches are let go of."""
     torch = pytest.importorskip("torch")
     from structdecode.backends.transformers import TransformersBackend
-    from structdecode.engine import decode
+    from structdecode.core.engine import decode
     from structdecode.strategies.staged import Staged
     from tests.backends.transformers import tiny
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from structdecode.backends.scripted import ScriptedBackend
-from structdecode.errors import ConfigError
+from structdecode.core.errors import ConfigError
+from structdecode.data import files, load
 from structdecode.evaluation.commands import run_study
-from structdecode.evaluation.data import files, load
 from structdecode.evaluation.store import lines, read_run
 from structdecode.evaluation.study import DataSource, from_options
 from structdecode.matching import match
-from tests.evaluation.data import malformed
+from tests.data import malformed
 
 
 def test_a_study_of_damaged_files_counts_what_was_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

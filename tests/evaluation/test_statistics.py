@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from scipy import stats
 
-from structdecode.errors import ConfigError
+from structdecode.core.errors import ConfigError
 from structdecode.evaluation import statistics as st
 from structdecode.evaluation.clusters import members, sign_flip
 

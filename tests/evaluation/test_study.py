@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from structdecode.budget import Budget
-from structdecode.errors import ConfigError, StructdecodeError, UnknownNameError
+from structdecode.core.budget import Budget
+from structdecode.core.errors import ConfigError, StructdecodeError, UnknownNameError
 from structdecode.evaluation.cells import Plan, expand
 from structdecode.evaluation.study import DataSource, from_options, load_study, overridden
 

@@ -12,9 +12,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from structdecode import registry
 from structdecode.backends.scripted import ScriptedBackend
-from structdecode.errors import ConfigError, UnknownNameError
+from structdecode.core import registry
+from structdecode.core.errors import ConfigError, UnknownNameError
+from structdecode.core.protocols import Decoder, StrategyTraits, Verifier, traits_of
+from structdecode.core.types import Candidate, Prompt, Ranked, Schema, Stage, rank
 from structdecode.evaluation.cells import Plan, declared, expand
 from structdecode.evaluation.commands import write_report
 from structdecode.evaluation.report import coverage
@@ -22,10 +24,8 @@ from structdecode.evaluation.report.results import Results
 from structdecode.evaluation.store import read_run, read_study
 from structdecode.evaluation.study import DataSource, Study, from_options
 from structdecode.evaluation.types import Question
-from structdecode.protocols import Decoder, StrategyTraits, Verifier, traits_of
 from structdecode.strategies.best_of_n import BestOfN
 from structdecode.strategies.direct import Direct
-from structdecode.types import Candidate, Prompt, Ranked, Schema, Stage, rank
 from structdecode.verifiers.log_prob import LogProb
 from tests.evaluation.pocket_study import compare
 

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from structdecode.backends.transformers import TransformersBackend
-from structdecode.many import decode_many
-from structdecode.protocols import GenerationRequest, Row, Session
-from structdecode.types import Candidate, Prompt, Sampling, Schema, Stage
+from structdecode.core.many import decode_many
+from structdecode.core.protocols import GenerationRequest, Row, Session
+from structdecode.core.types import Candidate, Prompt, Sampling, Schema, Stage
 from tests.families.oracle import TOLERANCE, Oracle
 
 OPEN = Stage("ANSWER")

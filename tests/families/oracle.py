@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, GenerationMixin, LogitsProcessor, LogitsProcessorList
 
 from structdecode.backends.transformers.loading import load_processor
-from structdecode.types import Candidate, Prompt
+from structdecode.core.types import Candidate, Prompt
 
 TOLERANCE = 2e-3
 """Nats that a log-probability may be off: float32 sums in another order, over a few layers."""

@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from structdecode.backends.transformers import TransformersBackend
 from structdecode.backends.transformers.backend import Engine
-from structdecode.errors import ModelError, PromptError
+from structdecode.core.errors import ModelError, PromptError
 from tests.families.catalogue import FAMILIES, Family
 from tests.families.checks import CHECKS, Subject, Wrong
 from tests.families.oracle import Oracle

@@ -8,14 +8,14 @@ import pytest
 
 from structdecode import decode
 from structdecode.backends.scripted import ScriptedBackend
-from structdecode.errors import ConfigError, PromptError
+from structdecode.core.errors import ConfigError, PromptError
+from structdecode.core.protocols import Backend
+from structdecode.core.schemas import COT, LLAVA_O1
+from structdecode.core.types import Prompt
 from structdecode.integrations.batch import Answer, Job, answer_all
 from structdecode.integrations.search import Search, with_generation_arguments
 from structdecode.pocket import world
-from structdecode.protocols import Backend
-from structdecode.schemas import COT, LLAVA_O1
 from structdecode.testing import scripted
-from structdecode.types import Prompt
 
 SEARCH = Search.from_arguments({"strategy": "stage-beam", "candidates": 2, "concurrency": 3, "seed": 4})
 

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from structdecode import decode
-from structdecode.errors import ConfigError, ImageError, MissingExtraError
+from structdecode.core.errors import ConfigError, ImageError, MissingExtraError
+from structdecode.core.types import Prompt
 from structdecode.integrations.lmms_eval import StructDecode, jobs_of, manifest
 from structdecode.integrations.search import Search
 from structdecode.pocket import world
-from structdecode.types import Prompt
 
 SEARCH = Search.from_arguments({"strategy": "stage-beam", "candidates": 2, "seed": 3})
 ARGUMENTS = "pretrained=pocket,strategy=stage-beam,verifier=self-judge,candidates=2,seed=3"

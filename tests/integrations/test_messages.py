@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from structdecode.errors import ConfigError, ImageError, PromptError
-from structdecode.images import load_picture
+from structdecode.core.errors import ConfigError, ImageError, PromptError
+from structdecode.core.images import load_picture
+from structdecode.core.types import Message
 from structdecode.integrations.messages import prompt_from_messages
-from structdecode.types import Message
 
 RED, BLUE = Image.new("RGB", (4, 4), "red"), Image.new("RGB", (4, 4), "blue")
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from structdecode import Prompt, decode
-from structdecode.assembly import load_backend
 from structdecode.backends.scripted import ScriptedBackend
-from structdecode.budget import Budget
-from structdecode.errors import ConfigError, UnknownNameError
+from structdecode.core.assembly import load_backend
+from structdecode.core.budget import Budget
+from structdecode.core.errors import ConfigError, UnknownNameError
+from structdecode.core.schemas import COT, LLAVA_O1
 from structdecode.integrations.search import Search, cut_at, token_counts, with_generation_arguments
-from structdecode.schemas import COT, LLAVA_O1
 from structdecode.strategies.best_of_n import BestOfN
 from structdecode.strategies.stage_beam import StageBeam
 from structdecode.strategies.staged import Staged

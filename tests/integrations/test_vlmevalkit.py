@@ -15,11 +15,11 @@ from PIL import Image
 
 from structdecode import decode
 from structdecode.backends.scripted import ScriptedBackend
-from structdecode.errors import ConfigError
+from structdecode.core.errors import ConfigError
+from structdecode.core.types import Message, Prompt
 from structdecode.integrations.vlmevalkit import FAILED, StructDecode, content_id, record, register, run
 from structdecode.pocket import world
 from structdecode.testing import scripted
-from structdecode.types import Message, Prompt
 
 installed = importlib.util.find_spec("vlmeval") is not None
 COMMAND = [sys.executable, "-m", "structdecode.integrations.vlmevalkit"]

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import pytest
 
 from structdecode.backends.scripted import ScriptedBackend
-from structdecode.errors import ConfigError
+from structdecode.core.errors import ConfigError
+from structdecode.core.types import Candidate, Prompt, Sampling, Span, Stage
 from structdecode.matching import LLMJudge, match
 from structdecode.matching.types import Match, Question
-from structdecode.types import Candidate, Prompt, Sampling, Span, Stage
 
 QUESTION = Question("1", "What is in the picture?", ("a bicycle", "bike"))
 
@@ -32,7 +32,7 @@ class ScriptedModel:
         return 0.0
 
     async def complete(self, prompt: Prompt, *, n: int = 1, sampling: Sampling, stop: Sequence[str] = ()) -> list[Span]:
-        from structdecode.protocols import GenerationRequest, Row
+        from structdecode.core.protocols import GenerationRequest, Row
 
         async with ScriptedBackend(self._script).open(prompt) as session:
             rows = [Row(Candidate(), seed, sampling.max_tokens) for seed in range(n)]

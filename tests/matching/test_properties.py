@@ -7,8 +7,8 @@ from typing import get_args
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from structdecode.answers import final_answer
 from structdecode.matching import match
+from structdecode.matching.answers import final_answer
 from structdecode.matching.text import normalise
 from structdecode.matching.texts import clean
 from structdecode.matching.types import Kind, Match, Question

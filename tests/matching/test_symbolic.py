@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from structdecode.errors import MissingExtraError
+from structdecode.core.errors import MissingExtraError
 from structdecode.matching import match, symbolic
 from structdecode.matching.types import Match, Question
 

@@ -9,10 +9,11 @@ import math
 import pytest
 
 import structdecode as sd
-from structdecode import registry
-from structdecode.answers import final_answer
 from structdecode.backends.transformers import TransformersBackend
-from structdecode.pocket import checkpoint_path, lessons, world
+from structdecode.core import registry
+from structdecode.matching.answers import final_answer
+from structdecode.pocket import checkpoint_path, world
+from structdecode.training.pocket import lessons
 from structdecode.verifiers import prompts
 
 N = 120

@@ -6,9 +6,10 @@ import re
 import numpy as np
 import pytest
 
-from structdecode.pocket import lessons, world
-from structdecode.schemas import LLAVA_O1
-from structdecode.tags import parse
+from structdecode.core.schemas import LLAVA_O1
+from structdecode.core.tags import parse
+from structdecode.pocket import world
+from structdecode.training.pocket import lessons
 
 
 def take(split: world.Split, n: int, seed: int = 0) -> list[world.Scene]:
@@ -63,7 +64,7 @@ def test_corruptions_are_wrong_and_their_verdicts_true() -> None:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> object:
-    from structdecode.pocket.model import build_tokenizer
+    from structdecode.training.pocket.model import build_tokenizer
 
     return build_tokenizer()
 

@@ -13,15 +13,15 @@ import pytest
 from PIL import Image
 
 import structdecode as sd
-from structdecode.assembly import load_backend
+from structdecode.core.assembly import load_backend
+from structdecode.core.protocols import Backend, Decoder, Strategy, Verifier
+from structdecode.core.schemas import LLAVA_O1
+from structdecode.core.trace import Trace
+from structdecode.core.types import Candidate, Prompt, Ranked, Schema, Score, rank
 from structdecode.pocket import world
-from structdecode.protocols import Backend, Decoder, Strategy, Verifier
-from structdecode.schemas import LLAVA_O1
 from structdecode.strategies.best_of_n import BestOfN
 from structdecode.strategies.staged import Staged
 from structdecode.testing import check_strategy
-from structdecode.trace import Trace
-from structdecode.types import Candidate, Prompt, Ranked, Schema, Score, rank
 from structdecode.verifiers.log_prob import LogProb
 
 BLANK = Image.new("RGB", (64, 64), "white")

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import pytest
 
 import structdecode as sd
-from structdecode import registry
 from structdecode.backends.scripted import ScriptedBackend
-from structdecode.protocols import Model
-from structdecode.types import Candidate, Prompt, Schema, Score, Stage
+from structdecode.core import registry
+from structdecode.core.protocols import Model
+from structdecode.core.types import Candidate, Prompt, Schema, Score, Stage
 
 SCHEMA = Schema("abc", tuple(Stage.tagged(name) for name in "ABC"))
 

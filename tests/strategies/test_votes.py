@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 import structdecode as sd
-from structdecode import registry
 from structdecode.backends.scripted import ScriptedBackend
+from structdecode.core import registry
+from structdecode.core.types import Candidate, Prompt, Schema, Stage
 from structdecode.matching.types import Question
-from structdecode.types import Candidate, Prompt, Schema, Stage
 
 ONE = Schema("one", (Stage.tagged("A"),))
 COLOURS = {"A": "red", "B": "dark red", "C": "blue"}

@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from structdecode.errors import ConfigError, DataError
-from structdecode.evaluation.data.files import json_rows
+from structdecode.core.errors import ConfigError, DataError
+from structdecode.core.types import Schema, Stage
+from structdecode.data.files import json_rows
 from structdecode.training.check import Limits, check
 from structdecode.training.check_command import find_set
 from structdecode.training.check_report import CheckReport
 from structdecode.training.lengths import TokenCounter
 from structdecode.training.problems import KINDS
-from structdecode.types import Schema, Stage
 from tests import processes
 from tests.backends.transformers import tiny
-from tests.evaluation.data.malformed import ANSWER, CONVERSATIONS, conversation, picture, write_pictures
+from tests.data.malformed import ANSWER, CONVERSATIONS, conversation, picture, write_pictures
 
 TURNS = [{"from": "human", "value": "How many dogs?"}, {"from": "gpt", "value": ANSWER}]
 SAID = {  # what `check` makes of the damaged rows that the loader's tests have, where it looks closer than the loader

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from structdecode.backends.transformers.encoding import Codec
-from structdecode.errors import ConfigError, DataError, ModelError
-from structdecode.evaluation.data.problems import BadRow
+from structdecode.core.errors import ConfigError, DataError, ModelError
+from structdecode.core.types import Message, Prompt
+from structdecode.data.problems import BadRow
 from structdecode.training.chat import ChatRenderer
 from structdecode.training.collate import IGNORED, Collator
 from structdecode.training.examples import Example
-from structdecode.types import Message, Prompt
 from tests.backends.transformers import tiny
 from tests.training import processors
 from tests.training.processors import chat
@@ -276,7 +276,8 @@ def test_the_pocket_model_is_trained_on_the_same_tokens_as_by_its_own_lessons() 
     import numpy as np
     from transformers import AutoProcessor
 
-    from structdecode.pocket import checkpoint_path, lessons, world
+    from structdecode.pocket import checkpoint_path, world
+    from structdecode.training.pocket import lessons
 
     processor = AutoProcessor.from_pretrained(checkpoint_path())
     scenes = world.scenes("train", 0)

@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from structdecode.errors import ConfigError, DataError
-from structdecode.schemas import LLAVA_O1
+from structdecode.core.errors import ConfigError, DataError
+from structdecode.core.schemas import LLAVA_O1
+from structdecode.core.types import Schema
 from structdecode.training.buckets import BucketSampler
 from structdecode.training.examples import ConversationDataset
 from structdecode.training.lengths import TokenCounter
-from structdecode.types import Schema
 from tests.backends.transformers import tiny
-from tests.evaluation.data.malformed import ANSWER, CONVERSATIONS, conversation, write_pictures
+from tests.data.malformed import ANSWER, CONVERSATIONS, conversation, write_pictures
 
 
 @pytest.fixture

@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from structdecode import tags
 from structdecode.backends.scripted import ScriptedBackend
-from structdecode.engine import decode
-from structdecode.errors import ConfigError, UnknownNameError
-from structdecode.evaluation.data import load
+from structdecode.core import tags
+from structdecode.core.engine import decode
+from structdecode.core.errors import ConfigError, UnknownNameError
+from structdecode.core.schemas import LLAVA_O1
+from structdecode.core.types import Candidate, Prompt, Stage
+from structdecode.data import load
 from structdecode.evaluation.store import read_run
 from structdecode.evaluation.types import Question
-from structdecode.schemas import LLAVA_O1
 from structdecode.training import export as exporting
 from structdecode.training.export import Options, export
-from structdecode.types import Candidate, Prompt, Stage
 from tests.backends.transformers import tiny
 from tests.evaluation.pocket_study import compare, run, small_study
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from structdecode.evaluation.data import load
+from structdecode.core.schemas import LLAVA_O1
+from structdecode.data import load
 from structdecode.evaluation.types import Rejected
-from structdecode.schemas import LLAVA_O1
 from structdecode.training.annotation.pictures import Album
 from structdecode.training.annotation.sources import Source
 from structdecode.training.annotation.sources import read as read_sources
@@ -20,7 +20,7 @@ from structdecode.training.examples import ConversationDataset
 from structdecode.training.problems import kind
 from structdecode.training.reward_model.config import RewardConfig
 from structdecode.training.reward_model.rows import StepDataset
-from tests.evaluation.data.malformed import ANSWER, picture
+from tests.data.malformed import ANSWER, picture
 
 Found = tuple[list[int], list[str]]
 """How many pictures each good row has, and the problems of the others. One good row is always there, the last."""

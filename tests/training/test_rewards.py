@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from structdecode import registry
 from structdecode.backends.scripted import ScriptedBackend
-from structdecode.budget import Budget
-from structdecode.errors import ConfigError, UnknownNameError
-from structdecode.schemas import COT, LLAVA_O1
+from structdecode.core import registry
+from structdecode.core.budget import Budget
+from structdecode.core.errors import ConfigError, UnknownNameError
+from structdecode.core.schemas import COT, LLAVA_O1
+from structdecode.core.types import Candidate, Prompt, Score
 from structdecode.training.rewards import answer_reward, as_reward, format_reward
 from structdecode.training.rollouts import read_rollouts
-from structdecode.types import Candidate, Prompt, Score
 from structdecode.verifiers.by_stage import ByStage
 from structdecode.verifiers.ensemble import Ensemble
 from structdecode.verifiers.log_prob import LogProb

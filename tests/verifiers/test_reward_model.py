@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 import torch
 
-from structdecode import registry
 from structdecode.backends.scripted import ScriptedBackend
-from structdecode.budget import Budget, Usage
-from structdecode.engine import decode
-from structdecode.errors import ConfigError, ModelError
+from structdecode.core import registry
+from structdecode.core.budget import Budget, Usage
+from structdecode.core.engine import decode
+from structdecode.core.errors import ConfigError, ModelError
+from structdecode.core.schemas import LLAVA_O1
+from structdecode.core.types import Candidate, Message, Prompt, Score, Span
 from structdecode.pocket import world
-from structdecode.schemas import LLAVA_O1
 from structdecode.strategies.best_of_n import BestOfN
 from structdecode.strategies.stage_beam import StageBeam
 from structdecode.testing import EchoModel, candidate, check_verifier, scripted
@@ -28,7 +29,6 @@ from structdecode.training.reward_model import scoring
 from structdecode.training.reward_model.config import FILE, RewardConfig
 from structdecode.training.reward_model.model import from_base, save
 from structdecode.training.rewards import as_reward
-from structdecode.types import Candidate, Message, Prompt, Score, Span
 from structdecode.verifiers.reward_model import RewardModel
 
 SCENE = next(world.scenes("test", 0))

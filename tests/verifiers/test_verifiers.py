@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from structdecode.errors import ConfigError
-from structdecode.protocols import Verifier
+from structdecode.core.errors import ConfigError
+from structdecode.core.protocols import Verifier
+from structdecode.core.types import Candidate, Prompt, Score
 from structdecode.testing import EchoModel, candidate
-from structdecode.types import Candidate, Prompt, Score
 from structdecode.verifiers.agreement import Agreement
 from structdecode.verifiers.by_stage import ByStage
 from structdecode.verifiers.callable import FunctionVerifier

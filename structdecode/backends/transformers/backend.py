@@ -30,9 +30,9 @@ from structdecode.backends.transformers.slots.session import SlotSession
 from structdecode.backends.transformers.threads import release_team, until_stopped
 from structdecode.backends.transformers.twin import Borrowed, changed_midway
 from structdecode.backends.transformers.vision import ImageMemory, vision_tower
-from structdecode.errors import ConfigError, ModelError, UnknownNameError
-from structdecode.protocols import Session
-from structdecode.types import Prompt
+from structdecode.core.errors import ConfigError, ModelError, UnknownNameError
+from structdecode.core.protocols import Session
+from structdecode.core.types import Prompt
 
 T = TypeVar("T")
 Engine = Literal["slots", "plain"]

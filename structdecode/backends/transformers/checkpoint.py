@@ -17,8 +17,8 @@ import torch
 from torch import nn
 from transformers import AutoModelForImageTextToText
 
-from structdecode.errors import ModelError
-from structdecode.reading import parse_json, read_text
+from structdecode.core.errors import ModelError
+from structdecode.core.reading import parse_json, read_text
 
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _LAYERS = re.compile(r"(num|n)_?\w*(layers|blocks)|depth|encoder_layers|decoder_layers")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessorList
 
-from structdecode.errors import ModelError
+from structdecode.core.errors import ModelError
 
 if TYPE_CHECKING:
     from structdecode.backends.transformers.writing import Writing

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from structdecode.backends.transformers.controls import Escaper, control_tokens
 from structdecode.backends.transformers.templates import SECONDS, rendered, within
-from structdecode.errors import ConfigError, PromptError
-from structdecode.protocols import ForcedText, GenerationRequest
-from structdecode.reading import cut
-from structdecode.types import NextToken, Prompt, Span
+from structdecode.core.errors import ConfigError, PromptError
+from structdecode.core.protocols import ForcedText, GenerationRequest
+from structdecode.core.reading import cut
+from structdecode.core.types import NextToken, Prompt, Span
 
 if TYPE_CHECKING:
     from structdecode.backends.transformers.writing import Writing

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from structdecode.backends.transformers.memory import out_of_memory
-from structdecode.errors import BudgetSpent, ModelFailedError, StructdecodeError
+from structdecode.core.errors import BudgetSpent, ModelFailedError, StructdecodeError
 
 
 def model_failure(error: Exception) -> Exception:

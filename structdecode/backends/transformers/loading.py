@@ -19,7 +19,7 @@ from structdecode.backends.transformers.checkpoint import (
     mismatch,
 )
 from structdecode.backends.transformers.templates import check_template
-from structdecode.errors import ConfigError, ModelError, StructdecodeError
+from structdecode.core.errors import ConfigError, ModelError, StructdecodeError
 
 
 def load_model(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from structdecode.errors import ModelError
+from structdecode.core.errors import ModelError
 
 _OF_EVERY_STEP = frozenset({"image_embeds_position_mask", "image_encoder_embeddings", "perceiver_embeddings"})
 """Arguments of a forward by which `generate` hands in the pictures' features with every token (Kosmos 2, Idefics 1)."""

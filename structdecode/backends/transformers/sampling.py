@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from structdecode.types import Sampling
+from structdecode.core.types import Sampling
 
 
 def filtered(logits: Tensor, sampling: Sampling) -> Tensor:

@@ -26,9 +26,9 @@ from structdecode.backends.transformers.memory import out_of_memory
 from structdecode.backends.transformers.slots.attention import text_configs
 from structdecode.backends.transformers.threads import release_team
 from structdecode.backends.transformers.twin import twin
-from structdecode.errors import ModelError, ModelFailedError, PromptError, StructdecodeError
-from structdecode.protocols import GenerationRequest, Row
-from structdecode.types import Candidate, Prompt, Sampling, Stage
+from structdecode.core.errors import ModelError, ModelFailedError, PromptError, StructdecodeError
+from structdecode.core.protocols import GenerationRequest, Row
+from structdecode.core.types import Candidate, Prompt, Sampling, Stage
 
 if TYPE_CHECKING:
     from structdecode.backends.transformers.backend import TransformersBackend
@@ -95,7 +95,7 @@ def compare(backend: TransformersBackend, thorough: bool = True) -> Comparison:
     Raises:
         ModelError: they are not alike, the engine fails where it should not, or the processor refuses a picture.
     """
-    from structdecode.engine import run_sync
+    from structdecode.core.engine import run_sync
 
     reason = _incomparable(backend.model)
     if reason:

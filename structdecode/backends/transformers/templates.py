@@ -18,7 +18,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers.utils import chat_template_utils
 
-from structdecode.errors import ModelError
+from structdecode.core.errors import ModelError
 
 T = TypeVar("T")
 

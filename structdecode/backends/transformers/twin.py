@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from structdecode.backends.transformers.freshness import structure, values
-from structdecode.errors import ModelError
+from structdecode.core.errors import ModelError
 
 T = TypeVar("T")
 

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from structdecode.backends.transformers.constraints import Constraint
 from structdecode.backends.transformers.encoding import Codec
-from structdecode.border import said
-from structdecode.errors import StrategyError
-from structdecode.protocols import GenerationRequest, Row
-from structdecode.tags import close_span, stopped
-from structdecode.types import Candidate, Span
+from structdecode.core.border import said
+from structdecode.core.errors import StrategyError
+from structdecode.core.protocols import GenerationRequest, Row
+from structdecode.core.tags import close_span, stopped
+from structdecode.core.types import Candidate, Span
 
 _WINDOW_SLACK = 8
 """Tokens looked at beyond the longest stop's length in characters when looking for a stop."""

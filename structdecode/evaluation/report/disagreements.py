@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
+from structdecode.core.view import search_tree
 from structdecode.evaluation.report.results import CellResult, Results
 from structdecode.evaluation.report.section import Block, Column, Raw, Section, Table, Words
 from structdecode.evaluation.types import Record
-from structdecode.view import search_tree
 
 PER_PAIR = 12
 MOST = 300

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from structdecode.errors import MissingExtraError
+from structdecode.core.errors import MissingExtraError
 
 INK = "#1d2125"
 """Text and axes; `inline` puts the page's own text colour in its place."""

@@ -9,8 +9,8 @@ import hashlib
 from collections.abc import Sequence
 from html import escape
 
+from structdecode.core.view import TREE_STYLE
 from structdecode.evaluation.report.section import Section
-from structdecode.view import TREE_STYLE
 
 STYLE = """
 :root { --ink: #1d2125; --paper: #fefefd; --soft: #f3f4f2; --good: #1f8a4c; --bad: #b8462f; --link: #2463b4; }

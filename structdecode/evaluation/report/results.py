@@ -28,7 +28,7 @@ class CellResult:
 
     Attributes:
         made: the strategy with all its settings, as ``study.json`` has it. records: one for each question and seed.
-        width, independent, baseline: what the strategy declares, as in `structdecode.protocols.StrategyTraits`.
+        width, independent, baseline: what the strategy declares, as in `structdecode.core.protocols.StrategyTraits`.
         clusters: by question id its cluster.
     """
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from structdecode.core.paths import write_whole
 from structdecode.evaluation.report import (
     accuracy,
     comparisons,
@@ -23,7 +24,6 @@ from structdecode.evaluation.report.results import Results
 from structdecode.evaluation.report.section import Section, Words
 from structdecode.evaluation.statistics import FEW
 from structdecode.evaluation.store import read_run
-from structdecode.paths import write_whole
 
 SECTIONS: tuple[Callable[[Results], Section], ...] = (
     accuracy.section, matched.section, comparisons.section, coverage.section, verifiers.section, failures.section,

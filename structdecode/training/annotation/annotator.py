@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from structdecode.schemas import LLAVA_O1
+from structdecode.core.schemas import LLAVA_O1
+from structdecode.core.types import Message as Said
+from structdecode.core.types import Prompt, Schema
 from structdecode.training.annotation import prompts
 from structdecode.training.annotation.checks import AnswerCheck, Filter, Problem, assembled, form
 from structdecode.training.annotation.client import Asker
@@ -14,8 +16,6 @@ from structdecode.training.annotation.errors import BadRequest
 from structdecode.training.annotation.requests import Message, Request
 from structdecode.training.annotation.session import ApiBackend
 from structdecode.training.annotation.sources import Item, Turn
-from structdecode.types import Message as Said
-from structdecode.types import Prompt, Schema
 
 _FINAL = ("bad-request", "unscored")
 """Problems that another answer would not solve: none is paid for."""

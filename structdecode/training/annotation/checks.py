@@ -10,20 +10,21 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from structdecode import matching, tags
-from structdecode.asking import MeteredModel
-from structdecode.budget import Budget, Meter
-from structdecode.decoder import MeteredDecoder
-from structdecode.evaluation.data.problems import BadRow, shown
+from structdecode import matching
+from structdecode.core import tags
+from structdecode.core.asking import MeteredModel
+from structdecode.core.budget import Budget, Meter
+from structdecode.core.decoder import MeteredDecoder
+from structdecode.core.protocols import Backend, Verifier
+from structdecode.core.schemas import LLAVA_O1
+from structdecode.core.trace import Trace
+from structdecode.core.types import Candidate, Prompt, Schema
+from structdecode.data.problems import BadRow, shown
 from structdecode.evaluation.types import Match, Question
 from structdecode.matching.declined import declined
-from structdecode.protocols import Backend, Verifier
-from structdecode.schemas import LLAVA_O1
-from structdecode.trace import Trace
 from structdecode.training.annotation.requests import Reply
 from structdecode.training.annotation.session import ApiBackend
 from structdecode.training.conversations import read_answer
-from structdecode.types import Candidate, Prompt, Schema
 
 _CLOSED = ("choice", "number", "yes-no")
 """Kinds of answer of which a rule that found one knows whether it is wrong, too."""

@@ -17,8 +17,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from structdecode.errors import ConfigError, MissingExtraError
-from structdecode.evaluation.data.problems import printable
+from structdecode.core.errors import ConfigError, MissingExtraError
+from structdecode.data.problems import printable
 from structdecode.training.annotation.costs import Purse
 from structdecode.training.annotation.errors import ApiError, BadRequest, NotPaid, Stopped, Unanswered
 from structdecode.training.annotation.journal import Journal

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from structdecode import registry
-from structdecode.errors import ConfigError, DataError
+from structdecode.core import registry
+from structdecode.core.errors import ConfigError, DataError
+from structdecode.core.reading import one_line
 from structdecode.evaluation.types import Rejected
 from structdecode.matching import LLMJudge
-from structdecode.reading import one_line
 from structdecode.training.annotation import run
 from structdecode.training.annotation.annotator import Annotator
 from structdecode.training.annotation.checks import AnswerCheck, Filter
@@ -111,7 +111,7 @@ class Options:
         made = registry.build("verifiers", self.verifier, given)
         backend = None
         if self.verifier_model is not None:
-            from structdecode.assembly import load_backend
+            from structdecode.core.assembly import load_backend
 
             backend = load_backend(None if self.verifier_model == "pocket" else self.verifier_model)
         return Filter(made, self.verifier, self.min_score, backend)

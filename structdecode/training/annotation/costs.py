@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from structdecode.errors import ConfigError
+from structdecode.core.errors import ConfigError
 from structdecode.training.annotation.errors import Stopped
 from structdecode.training.annotation.journal import Journal
 from structdecode.training.annotation.requests import Purpose, Reply, Request

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from structdecode.errors import StructdecodeError
+from structdecode.core.errors import StructdecodeError
 
 
 class ApiError(StructdecodeError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from structdecode.errors import ImageError, PromptError
+from structdecode.core.errors import ImageError, PromptError
 from structdecode.training.annotation.annotator import Annotator
 from structdecode.training.annotation.costs import Prices
 from structdecode.training.annotation.errors import BadRequest, NotPaid

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from structdecode.errors import ConfigError
+from structdecode.core.errors import ConfigError
 from structdecode.evaluation.store import Appender
 from structdecode.training.annotation.requests import MOST_TOKENS, REFUSED, UNUSABLE, Purpose, Reply, Request
 

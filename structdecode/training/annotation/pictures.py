@@ -12,11 +12,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from structdecode.evaluation.data.pictures import Pictures
-from structdecode.evaluation.data.problems import BadRow
-from structdecode.images import ImageSource, Picture, load_picture, opened, orientation
-from structdecode.paths import FULL, whole
-from structdecode.picture_files import FILES
+from structdecode.core.images import ImageSource, Picture, load_picture, opened, orientation
+from structdecode.core.paths import FULL, whole
+from structdecode.core.picture_files import FILES
+from structdecode.data.pictures import Pictures
+from structdecode.data.problems import BadRow
 
 MIME = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
 """Formats that chat APIs take, by Pillow's name. All others are sent as PNG."""

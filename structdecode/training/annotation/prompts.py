@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from structdecode.core.types import Schema
 from structdecode.evaluation.types import Question
-from structdecode.types import Schema
 
 _CONTENT = {
     "SUMMARY": "outline in one or two sentences how you will approach the question, without solving it",

@@ -11,8 +11,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
 
-from structdecode.images import Picture
-from structdecode.reading import parse_json
+from structdecode.core.images import Picture
+from structdecode.core.reading import parse_json
 from structdecode.training.annotation.pictures import data_url, size_of
 
 MOST_TOKENS = 100_000_000

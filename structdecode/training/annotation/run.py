@@ -19,9 +19,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from structdecode.errors import ImageError, PromptError, StructdecodeError
+from structdecode.core.errors import ImageError, PromptError, StructdecodeError
+from structdecode.core.paths import write_whole
 from structdecode.evaluation.types import Rejected
-from structdecode.paths import write_whole
 from structdecode.training.annotation.annotator import Accepted, Annotator, Refused
 from structdecode.training.annotation.checks import Problem
 from structdecode.training.annotation.client import Client, JournalClient

@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from structdecode.errors import ConfigError, DataError
-from structdecode.evaluation.data import files, hub, vqa
-from structdecode.evaluation.data.pictures import IMAGE_MARK, Pictures, check_image_marks, picture_cells
-from structdecode.evaluation.data.problems import BadRow, kind_of, shown
-from structdecode.evaluation.data.rows import Row, checked_text, plain_text, text_cell
+from structdecode.core.errors import ConfigError, DataError
+from structdecode.data import files, hub, vqa
+from structdecode.data.pictures import IMAGE_MARK, Pictures, check_image_marks, picture_cells
+from structdecode.data.problems import BadRow, kind_of, shown
+from structdecode.data.rows import Row, checked_text, plain_text, text_cell
 from structdecode.evaluation.types import Question, Rejected
 from structdecode.training.annotation.pictures import Album
 from structdecode.training.conversations import read_text

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from structdecode.paths import whole
+from structdecode.core.paths import whole
 from structdecode.training.reward_model.config import RewardConfig
 from structdecode.training.sft.card import facts_table
 from structdecode.training.sft.curves import load_pyplot

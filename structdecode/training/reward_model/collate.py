@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from structdecode.errors import ModelError
+from structdecode.core.errors import ModelError
 from structdecode.training.chat import Rendered, Tokens
 from structdecode.training.collate import IGNORED, Collator
 from structdecode.training.examples import Example

@@ -10,9 +10,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from structdecode.errors import ConfigError, ModelError
-from structdecode.reading import read_text
-from structdecode.types import Prompt, Schema, Stage
+from structdecode.core.errors import ConfigError, ModelError
+from structdecode.core.reading import read_text
+from structdecode.core.types import Prompt, Schema, Stage
 
 FILE, HEAD = "reward_model.json", "reward_head.safetensors"
 FORMAT = "structdecode-reward-model/1"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from structdecode.errors import MissingExtraError
+from structdecode.core.errors import MissingExtraError
 
 RESAMPLES = 200
 

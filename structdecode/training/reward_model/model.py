@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from structdecode.backends.transformers.loading import check_processor, find_device, load_model, load_processor
-from structdecode.errors import ModelError
+from structdecode.core.errors import ModelError
 from structdecode.training.collate import IGNORED
 from structdecode.training.reward_model.config import FILE, HEAD, RewardConfig
 from structdecode.training.sft.adapters import attached

@@ -15,10 +15,10 @@ from pathlib import Path as FilePath
 import numpy as np
 from numpy.typing import NDArray
 
-from structdecode.errors import ConfigError
+from structdecode.core.errors import ConfigError
+from structdecode.core.types import Candidate, Path, Prompt, Span
 from structdecode.evaluation.store import Run, read_run
 from structdecode.training.reward_model.scoring import Scorer, scorer
-from structdecode.types import Candidate, Path, Prompt, Span
 
 SIZES = (1, 2, 4, 8, 16)
 RESAMPLES = 2000

@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from structdecode.errors import ConfigError, DataError, ImageError
-from structdecode.evaluation.data.files import json_rows
-from structdecode.evaluation.data.pictures import IMAGE_MARK, check_image_marks, picture_cells
-from structdecode.evaluation.data.problems import BadRow, kind_of, shown, shown_path
-from structdecode.evaluation.data.rows import Row
+from structdecode.core.errors import ConfigError, DataError, ImageError
+from structdecode.core.images import load_picture
+from structdecode.core.seeds import derive
+from structdecode.data.files import json_rows
+from structdecode.data.pictures import IMAGE_MARK, check_image_marks, picture_cells
+from structdecode.data.problems import BadRow, kind_of, shown, shown_path
+from structdecode.data.rows import Row
 from structdecode.evaluation.types import Rejected
-from structdecode.images import load_picture
-from structdecode.seeds import derive
 from structdecode.training.chat import Message
 from structdecode.training.examples import Example, line_starts, too_long
 from structdecode.training.lengths import TokenCounter

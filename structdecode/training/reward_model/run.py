@@ -11,8 +11,8 @@ from typing import Any
 
 from transformers import set_seed
 
-from structdecode.assembly import find_schema
-from structdecode.errors import ConfigError, MissingExtraError
+from structdecode.core.assembly import find_schema
+from structdecode.core.errors import ConfigError, MissingExtraError
 from structdecode.evaluation.identity import versions
 from structdecode.training.lengths import TokenCounter
 from structdecode.training.reward_model.card import draw, write_card

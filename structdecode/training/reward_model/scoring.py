@@ -12,14 +12,14 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
-from structdecode.budget import Usage
-from structdecode.errors import DataError
+from structdecode.core.budget import Usage
+from structdecode.core.errors import DataError
+from structdecode.core.types import Candidate, Prompt
 from structdecode.training.chat import Message
 from structdecode.training.reward_model import model as network
 from structdecode.training.reward_model.collate import StepCollator
 from structdecode.training.reward_model.config import SEPARATOR, RewardConfig
 from structdecode.training.reward_model.rows import Mark, StepExample, chat
-from structdecode.types import Candidate, Prompt
 
 
 @dataclass(frozen=True)

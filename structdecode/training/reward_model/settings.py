@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from structdecode.errors import ConfigError, UnknownNameError
+from structdecode.core.errors import ConfigError, UnknownNameError
 from structdecode.training.ranges import (
     ABOVE_ZERO,
     BELOW_ONE,

@@ -10,13 +10,13 @@ from typing import Any
 from transformers import TrainerCallback
 
 from structdecode.backends.transformers import TransformersBackend
-from structdecode.engine import run_sync
+from structdecode.core.engine import run_sync
+from structdecode.core.many import decode_many
+from structdecode.core.protocols import Strategy
+from structdecode.core.types import Schema
 from structdecode.evaluation.types import Question
-from structdecode.many import decode_many
 from structdecode.matching import match
-from structdecode.protocols import Strategy
 from structdecode.strategies.staged import Staged
-from structdecode.types import Schema
 
 GREEDY = Staged(temperature=0.0)
 

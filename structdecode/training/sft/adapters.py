@@ -12,7 +12,7 @@ from torch import nn
 
 from structdecode.backends.transformers.loading import load_model, load_processor
 from structdecode.backends.transformers.vision import vision_tower
-from structdecode.errors import ConfigError, MissingExtraError, ModelError
+from structdecode.core.errors import ConfigError, MissingExtraError, ModelError
 from structdecode.training.sft.recipe import Recipe
 from structdecode.training.sft.tags import grow
 

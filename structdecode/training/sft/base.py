@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from structdecode.backends.transformers.loading import load_model, load_processor
-from structdecode.errors import ConfigError, MissingExtraError, ModelError
+from structdecode.core.errors import ConfigError, MissingExtraError, ModelError
+from structdecode.core.types import Schema
 from structdecode.training.sft.adapters import with_adapters
 from structdecode.training.sft.recipe import Recipe
 from structdecode.training.sft.tags import add_tags
-from structdecode.types import Schema
 
 
 def load_base(recipe: Recipe, schema: Schema, *, trust_remote_code: bool = False) -> tuple[Any, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from structdecode.paths import write_whole
+from structdecode.core.paths import write_whole
 
 COMPLETE = "complete"
 """A file that is written into a checkpoint last."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from structdecode.errors import ConfigError, MissingExtraError
+from structdecode.core.errors import ConfigError, MissingExtraError
 from structdecode.training.sft.recipe import OWN_DATA, Recipe, built_in, load_recipe, parse_settings
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from structdecode.errors import MissingExtraError
-from structdecode.paths import whole
+from structdecode.core.errors import MissingExtraError
+from structdecode.core.paths import whole
 
 
 def load_pyplot() -> Any:

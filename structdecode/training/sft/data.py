@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from structdecode.assembly import find_schema
-from structdecode.errors import ConfigError, DataError
-from structdecode.evaluation.data import load
+from structdecode.core.assembly import find_schema
+from structdecode.core.errors import ConfigError, DataError
+from structdecode.core.paths import whole
+from structdecode.core.seeds import derive
+from structdecode.core.types import Schema
+from structdecode.data import load
 from structdecode.evaluation.types import Question
-from structdecode.paths import whole
-from structdecode.seeds import derive
 from structdecode.training.collate import Collator
 from structdecode.training.examples import ConversationDataset
 from structdecode.training.lengths import TokenCounter
@@ -22,7 +23,6 @@ from structdecode.training.sft.directory import sha256
 from structdecode.training.sft.recipe import Recipe
 from structdecode.training.sft.trainer import Job
 from structdecode.training.usable import check_left_out, left_out
-from structdecode.types import Schema
 
 _log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from structdecode.errors import ConfigError, DataError
-from structdecode.paths import write_whole
+from structdecode.core.errors import ConfigError, DataError
+from structdecode.core.paths import write_whole
 
 
 def check_same(path: Path, settings: Mapping[str, Any], what: str) -> None:

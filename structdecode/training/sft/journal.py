@@ -11,8 +11,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from structdecode.core.paths import write_whole
 from structdecode.evaluation.store import lines
-from structdecode.paths import write_whole
 
 
 class Journal(TrainerCallback):

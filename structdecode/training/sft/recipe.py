@@ -8,8 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from structdecode.errors import ConfigError, UnknownNameError
-from structdecode.reading import parse_yaml, read_text
+from structdecode.core.errors import ConfigError, UnknownNameError
+from structdecode.core.reading import parse_yaml, read_text
 from structdecode.training.ranges import (
     ABOVE_ZERO,
     BELOW_ONE,

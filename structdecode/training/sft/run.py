@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, set_seed
 
-from structdecode.errors import ConfigError, MissingExtraError
+from structdecode.core.errors import ConfigError, MissingExtraError
 from structdecode.training.sft import checkpoints
 from structdecode.training.sft.accuracy import Accuracy, MeasureAccuracy
 from structdecode.training.sft.adapters import merge
@@ -125,7 +125,7 @@ def prepared(recipe: Recipe, out: Path, *, trust_remote_code: bool = False) -> J
     """Model, data and questions of a recipe, loaded and checked."""
     set_seed(recipe.seed)
     if recipe.data == OWN_DATA:
-        from structdecode.pocket.trainer import prepare_pocket
+        from structdecode.training.pocket.trainer import prepare_pocket
 
         return prepare_pocket(recipe)
     return prepare(recipe, out, trust_remote_code=trust_remote_code)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback
 
-from structdecode.errors import ConfigError
+from structdecode.core.errors import ConfigError
 
 
 def shard_on_cpu(trainer: Trainer) -> None:

@@ -8,7 +8,7 @@ import torch
 from tokenizers import AddedToken
 from torch import nn
 
-from structdecode.types import Schema
+from structdecode.core.types import Schema
 
 
 def add_tags(model: Any, processor: Any, schema: Schema) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText, TrainerCallback, TrainingArguments
 
+from structdecode.core.types import Schema
 from structdecode.evaluation.types import Question
 from structdecode.training.buckets import BucketSampler, bucket_sampler
 from structdecode.training.collate import IGNORED
@@ -16,7 +17,6 @@ from structdecode.training.held_out import HeldOutTrainer
 from structdecode.training.sft.accuracy import Accuracy, staged_accuracy
 from structdecode.training.sft.recipe import Recipe
 from structdecode.training.sft.sharding import CheckSharded, shard_on_cpu
-from structdecode.types import Schema
 
 
 @dataclass

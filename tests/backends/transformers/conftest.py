@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from structdecode.backends.transformers import TransformersBackend
-from structdecode.types import Prompt
+from structdecode.core.types import Prompt
 from tests.backends.transformers import tiny, traced
 
 

@@ -13,14 +13,14 @@ import pytest
 from PIL import Image
 
 import structdecode as sd
-from structdecode import engine, registry
 from structdecode.backends.transformers import TransformersBackend
 from structdecode.backends.transformers.writing import Writing
-from structdecode.budget import Budget, Meter
-from structdecode.decoder import MeteredDecoder
-from structdecode.protocols import Decoder, Model
-from structdecode.trace import Trace
-from structdecode.types import Candidate, Prompt, Ranked, Sampling, Schema, Score, Stage
+from structdecode.core import engine, registry
+from structdecode.core.budget import Budget, Meter
+from structdecode.core.decoder import MeteredDecoder
+from structdecode.core.protocols import Decoder, Model
+from structdecode.core.trace import Trace
+from structdecode.core.types import Candidate, Prompt, Ranked, Sampling, Schema, Score, Stage
 from structdecode.verifiers.p_true import PTrue
 from structdecode.verifiers.self_judge import SelfJudge
 from tests.backends.transformers import tiny

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from structdecode.backends.transformers import TransformersBackend
 from structdecode.backends.transformers.freshness import structure, values
 from structdecode.backends.transformers.twin import twin
-from structdecode.errors import ModelError
-from structdecode.types import Prompt
+from structdecode.core.errors import ModelError
+from structdecode.core.types import Prompt
 from tests.backends.transformers import tiny
 from tests.backends.transformers.test_freshness import backend_of, texts, train, write
 

@@ -11,11 +11,11 @@ from PIL import Image
 
 from structdecode.backends.transformers import TransformersBackend
 from structdecode.backends.transformers.plain.stepwise import StepwiseSession
-from structdecode.budget import Budget
-from structdecode.engine import decode
-from structdecode.errors import ModelError
-from structdecode.protocols import GenerationRequest, Row
-from structdecode.types import Candidate, Prompt, Sampling, Stage
+from structdecode.core.budget import Budget
+from structdecode.core.engine import decode
+from structdecode.core.errors import ModelError
+from structdecode.core.protocols import GenerationRequest, Row
+from structdecode.core.types import Candidate, Prompt, Sampling, Stage
 from tests.backends.transformers import tiny
 from tests.backends.transformers.test_laws import generate
 

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from structdecode import registry
 from structdecode.backends.transformers import TransformersBackend
 from structdecode.backends.transformers.controls import Escaper, control_tokens
-from structdecode.engine import decode
-from structdecode.types import Message, Prompt, Sampling, Schema, Stage
+from structdecode.core import registry
+from structdecode.core.engine import decode
+from structdecode.core.types import Message, Prompt, Sampling, Schema, Stage
 from tests.backends.transformers import tiny
 from tests.backends.transformers.conftest import shared_backend
 

@@ -13,10 +13,10 @@ from torch import nn
 
 from structdecode.backends.transformers import TransformersBackend
 from structdecode.backends.transformers.freshness import WIDTH, structure, values
-from structdecode.errors import ModelError
+from structdecode.core.errors import ModelError
+from structdecode.core.protocols import GenerationRequest, Row, Session
+from structdecode.core.types import Candidate, Prompt, Sampling, Stage
 from structdecode.evaluation.isolation import isolated
-from structdecode.protocols import GenerationRequest, Row, Session
-from structdecode.types import Candidate, Prompt, Sampling, Stage
 from tests.backends.transformers import tiny
 from tests.backends.transformers.traced import Traced
 

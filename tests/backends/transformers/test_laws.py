@@ -11,15 +11,15 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from structdecode import registry
 from structdecode.backends.transformers import TransformersBackend
 from structdecode.backends.transformers.sampling import draw, filtered, uniforms
 from structdecode.backends.transformers.slots.attention import text_configs
-from structdecode.engine import adecode, decode
-from structdecode.many import decode_many
-from structdecode.protocols import GenerationRequest, Row
-from structdecode.schemas import LLAVA_O1
-from structdecode.types import Candidate, Prompt, Sampling, Schema, Stage
+from structdecode.core import registry
+from structdecode.core.engine import adecode, decode
+from structdecode.core.many import decode_many
+from structdecode.core.protocols import GenerationRequest, Row
+from structdecode.core.schemas import LLAVA_O1
+from structdecode.core.types import Candidate, Prompt, Sampling, Schema, Stage
 from tests.backends.transformers import tiny
 
 GREEDY = Sampling(temperature=0, max_tokens=40)
@@ -297,7 +297,7 @@ def test_text_only_prompt_leaves_the_caption_out(backend: TransformersBackend) -
 
 
 def test_several_pictures_and_earlier_turns(mllama: TransformersBackend, picture: Image.Image) -> None:
-    from structdecode.types import Message
+    from structdecode.core.types import Message
 
     prompt = Prompt("And now?", [picture, picture.rotate(90)], [Message("user", "Look."), Message("assistant", "Yes.")])
     written = list(asyncio.run(grow(mllama, prompt, [4, 8])).token_ids)

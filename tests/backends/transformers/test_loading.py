@@ -15,7 +15,7 @@ import structdecode as sd
 from structdecode.backends.transformers import TransformersBackend
 from structdecode.backends.transformers.checkpoint import check_size
 from structdecode.backends.transformers.templates import rendered
-from structdecode.errors import ConfigError, ModelError, PromptError
+from structdecode.core.errors import ConfigError, ModelError, PromptError
 from structdecode.pocket import checkpoint_path
 
 

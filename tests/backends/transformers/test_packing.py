@@ -9,8 +9,8 @@ from torch import nn
 from structdecode.backends.transformers import TransformersBackend, packing
 from structdecode.backends.transformers.packing import pack_linears
 from structdecode.backends.transformers.twin import twin
-from structdecode.engine import decode
-from structdecode.types import Prompt
+from structdecode.core.engine import decode
+from structdecode.core.types import Prompt
 from tests.backends.transformers import tiny
 
 

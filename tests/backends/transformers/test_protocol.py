@@ -14,9 +14,9 @@ from PIL import Image
 import structdecode as sd
 from structdecode.backends.transformers import TransformersBackend
 from structdecode.backends.transformers.sampling import filtered
-from structdecode.errors import ConfigError, PromptError
-from structdecode.protocols import Decoder
-from structdecode.types import Candidate, Prompt, Ranked, Sampling, Schema, Score, Stage
+from structdecode.core.errors import ConfigError, PromptError
+from structdecode.core.protocols import Decoder
+from structdecode.core.types import Candidate, Prompt, Ranked, Sampling, Schema, Score, Stage
 from tests.backends.transformers import tiny
 from tests.backends.transformers.test_billing import drawn as drawn
 

@@ -11,7 +11,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from structdecode.backends.transformers import TransformersBackend
 from structdecode.backends.transformers.refusals import why_not
-from structdecode.errors import ModelError
+from structdecode.core.errors import ModelError
 from tests.backends.transformers import tiny
 
 REFUSED = {

@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 from transformers import LlavaForConditionalGeneration
 
-from structdecode.assembly import load_backend
 from structdecode.backends.transformers import TransformersBackend, selfcheck
 from structdecode.backends.transformers.backend import Engine
-from structdecode.engine import decode
-from structdecode.errors import ModelError
+from structdecode.core.assembly import load_backend
+from structdecode.core.engine import decode
+from structdecode.core.errors import ModelError
+from structdecode.core.types import Prompt
 from structdecode.pocket import checkpoint_path
-from structdecode.types import Prompt
 from tests.backends.transformers import tiny
 from tests.backends.transformers.test_borrowing import state
 from tests.backends.transformers.test_laws import SHORT

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from scipy.stats import norm
 
-from structdecode.errors import ConfigError
+from structdecode.core.errors import ConfigError
 from structdecode.evaluation import taxonomy
 from structdecode.evaluation.report import write
 from structdecode.evaluation.report.disagreements import PER_PAIR

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from structdecode.errors import ConfigError
+from structdecode.core.errors import ConfigError
 from structdecode.training.annotation.client import ChatApi, Client
 from structdecode.training.annotation.costs import Prices, Purse
 from structdecode.training.annotation.journal import Journal

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from structdecode.core.protocols import Model
+from structdecode.core.types import Candidate, Prompt, Sampling, Score
 from structdecode.evaluation.types import Question
-from structdecode.protocols import Model
 from structdecode.training.annotation import checks
 from structdecode.training.annotation.annotator import Accepted, Annotator, Refused
 from structdecode.training.annotation.checks import AnswerCheck, Filter, Problem
@@ -20,7 +21,6 @@ from structdecode.training.annotation.journal import Journal
 from structdecode.training.annotation.pictures import Album
 from structdecode.training.annotation.requests import Reply
 from structdecode.training.annotation.sources import Item, Source, read
-from structdecode.types import Candidate, Prompt, Sampling, Score
 from structdecode.verifiers.rule import Rule
 from tests.training.annotation.server import Answer, Asked, ChatServer
 from tests.training.annotation.world import record, right, staged, write_records

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from structdecode.errors import ConfigError, DataError, UnknownNameError
+from structdecode.core.errors import ConfigError, DataError, UnknownNameError
 from structdecode.evaluation.store import Appender
 from structdecode.evaluation.types import Question
 from structdecode.training.annotation import command, run

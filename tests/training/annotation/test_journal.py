@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from structdecode.errors import ConfigError
+from structdecode.core.errors import ConfigError
 from structdecode.training.annotation.client import JournalClient
 from structdecode.training.annotation.errors import NotPaid
 from structdecode.training.annotation.journal import Journal

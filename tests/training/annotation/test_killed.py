@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from structdecode.evaluation.data import load
+from structdecode.data import load
 from tests import processes
 from tests.training.annotation.server import ChatServer
 from tests.training.annotation.world import conclusions, faulty, read_lines, record, write_records

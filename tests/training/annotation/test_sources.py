@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from structdecode.errors import ConfigError, DataError, ImageError
+from structdecode.core.errors import ConfigError, DataError, ImageError
 from structdecode.evaluation.types import Rejected
 from structdecode.training.annotation.pictures import Album, data_url, size_of
 from structdecode.training.annotation.sources import Item, Source, read
-from tests.test_images import ODD_TAGS, bomb, odd_exif
+from tests.core.test_images import ODD_TAGS, bomb, odd_exif
 from tests.training.annotation.world import record, write_records
 
 

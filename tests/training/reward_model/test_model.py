@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from structdecode.errors import ConfigError, ModelError
+from structdecode.core.errors import ConfigError, ModelError
+from structdecode.core.schemas import LLAVA_O1
 from structdecode.pocket import checkpoint_path
-from structdecode.schemas import LLAVA_O1
 from structdecode.training.collate import IGNORED
 from structdecode.training.reward_model.collate import NOWHERE, StepCollator
 from structdecode.training.reward_model.config import FILE, HEAD, RewardConfig

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from structdecode.errors import ConfigError, DataError
-from structdecode.schemas import LLAVA_O1
+from structdecode.core.errors import ConfigError, DataError
+from structdecode.core.schemas import LLAVA_O1
 from structdecode.training.reward_model.config import RewardConfig
 from structdecode.training.reward_model.rows import Mark, StepDataset
 from tests.training.reward_model.made import row, write

@@ -11,7 +11,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from structdecode.errors import ConfigError, DataError, UnknownNameError
+from structdecode.core.errors import ConfigError, DataError, UnknownNameError
 from structdecode.training.reward_model.config import HEAD, RewardConfig
 from structdecode.training.reward_model.model import from_base, load
 from structdecode.training.reward_model.run import train

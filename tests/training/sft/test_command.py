@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from structdecode.cli import app, main
+from structdecode.cli.main import app, main
 from structdecode.training.sft.journal import read_journal
 from tests.borders.commands import command, full_disk
 from tests.training.sft import sets

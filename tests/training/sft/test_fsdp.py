@@ -13,14 +13,14 @@ import yaml
 from safetensors.torch import load_file
 
 from structdecode.backends.transformers import TransformersBackend
-from structdecode.engine import decode
-from structdecode.errors import ConfigError
+from structdecode.core.engine import decode
+from structdecode.core.errors import ConfigError
+from structdecode.core.types import Prompt
 from structdecode.pocket import world
 from structdecode.training.sft.journal import read_journal
 from structdecode.training.sft.recipe import load_recipe
 from structdecode.training.sft.run import train
 from structdecode.training.sft.sharding import CheckSharded
-from structdecode.types import Prompt
 from tests.training.sft import sets
 from tests.training.sft.launched import launch
 

@@ -12,7 +12,7 @@ import torch
 import yaml
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from structdecode.schemas import LLAVA_O1
+from structdecode.core.schemas import LLAVA_O1
 from structdecode.training.buckets import bucket_sampler, counts_pictures, picture_groups
 from structdecode.training.collate import Collator
 from structdecode.training.examples import ConversationDataset

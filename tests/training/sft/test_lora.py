@@ -16,17 +16,17 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from structdecode.backends.transformers import TransformersBackend
-from structdecode.engine import decode
-from structdecode.errors import ConfigError
+from structdecode.core.engine import decode
+from structdecode.core.errors import ConfigError
+from structdecode.core.schemas import LLAVA_O1
+from structdecode.core.types import Prompt
 from structdecode.pocket import world
-from structdecode.schemas import LLAVA_O1
 from structdecode.strategies.best_of_n import BestOfN
 from structdecode.training.sft.adapters import language_linears, merge
 from structdecode.training.sft.base import load_base
 from structdecode.training.sft.recipe import Recipe, load_recipe
 from structdecode.training.sft.run import train
 from structdecode.training.sft.tags import grow
-from structdecode.types import Prompt
 from structdecode.verifiers.log_prob import LogProb
 from tests.training import processors
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from structdecode.errors import ConfigError
+from structdecode.core.errors import ConfigError
 from structdecode.training.sft.recipe import Recipe, built_in, load_recipe, parse_settings
 
 

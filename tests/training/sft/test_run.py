@@ -14,14 +14,14 @@ import torch
 from safetensors.torch import load_file
 
 from structdecode.backends.transformers import TransformersBackend
-from structdecode.engine import decode
-from structdecode.errors import ConfigError
+from structdecode.core.engine import decode
+from structdecode.core.errors import ConfigError
+from structdecode.core.types import Prompt
 from structdecode.pocket import world
 from structdecode.training.sft import checkpoints
 from structdecode.training.sft.journal import read_journal
 from structdecode.training.sft.recipe import load_recipe
 from structdecode.training.sft.run import Outcome, train
-from structdecode.types import Prompt
 from tests import processes
 from tests.training.sft import sets
 

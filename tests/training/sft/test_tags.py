@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-from structdecode.schemas import LLAVA_O1
+from structdecode.core.schemas import LLAVA_O1
 from structdecode.training.sft.tags import add_tags
 from tests.training import processors
 

@@ -17,17 +17,17 @@ from structdecode.backends.transformers.plain.kv import Branch, Prefix, batch_ca
 from structdecode.backends.transformers.sampling import draw, text_log_probs, token_statistics, uniforms
 from structdecode.backends.transformers.vision import ImageMemory
 from structdecode.backends.transformers.writing import Writing, kept_as, known_beginnings, owed, take
-from structdecode.budget import Tally, Usage
-from structdecode.protocols import UNMETERED, Account, ForcedText, GenerationRequest, Row, Session, Work
-from structdecode.resolution import resolution
-from structdecode.types import Candidate, NextToken, Prompt, Span
+from structdecode.core.budget import Tally, Usage
+from structdecode.core.protocols import UNMETERED, Account, ForcedText, GenerationRequest, Row, Session, Work
+from structdecode.core.resolution import resolution
+from structdecode.core.types import Candidate, NextToken, Prompt, Span
 
 if TYPE_CHECKING:
     from structdecode.backends.transformers.backend import TransformersBackend
 
 
 class PlainSession:
-    """See `structdecode.protocols.Session`. All model work happens in the backend's one worker thread."""
+    """See `structdecode.core.protocols.Session`. All model work happens in the backend's one worker thread."""
 
     def __init__(self, backend: TransformersBackend, prompt: Prompt, images: ImageMemory) -> None:
         self.backend, self.prompt, self.images = backend, prompt, images

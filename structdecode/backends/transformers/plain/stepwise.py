@@ -73,7 +73,7 @@ class Remembered:
 
 
 class StepwiseSession(PlainSession):
-    """See `structdecode.protocols.Session`."""
+    """See `structdecode.core.protocols.Session`."""
 
     prefix: Remembered | None  # type: ignore[assignment]
     branches: dict[tuple[int, ...], State]  # type: ignore[assignment]

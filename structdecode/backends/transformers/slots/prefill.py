@@ -17,8 +17,8 @@ from transformers import DynamicCache
 
 from structdecode.backends.transformers.slots.requests import CHUNK, Call
 from structdecode.backends.transformers.vision import ImageMemory
-from structdecode.budget import Usage
-from structdecode.protocols import Account
+from structdecode.core.budget import Usage
+from structdecode.core.protocols import Account
 
 if TYPE_CHECKING:
     from structdecode.backends.transformers.backend import TransformersBackend

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from structdecode.backends.transformers.slots.forward import Occupant, Place
 from structdecode.backends.transformers.writing import Writing
-from structdecode.budget import Usage
-from structdecode.protocols import UNMETERED, Account
+from structdecode.core.budget import Usage
+from structdecode.core.protocols import UNMETERED, Account
 
 T = TypeVar("T")
 

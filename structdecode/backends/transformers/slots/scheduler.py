@@ -29,7 +29,7 @@ from structdecode.backends.transformers.slots.requests import CHUNK, Call, Feed,
 from structdecode.backends.transformers.threads import prompt_interpreter, release_team, until_stopped
 from structdecode.backends.transformers.twin import Borrowed, changed_midway
 from structdecode.backends.transformers.writing import take
-from structdecode.types import Sampling
+from structdecode.core.types import Sampling
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

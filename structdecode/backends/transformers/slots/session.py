@@ -22,10 +22,10 @@ from structdecode.backends.transformers.slots.requests import Feed, Steps, Write
 from structdecode.backends.transformers.threads import release_team
 from structdecode.backends.transformers.vision import ImageMemory
 from structdecode.backends.transformers.writing import Writing, kept_as, known_beginnings, owed
-from structdecode.budget import Tally, Usage
-from structdecode.protocols import UNMETERED, Account, ForcedText, GenerationRequest, Row, Session, Work
-from structdecode.resolution import resolution
-from structdecode.types import Candidate, NextToken, Prompt, Span
+from structdecode.core.budget import Tally, Usage
+from structdecode.core.protocols import UNMETERED, Account, ForcedText, GenerationRequest, Row, Session, Work
+from structdecode.core.resolution import resolution
+from structdecode.core.types import Candidate, NextToken, Prompt, Span
 
 if TYPE_CHECKING:
     from structdecode.backends.transformers.backend import TransformersBackend
@@ -35,7 +35,7 @@ COPY_UP_TO = 512
 
 
 class SlotSession:
-    """See `structdecode.protocols.Session`."""
+    """See `structdecode.core.protocols.Session`."""
 
     def __init__(self, backend: TransformersBackend, prompt: Prompt, images: ImageMemory) -> None:
         self.backend, self.prompt, self.images = backend, prompt, images

@@ -7,8 +7,8 @@ import logging
 import pytest
 from PIL import Image
 
-from structdecode.engine import decode
-from structdecode.types import Prompt, Sampling, Schema, Stage
+from structdecode.core.engine import decode
+from structdecode.core.types import Prompt, Sampling, Schema, Stage
 from tests.backends.transformers import tiny
 from tests.backends.transformers.slots.test_scheduler import answers, backend, questions
 from tests.backends.transformers.traced import Traced, recorded

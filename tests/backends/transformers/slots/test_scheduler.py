@@ -11,19 +11,19 @@ import pytest
 import torch
 from PIL import Image
 
-from structdecode import registry
 from structdecode.backends.transformers import TransformersBackend
 from structdecode.backends.transformers.backend import Engine
 from structdecode.backends.transformers.slots import scheduler
 from structdecode.backends.transformers.slots.kv import Pool
-from structdecode.budget import Budget, Meter, Usage
-from structdecode.decoder import MeteredDecoder
-from structdecode.engine import adecode
-from structdecode.errors import ModelError, ModelFailedError
-from structdecode.many import decode_many
-from structdecode.protocols import GenerationRequest, Row
-from structdecode.trace import Trace
-from structdecode.types import Candidate, Prompt, Sampling, Schema, Stage
+from structdecode.core import registry
+from structdecode.core.budget import Budget, Meter, Usage
+from structdecode.core.decoder import MeteredDecoder
+from structdecode.core.engine import adecode
+from structdecode.core.errors import ModelError, ModelFailedError
+from structdecode.core.many import decode_many
+from structdecode.core.protocols import GenerationRequest, Row
+from structdecode.core.trace import Trace
+from structdecode.core.types import Candidate, Prompt, Sampling, Schema, Stage
 from tests.backends.transformers import tiny
 
 SHORT = Schema(

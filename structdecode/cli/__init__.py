@@ -1,0 +1,1 @@
+"""The command line: a file for each group of commands. Heavy imports wait until a command needs them."""

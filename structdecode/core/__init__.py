@@ -1,0 +1,1 @@
+"""The kernel: what a search is made of. Imports no other room."""

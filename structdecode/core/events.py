@@ -1,0 +1,80 @@
+"""The form of a trace's events, and whether what claims to be a trace has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NotRequired, TypedDict
+
+from structdecode.core.shapes import misfit
+
+
+class CandidateEvent(TypedDict):
+    path: list[int]
+    stage: str
+    text: str
+    finish_reason: str
+    tokens: int
+    log_prob: float | Literal["-inf", "inf", "nan"]
+    closed: NotRequired[bool]
+    seed: NotRequired[int | None]
+    lead: NotRequired[str]
+
+
+class ScoreEvent(TypedDict):
+    verifier: str
+    paths: list[list[int]]
+    values: list[float | None]
+    reasons: list[str]
+    asked: NotRequired[int]
+    resolution: NotRequired[float]
+
+
+class FailureEvent(TypedDict):
+    verifier: str
+    error: str
+
+
+class ResultEvent(TypedDict):
+    ranking: list[list[int]]
+    answer: NotRequired[str]
+    usage: NotRequired[Mapping[str, float]]
+    usage_by_part: NotRequired[Mapping[str, Mapping[str, float]]]
+    stopped_by: NotRequired[str | None]
+
+
+class _Event(TypedDict):
+    kind: str
+
+
+class _Header(TypedDict):
+    events: list[dict[str, Any]]
+    question: NotRequired[str]
+    images: NotRequired[list[str]]
+
+
+EVENTS: Mapping[str, Any] = {
+    "candidate": CandidateEvent, "score": ScoreEvent, "failure": FailureEvent, "result": ResultEvent,
+}  # fmt: skip
+
+
+def trace_problem(trace: Any) -> str | None:
+    """What keeps parsed JSON from being a trace (`structdecode.core.trace.Trace.as_dict`), in words; None where nothing does.
+
+    Events of unknown kinds are passed over: a newer version may write them.
+    """
+    problem = misfit(trace, _Header)
+    if problem is not None:
+        return problem
+    for number, event in enumerate(trace["events"], start=1):
+        problem = misfit(event, _Event) or misfit(event, EVENTS.get(event.get("kind"), _Event)) or _uneven(event)
+        if problem is not None:
+            return f"event {number}: {problem}"
+    return None
+
+
+def _uneven(event: Mapping[str, Any]) -> str | None:
+    if event["kind"] == "candidate" and not event["path"]:
+        return "path is empty"
+    if event["kind"] == "score" and not len(event["paths"]) == len(event["values"]) == len(event["reasons"]):
+        return "paths, values and reasons are not of one length"
+    return None

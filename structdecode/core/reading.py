@@ -1,0 +1,90 @@
+"""Reading what a user names: regular files of a sensible size, JSON as the standard has it, and YAML."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any, NoReturn
+
+from structdecode.core.errors import MissingExtraError
+
+LONGEST = 2000
+"""Characters of an error's text that are shown."""
+LARGEST = 256 * 2**20
+"""Bytes of the largest file that is read in one piece."""
+
+
+def read_text(path: str | Path, largest: int = LARGEST) -> str:
+    """A text file in UTF-8.
+
+    Raises:
+        OSError: it is not there, is no regular file (a pipe or a device may never end), or is larger than ``largest``.
+        ValueError: it is not UTF-8.
+    """
+    _check_regular(path, largest)
+    return Path(path).read_text(encoding="utf-8")
+
+
+def read_bytes(path: str | Path, largest: int = LARGEST) -> bytes:
+    """A file's bytes. Raises `OSError` as `read_text`."""
+    _check_regular(path, largest)
+    return Path(path).read_bytes()
+
+
+def _check_regular(path: str | Path, largest: int) -> None:
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        kind = errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.EINVAL
+        raise OSError(kind, os.strerror(kind) if kind == errno.EISDIR else "not a regular file", str(path))
+    if found.st_size > largest:
+        raise OSError(errno.EFBIG, f"{found.st_size} bytes are more than the {largest} that are read here", str(path))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """JSON without NaN and infinities, which the standard does not have.
+
+    Raises:
+        ValueError: it is something else, or nested so deep that nobody can have meant it.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def parse_yaml(text: str, extra: str = "eval") -> Any:
+    """YAML of plain values.
+
+    Args:
+        extra: of the package, that brings PyYAML where this is called from.
+
+    Raises:
+        ValueError: it is something else, in one line, or nested so deep that nobody can have meant it.
+        MissingExtraError: PyYAML is not installed.
+    """
+    try:
+        import yaml
+    except ImportError:
+        raise MissingExtraError("pyyaml", extra) from None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def one_line(text: str) -> str:
+    """White space and control characters as single blanks, and no more than anybody reads."""
+    return cut(" ".join("".join(c if c.isprintable() else " " for c in text).split()), LONGEST)
+
+
+def cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}... ({len(text):,} characters)"

@@ -1,0 +1,106 @@
+"""What a search did, in full: every candidate, every score, what failed. Plain data, written so that a kill loses nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Any
+
+from structdecode.core.border import plain, said
+from structdecode.core.errors import ConfigError
+from structdecode.core.events import trace_problem
+from structdecode.core.paths import write_whole
+from structdecode.core.reading import cut, parse_json, read_text
+from structdecode.core.types import Candidate, Path, Score
+
+Observer = Callable[[Mapping[str, Any]], None]
+"""Called with each event as it happens; see `Trace.events`."""
+
+
+@dataclass(repr=False)
+class Trace:
+    """The events of one search, in order, as JSON-ready mappings with a ``kind``:
+
+    ``candidate`` (path, stage, text, closed, finish_reason, tokens, log_prob, seed (none of text that was put in); ``lead``, the white space before
+    the text, where an earlier span began the stage) ·
+    ``score`` (verifier, paths, values, reasons, details, asked: how many different candidates the verifier saw,
+    resolution: differences up to which count as ties) · ``failure`` (verifier, error) ·
+    ``warning`` (text) · ``view`` (question, images: digests; what is searched under another prompt follows) ·
+    ``result`` (ranking: paths, best first; answer; usage; stopped_by).
+    """
+
+    header: dict[str, Any]
+    events: list[dict[str, Any]] = field(default_factory=list)
+    observer: Observer | None = None
+
+    def __repr__(self) -> str:
+        return f"<Trace {cut(str(self.header.get('question', '')), 60)!r}: {len(self.events)} events>"
+
+    def _repr_html_(self) -> str:
+        from structdecode.core.view import trace_fragment
+
+        return trace_fragment(self)
+
+    def add(self, kind: str, **content: Any) -> None:
+        event = {"kind": kind, **content}
+        self.events.append(event)
+        if self.observer is None:
+            return
+        try:
+            self.observer(event)
+        except Exception as error:  # an observer looks on: it ends no search
+            self.observer = None
+            self.events.append(
+                {"kind": "warning", "text": f"the observer failed and is not called any more: {said(error)}"}
+            )
+
+    def add_candidate(self, candidate: Candidate) -> None:
+        span = candidate.spans[-1]
+        self.add(
+            "candidate", path=list(candidate.path), stage=span.stage, text=span.text, closed=span.closed,
+            finish_reason=span.finish_reason, tokens=len(span.token_ids), log_prob=plain(sum(span.log_probs)), seed=span.seed,
+            **({"lead": span.lead} if candidate.goes_on else {}),
+        )  # fmt: skip
+
+    def add_scores(self, verifier: str, paths: list[Path], scores: list[Score], asked: int) -> None:
+        self.add(
+            "score", verifier=verifier, asked=asked, paths=[list(p) for p in paths], values=[s.value for s in scores],
+            reasons=[s.reason for s in scores], details=[s.details for s in scores],
+            resolution=max((s.resolution or 0.0 for s in scores), default=0.0),
+        )  # fmt: skip
+
+    @property
+    def failures(self) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["kind"] == "failure"]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"format": "structdecode-trace/1", **self.header, "events": self.events}
+
+    def save(self, path: str | FilePath) -> None:
+        """Writes JSON whole or not at all: a kill leaves the old file or the new one."""
+        write_whole(
+            FilePath(path), json.dumps(plain(self.as_dict()), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+        )
+
+    @classmethod
+    def load(cls, path: str | FilePath) -> Trace:
+        """Reads a saved trace.
+
+        Raises:
+            ConfigError: the file is not there, is not a trace, or is damaged.
+        """
+        try:
+            data = parse_json(read_text(path))
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror or error}") from None
+        except ValueError as error:
+            raise ConfigError(f"{path}: not a trace: {error}") from None
+        if not isinstance(data, dict) or data.get("format") != "structdecode-trace/1":
+            raise ConfigError(f'{path}: not a trace: no "format": "structdecode-trace/1"')
+        problem = trace_problem(data)
+        if problem is not None:
+            raise ConfigError(f"{path}: damaged: {problem}: write it again with `generate --trace`")
+        data.pop("format")
+        return cls(events=data.pop("events"), header=data)
