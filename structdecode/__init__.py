@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from structdecode.core.errors import StructdecodeError as StructdecodeError
     from structdecode.core.many import Task as Task
     from structdecode.core.many import decode_many as decode_many
+    from structdecode.core.registry import build as build
     from structdecode.core.registry import strategy as strategy
     from structdecode.core.registry import verifier as verifier
     from structdecode.core.results import Result as Result
@@ -51,7 +52,7 @@ _HOMES = {
     "structdecode.core.engine": ["adecode", "astream", "decode"],
     "structdecode.core.errors": ["StructdecodeError"],
     "structdecode.core.many": ["Task", "decode_many"],
-    "structdecode.core.registry": ["strategy", "verifier"],
+    "structdecode.core.registry": ["build", "strategy", "verifier"],
     "structdecode.core.results": ["Result"],
     "structdecode.core.schemas": ["COT", "DIRECT", "LLAVA_O1"],
     "structdecode.core.types": [
