@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from structdecode.backends.transformers.templates import rendered
+from structdecode.backends.transformers.templates import SECONDS, rendered, within
 from structdecode.core.errors import ModelError
 from structdecode.data.problems import BadRow
 
@@ -130,7 +130,7 @@ class ChatRenderer:
 
     def _apply(self, messages: Sequence[Message], *, prompt: bool = False) -> str:
         try:
-            return rendered(self.processor, messages, generate=prompt)
+            return within(SECONDS, lambda: rendered(self.processor, messages, generate=prompt))
         except Exception as error:  # a template raises whatever it likes
             first = str(error).strip().split("\n")[0]
             raise ModelError(f"the chat template refuses the chat: {type(error).__name__}: {first}") from error

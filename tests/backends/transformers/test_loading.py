@@ -14,6 +14,7 @@ from transformers import AriaConfig
 import structdecode as sd
 from structdecode.backends.transformers import TransformersBackend
 from structdecode.backends.transformers.checkpoint import check_size
+from structdecode.backends.transformers.sandbox import render_within_limits
 from structdecode.backends.transformers.templates import rendered
 from structdecode.core.errors import ConfigError, ModelError, PromptError
 from structdecode.pocket import checkpoint_path
@@ -181,7 +182,11 @@ def test_a_chat_template_without_end_is_given_up(asked: str, checkpoint: Path, m
     "expression",
     [
         "'x' * 10**10", "10**10 * [0]", "10**(10**10)", "'x' * (messages|length * 10**10)", "(2 * 10)**(10**8) > 1",
-        "range(10**9)|list",
+        "range(10**9)|list", "'x'.ljust(10**10)", "'x'.zfill(width=10**10)", "'%10000000000d' % 1", "'%*d' % (10**10, 1)",
+        "'%10000000000d'|format(1)", "'{:>9999999999}'.format(1)", "'{:>{w}}'.format_map({'w': 10**10})",
+        "'x'|center(10**10)", "'x\n'|indent(10**10)", "'\t'.expandtabs(10**10)", "['x']|map('center', 10**10)|list",
+        "('x'|attr('ljust'))(10**10)", "[1]|tojson(indent=10**10)", "[1]|batch(10**10, 0)|list", "(1).to_bytes(10**10)",
+        "(range(99999)|list|string).replace('0', range(99999)|join)", "(range(99999)|join).join(range(99999)|map('string'))",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("asked", ["always", "of one prompt"])
@@ -193,11 +198,34 @@ def test_a_chat_template_that_builds_too_much_in_one_step_is_given_up(
     if asked == "of one prompt":
         bomb = f"{{% if messages[0].content[-1].text == 'large' %}}{bomb}{{% endif %}}"
     (checkpoint / "chat_template.jinja").write_text(bomb + template)
-    with pytest.raises(
-        (ModelError, PromptError), match=r"it multiplies to something larger than|Range too big"
-    ) as caught:
+    with pytest.raises((ModelError, PromptError), match=r"would build more than|Range too big") as caught:
         TransformersBackend.load(str(checkpoint)).codec.inputs(sd.Prompt("large"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "loop",
+    [
+        "{% set ns.t = ns.t ~ ns.t %}", "{% set ns.t = ns.t + ns.t %}", "{% set ns.t = [ns.t] + [ns.t] %}",
+        "{% set ns.t = (ns.t, ns.t) %}", "{% set ns.t = {1: ns.t, 2: ns.t} %}", "{% set ns.t = [ns.t, ns.t]|join %}",
+        "{% set ns.t %}{{ ns.t }}{{ ns.t }}{% endset %}", "{% set ns.t = namespace(a=ns.t, b=ns.t) %}",
+        "{% set ns.t = ns.t.replace('x', 'xx') %}", "{% set ns.t = 'x'.ljust(9999999) %}",
+        "{{ 'x'.ljust(9999999) }}", "{% set ns.t = '%s%s'|format(ns.t, ns.t) %}",
+    ],
+)  # fmt: skip
+def test_a_chat_template_whose_loop_builds_too_much_is_given_up(loop: str, checkpoint: Path) -> None:
+    template = (checkpoint / "chat_template.jinja").read_text()
+    (checkpoint / "chat_template.jinja").write_text(
+        "{% set ns = namespace(t='x') %}{% for i in range(999) %}" + loop + "{% endfor %}" + template
+    )
+    said = failure(checkpoint)
+    assert "its chat template would take all memory" in said and "\n" not in said
+
+
+def test_a_constant_that_is_never_reached_is_looked_at_too(checkpoint: Path) -> None:
+    template = (checkpoint / "chat_template.jinja").read_text()
+    (checkpoint / "chat_template.jinja").write_text("{% if false %}{{ 'x'|center(10**10) }}{% endif %}" + template)
+    assert "would build more than" in failure(checkpoint)
 
 
 def test_a_template_that_multiplies_a_little_renders_as_ever(checkpoint: Path) -> None:
@@ -206,6 +234,14 @@ def test_a_template_that_multiplies_a_little_renders_as_ever(checkpoint: Path) -
     (checkpoint / "chat_template.jinja").write_text("{{ bos_token * 0 }}{% set n = '-' * 2 ** 3 %}" + template)
     backend = TransformersBackend.load(str(checkpoint))
     assert backend.codec.inputs(sd.Prompt("How many?"))["input_ids"].equal(expected)
+    steps = """{% set ns = namespace(n='') %}{% macro said(m) %}{{ m.content|map(attribute='text')|join(' ') }}{% endmacro %}
+    {%- for m in messages %}{% set ns.n = ns.n ~ loop.index0 + 1 ~ said(m).replace('m', 'mm')|upper %}{% endfor %}
+    {%- set n = [ns.n[1:], '%05d|%s' % (7, messages[0]['role']), '{:>4}'.format(1700000000), {'a': (1, 2)}|tojson(indent=2)] %}
+    {%- if n[0] != '1HOW MMANY?' or n[1] != '00007|user' or n[2] != '1700000000' or (messages|last) != messages[-1] %}
+    {{- raise_exception(n|string) }}{% endif %}"""
+    (checkpoint / "chat_template.jinja").write_text(steps + template)
+    assert TransformersBackend.load(str(checkpoint)).codec.inputs(sd.Prompt("How many?"))["input_ids"].equal(expected)
+    render_within_limits(steps, {"messages": [{"role": "user", "content": [{"text": "How many?"}]}]})
     (checkpoint / "chat_template.jinja").write_text("{% generation %}{{ '-' * 3 }}{% endgeneration %}" + template)
     assert "---" in rendered(TransformersBackend.load(str(checkpoint)).processor, [{"role": "user", "content": []}])
 
