@@ -50,7 +50,8 @@ def run_cell(job: tuple[str, int, int]) -> tuple[str, list[dict[str, Any]]]:
     """One strategy over the first `n` questions of the test split."""
     import torch
 
-    from structdecode.core.assembly import load_backend, make_strategy
+    from structdecode.core.assembly import make_strategy
+    from structdecode.core.lookup import load_backend
     from structdecode.core.many import decode_many
     from structdecode.core.types import Prompt
     from structdecode.matching.answers import final_answer

@@ -26,7 +26,7 @@ import torch
 import structdecode as sd
 from benchmarks import speed
 from structdecode.core import registry
-from structdecode.core.assembly import load_backend
+from structdecode.core.lookup import load_backend
 from structdecode.core.types import Candidate
 from structdecode.core.types import Path as TreePath
 from structdecode.pocket import world
@@ -79,8 +79,8 @@ def arms(reward_model: str | None, n: int = 3) -> dict[str, Any]:
 def reward_model(directory: Path) -> str:
     """The embedded model with a head that nobody trained: a verifier with weights of its own."""
     from structdecode.core.schemas import LLAVA_O1
-    from structdecode.training.reward_model.config import RewardConfig
     from structdecode.training.reward_model.model import from_base, save
+    from structdecode.verifiers.reward_model.config import RewardConfig
 
     model, processor = from_base("pocket")
     torch.manual_seed(0)

@@ -23,11 +23,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerCallback
 
 from benchmarks import models
+from structdecode.backends.transformers.collate import Collator, Example
+from structdecode.core.environment import versions
 from structdecode.core.schemas import LLAVA_O1
-from structdecode.evaluation.identity import versions
 from structdecode.pocket import world
-from structdecode.training.collate import Collator
-from structdecode.training.examples import Example
 from structdecode.training.sft.adapters import with_adapters
 from structdecode.training.sft.base import freeze_all_but
 from structdecode.training.sft.data import count_trained

@@ -51,7 +51,7 @@ def test_wheel_holds_everything_and_no_top_level_strategies(wheel: Path) -> None
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {str(p.relative_to(ROOT)) for p in (ROOT / "structdecode").rglob("*.py") if "__pycache__" not in p.parts}
     modules |= {
-        f"structdecode/{p.relative_to(ROOT)}" for d in ("strategies", "verifiers") for p in (ROOT / d).glob("*.py")
+        f"structdecode/{p.relative_to(ROOT)}" for d in ("strategies", "verifiers") for p in (ROOT / d).rglob("*.py")
     }
     assert modules <= names
     assert {"structdecode/py.typed", "structdecode/pocket/checkpoint/model.safetensors"} <= names

@@ -14,8 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from structdecode.core.assembly import load_backend
 from structdecode.core.engine import decode
+from structdecode.core.lookup import load_backend
 from structdecode.core.protocols import Verifier
 from structdecode.core.results import Result
 from structdecode.core.schemas import LLAVA_O1

@@ -15,8 +15,9 @@ SCENE = 7
 def run(folder: Path, console: Any) -> None:
     """One held-out picture, one question, stage-level beam search with a verifier; writes a trace."""
     from structdecode.cli.terminal import LiveStages, show_result
-    from structdecode.core.assembly import load_backend, make_strategy
+    from structdecode.core.assembly import make_strategy
     from structdecode.core.engine import decode
+    from structdecode.core.lookup import load_backend
     from structdecode.core.types import Prompt
 
     scene = next(itertools.islice(world.scenes("test"), SCENE, None))

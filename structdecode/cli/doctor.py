@@ -65,7 +65,7 @@ def _devices() -> Finding:
 
 
 def _schema(name: str) -> tuple[Schema, str]:
-    from structdecode.core.assembly import find_schema
+    from structdecode.core.lookup import find_schema
 
     schema = find_schema(name)
     return schema, ", ".join(stage.name for stage in schema.stages)
@@ -79,7 +79,7 @@ def _prompt(image: Path | None) -> tuple[Prompt, str]:
 
 
 def _backend(model: str | None) -> tuple[Any, str]:
-    from structdecode.core.assembly import load_backend
+    from structdecode.core.lookup import load_backend
 
     backend: Any = load_backend(model, check=False)
     parameters = sum(p.numel() for p in backend.model.parameters()) / 1e6

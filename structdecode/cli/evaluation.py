@@ -139,7 +139,7 @@ def report(
     Example: `structdecode report runs/study`
     """
     from structdecode.evaluation import commands
-    from structdecode.evaluation.store import read_study
+    from structdecode.records.store import read_study
 
     read_study(run)
     commands.write_report(run)

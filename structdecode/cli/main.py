@@ -84,8 +84,9 @@ def generate(
 
     Exit codes: 0 answered, 2 wrong usage or bad input, 3 stopped by the budget before an answer.
     """
-    from structdecode.core.assembly import find_schema, load_backend, make_strategy
+    from structdecode.core.assembly import make_strategy
     from structdecode.core.budget import Budget
+    from structdecode.core.lookup import find_schema, load_backend
     from structdecode.core.types import Prompt
 
     check_writable(trace)

@@ -1,4 +1,4 @@
-"""From names, as a command line or a script has them, to a strategy, a schema and a backend."""
+"""From names, as a command line or a script has them, to a strategy with its verifier."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from typing import Any
 from structdecode.core import registry
 from structdecode.core.errors import ConfigError, UnknownNameError
 from structdecode.core.presets import PRESETS
-from structdecode.core.protocols import Backend
-from structdecode.core.schemas import load_schema
-from structdecode.core.types import Schema
 
 
 def make_strategy(
@@ -67,23 +64,3 @@ def assemble(
     named = registry.name_of_spec(verifier) if verifier else None
     used = registry.label_of(made.verifier, named) if "verifier" in fields else None
     return made, used, name
-
-
-def load_backend(model: str | None, **options: Any) -> Backend:
-    """The model's backend; None is the pocket model, which the tests hold against its own `generate` for all."""
-    from structdecode.backends.transformers import TransformersBackend
-    from structdecode.pocket import checkpoint_path
-
-    if model is None:
-        options["check"] = False
-    return TransformersBackend.load(model or str(checkpoint_path()), **options)
-
-
-def find_schema(name: str) -> Schema:
-    """A schema by its registered name, or from a ``.yaml`` or ``.json`` file."""
-    if name.endswith((".yaml", ".yml", ".json")):
-        return load_schema(name)
-    schema = registry.load("schemas", name)
-    if not isinstance(schema, Schema):
-        raise ConfigError(f"schema {name!r} is a {type(schema).__name__}, not a Schema")
-    return schema

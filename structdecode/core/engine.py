@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 from structdecode.core import registry, seeds
-from structdecode.core.assembly import find_schema, load_backend
 from structdecode.core.border import (
     GRACE,
     ForeignValueError,
@@ -31,6 +30,7 @@ from structdecode.core.errors import (
     StrategyError,
     StructdecodeError,
 )
+from structdecode.core.lookup import find_schema, load_backend
 from structdecode.core.protocols import Backend, Strategy
 from structdecode.core.reading import cut
 from structdecode.core.results import Result, result_of

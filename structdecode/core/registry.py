@@ -1,4 +1,4 @@
-"""One registry for the four kinds of plug-in. Built-ins and third parties come in by the same door: entry points.
+"""One registry for all kinds of plug-in. Built-ins and third parties come in by the same door: entry points.
 
 A notebook registers by decorator instead:
 
@@ -23,13 +23,13 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from structdecode.core.errors import ConfigError, StructdecodeError, UnknownNameError
 from structdecode.core.reading import cut, parse_json, parse_yaml
 
-Group = Literal["strategies", "verifiers", "backends", "schemas"]
-GROUPS: tuple[Group, ...] = ("strategies", "verifiers", "backends", "schemas")
+Group = Literal["strategies", "verifiers", "backends", "schemas", "checkpoints"]
+GROUPS: tuple[Group, ...] = get_args(Group)
 T = TypeVar("T")
 
 _NESTED = ("Verifier", "PairwiseJudge")
@@ -166,7 +166,13 @@ def verifier(name: str) -> Callable[[T], T]:
 
 
 def _singular(group: Group) -> str:
-    return {"strategies": "strategy", "verifiers": "verifier", "backends": "backend", "schemas": "schema"}[group]
+    return {
+        "strategies": "strategy",
+        "verifiers": "verifier",
+        "backends": "backend",
+        "schemas": "schema",
+        "checkpoints": "checkpoint",
+    }[group]
 
 
 # ------------------------------------------------------------------ making instances from settings

@@ -9,10 +9,10 @@ from itertools import islice
 from pathlib import Path
 
 from structdecode.core.errors import ConfigError, DataError
+from structdecode.core.problems import Rejected
 from structdecode.data import files, hub, llava, pocket, vlmeval, vqa
 from structdecode.data.pictures import Pictures
 from structdecode.data.rows import Loaded, Row, collect
-from structdecode.evaluation.types import Rejected
 
 __all__ = ["FORMATS", "Loaded", "load"]
 

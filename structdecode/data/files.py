@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from structdecode.core.errors import DataError
-from structdecode.data.problems import BadRow, shown
+from structdecode.core.problems import BadRow, Rejected, shown
 from structdecode.data.rows import Row, checked_text
-from structdecode.evaluation.types import Rejected
 
 MAX_LINE_BYTES = 1 << 28
 """256 MiB: beyond it a line is left out unread (a TSV row with many pictures has tens of MB)."""

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from structdecode.core.errors import ConfigError, DataError, MissingExtraError, UnknownNameError
-from structdecode.data.problems import BadRow, printable
+from structdecode.core.problems import BadRow, Rejected, printable
 from structdecode.data.rows import Row
-from structdecode.evaluation.types import Rejected
 
 _MARKS = ("dataset_info.json", "dataset_dict.json", "state.json")
 

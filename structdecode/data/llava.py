@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from structdecode.core import tags
+from structdecode.core.problems import BadRow, kind_of, shown
 from structdecode.core.schemas import LLAVA_O1
 from structdecode.core.types import Schema
 from structdecode.data.pictures import IMAGE_MARK, Pictures, check_image_marks, picture_cells
-from structdecode.data.problems import BadRow, kind_of, shown
 from structdecode.data.rows import Row, checked_text, plain_text, text_cell
-from structdecode.evaluation.types import Question
+from structdecode.matching.types import Question
 
 
 def question_of(row: Row, file: str, pictures: Pictures) -> Question:

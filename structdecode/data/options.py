@@ -10,9 +10,9 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from structdecode.data.problems import BadRow, kind_of, shown
+from structdecode.core.problems import BadRow, kind_of, shown
 from structdecode.data.rows import plain_text, without_marks
-from structdecode.evaluation.types import Kind
+from structdecode.matching.types import Kind
 
 LETTERS = string.ascii_uppercase
 

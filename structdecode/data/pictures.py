@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from structdecode.core.images import MAX_PIXELS, ImageSource, opened
 from structdecode.core.picture_files import FILES, picture_digest
-from structdecode.data.problems import BadRow, kind_of, shown, shown_path
+from structdecode.core.problems import BadRow, kind_of, shown, shown_path
 
 IMAGE_MARK = "<image>"
 """LLaVA's mark for where a picture goes. It is taken out: pictures are passed beside the text."""

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import get_args
 
 from structdecode.core.errors import ConfigError, UnknownNameError
-from structdecode.evaluation.types import Question
+from structdecode.matching.types import Question
 from structdecode.pocket import world
 
 DEFAULT_LIMIT = 500

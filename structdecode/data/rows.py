@@ -14,9 +14,9 @@ from hashlib import blake2b
 from typing import Any
 
 from structdecode.core.errors import DataError
+from structdecode.core.problems import BadRow, Rejected, kind_of, printable, shown
 from structdecode.data.pictures import IMAGE_MARK, Pictures
-from structdecode.data.problems import BadRow, kind_of, printable, shown
-from structdecode.evaluation.types import Question, Rejected
+from structdecode.matching.types import Question
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from typing import Any
 
 from structdecode.core.errors import ConfigError, DataError
 from structdecode.core.images import ImageSource
+from structdecode.core.problems import BadRow, Rejected, shown
 from structdecode.data.files import table_rows
 from structdecode.data.options import LETTERS, chosen, listed, options_of, with_options
 from structdecode.data.pictures import IMAGE_MARK, Pictures, check_image, check_image_marks, from_base64
-from structdecode.data.problems import BadRow, shown
 from structdecode.data.rows import Row, without_marks
-from structdecode.evaluation.types import Kind, Question, Rejected
+from structdecode.matching.types import Kind, Question
 
 REFERENCE_LENGTH = 64
 """An image cell of at most so many characters is the index of another row (`ImageBaseDataset.__init__`)."""

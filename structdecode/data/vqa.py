@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from structdecode.core.errors import DataError, MissingExtraError, UnknownNameError
+from structdecode.core.problems import BadRow, Rejected, printable
 from structdecode.data.options import (
     LETTERS,
     answers_of,
@@ -21,9 +22,8 @@ from structdecode.data.options import (
     with_options,
 )
 from structdecode.data.pictures import Pictures
-from structdecode.data.problems import BadRow, printable
 from structdecode.data.rows import Row, checked_text, plain_text, text_cell, without_marks
-from structdecode.evaluation.types import Question, Rejected
+from structdecode.matching.types import Question
 
 T = TypeVar("T")
 

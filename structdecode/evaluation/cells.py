@@ -9,9 +9,10 @@ from functools import cached_property
 from typing import Any
 
 from structdecode.core import registry
-from structdecode.core.assembly import assemble, find_schema
+from structdecode.core.assembly import assemble
 from structdecode.core.budget import Budget
 from structdecode.core.errors import ConfigError, UnknownNameError
+from structdecode.core.lookup import find_schema
 from structdecode.core.protocols import Strategy, StrategyTraits, traits_of
 from structdecode.core.types import Schema
 from structdecode.evaluation.code import Code, code_of

@@ -11,23 +11,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from structdecode.core.environment import machine, versions
 from structdecode.core.errors import ConfigError
+from structdecode.core.jsonl import as_lines, write_new
 from structdecode.core.paths import naming, write_whole
+from structdecode.core.problems import Rejected
+from structdecode.core.progress import clock
 from structdecode.evaluation.code import CodeByCell, code_changes, codes_of, with_accepted
-from structdecode.evaluation.identity import RECORD_VERSION, cluster_of, data_digest, machine, model_identity, versions
-from structdecode.evaluation.progress import LiveCells, clock
+from structdecode.evaluation.identity import RECORD_VERSION, cluster_of, data_digest, model_identity
+from structdecode.evaluation.progress import LiveCells
 from structdecode.evaluation.shards import Process, Shard, difference
-from structdecode.evaluation.store import (
-    FORMAT,
-    as_lines,
-    read_records,
-    read_run,
-    read_study,
-    rejected_lines,
-    write_new,
-)
 from structdecode.evaluation.study import DataSource, Study, from_options, load_study, overridden
-from structdecode.evaluation.types import Question, Rejected
+from structdecode.matching.types import Question
+from structdecode.records.store import FORMAT, read_records, read_run, read_study, rejected_lines
 
 if TYPE_CHECKING:
     from structdecode.core.protocols import Backend
@@ -111,7 +107,7 @@ def compare(
     Raises:
         ConfigError: a mistake in the study, or the directory holds a run of another one.
     """
-    from structdecode.core.assembly import load_backend
+    from structdecode.core.lookup import load_backend
     from structdecode.data import load
     from structdecode.matching import match
 

@@ -2,12 +2,7 @@
 
 The verifier's work counts in full, prompt tokens count, and what was in the cache already costs nothing. Each
 question pays for its own prompt and pictures (see `isolation`), so a cell's cost does not depend on what ran beside it.
-
-FLOPs are counted by the rule of two per parameter and token for a forward pass (Kaplan et al. 2020, arXiv 2001.08361,
-section 2.1 and table 1; Hoffmann et al. 2022, arXiv 2203.15556, appendix F, has the same leading term). The token
-embedding is a look-up and costs nothing; the output layer is a product and counts. The attention over the context,
-2 * layers * context * width a token, is left out: it is below the rest while the context is under 12 widths, and
-usage counts do not hold the context of every token. A picture costs two per parameter of the vision tower and patch.
+FLOPs: `structdecode.core.flops`.
 """
 
 from __future__ import annotations
@@ -17,65 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from structdecode.core.errors import ConfigError, UnknownNameError
-from structdecode.evaluation.types import Record
+from structdecode.records.types import Record
 
 Unit = Literal["tokens", "generated_tokens", "prefilled_tokens", "model_calls", "verifier_calls", "seconds", "flops"]
 """``tokens``: all that were computed, generated and prefilled, by generator and verifier together."""
 
 PARTS = ("generator", "verifier")
-
-
-@dataclass(frozen=True)
-class ModelCost:
-    """FLOPs of a model's pieces of work.
-
-    Attributes:
-        per_token: of one token through the text model. per_patch: of one patch through the vision tower.
-        patch: a patch's side in pixels. patches: of any picture, where the tower takes one size only, padding and
-            all tiles included; None where it depends on the picture's own size.
-    """
-
-    per_token: float
-    per_patch: float = 0.0
-    patch: int = 14
-    patches: int | None = None
-
-    def picture(self, width: int, height: int) -> float:
-        """FLOPs to encode a picture of this size in pixels."""
-        patches = self.patches
-        if patches is None:
-            patches = -(-width // self.patch) * -(-height // self.patch)
-        return self.per_patch * patches
-
-    def of(self, counts: Mapping[str, float], sizes: Sequence[tuple[int, int]]) -> float:
-        """FLOPs of one part's `Usage` counts; ``sizes``: the question's pictures, (width, height) each."""
-        tokens = counts["generated_tokens"] + counts["prefilled_tokens"]
-        mean = sum(self.picture(*size) for size in sizes) / len(sizes) if sizes else 0.0
-        return self.per_token * tokens + mean * counts["images_encoded"]
-
-
-def model_cost(backend: Any) -> ModelCost | None:
-    """Of a local model; None where the backend does not show its weights (a server)."""
-    model = getattr(backend, "model", None)
-    if model is None or not hasattr(model, "get_decoder"):
-        return None
-    from structdecode.backends.transformers.vision import vision_tower
-
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    text = {id(p): p.numel() for p in model.get_decoder().parameters()}
-    for parameter in embedding.parameters():
-        text.pop(id(parameter), None)
-    for parameter in head.parameters() if head is not None else ():
-        text[id(parameter)] = parameter.numel()  # where it is tied to the embedding it still is a product
-    tower = vision_tower(model)
-    vision = getattr(model.config, "vision_config", None)
-    if tower is None or vision is None:
-        return ModelCost(2.0 * sum(text.values()))
-    patch = int(getattr(vision, "patch_size", 14))
-    size = getattr(vision, "image_size", None)
-    tiles = int(getattr(vision, "max_num_tiles", 1))
-    patches = (int(size) // patch) ** 2 * tiles if isinstance(size, int) else None
-    return ModelCost(2.0 * sum(text.values()), 2.0 * sum(p.numel() for p in tower.parameters()), patch, patches)
 
 
 def cost(record: Record, by: Unit, part: str | None = None) -> float:

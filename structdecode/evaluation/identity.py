@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import platform
-import sys
 from collections.abc import Sequence
 from dataclasses import is_dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +14,7 @@ from structdecode.core.images import ImageSource, Picture
 from structdecode.core.picture_files import FILES, picture_digest
 from structdecode.evaluation.code import code_of_object
 from structdecode.evaluation.plain import digest_of
-from structdecode.evaluation.types import Question
+from structdecode.matching.types import Question
 
 RECORD_VERSION = 3
 """Part of every key: goes up when a record of the same configuration would come out otherwise."""
@@ -106,26 +102,3 @@ def _source_digest(source: ImageSource | Picture) -> str:
 def data_digest(questions: Sequence[Question]) -> str:
     """Of the questions as a set: their order does not matter."""
     return digest_of(sorted(question_digest(q) for q in questions))
-
-
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in ("structdecode", "torch", "transformers", "numpy", "pillow", "scipy", "math-verify"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def machine() -> dict[str, Any]:
-    """Words for a reader; nothing of it is part of a key."""
-    found: dict[str, Any] = {
-        "system": f"{platform.system()} {platform.release()}", "processor": platform.machine(), "cpus": os.cpu_count(),
-    }  # fmt: skip
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        found["threads"] = torch.get_num_threads()
-        if torch.cuda.is_available():
-            found["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return found

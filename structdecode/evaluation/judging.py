@@ -13,7 +13,7 @@ from structdecode.core.errors import StructdecodeError
 from structdecode.core.protocols import Backend, Model
 from structdecode.core.types import Prompt
 from structdecode.evaluation.isolation import isolated
-from structdecode.evaluation.types import Match, Question
+from structdecode.matching.types import Match, Question
 
 
 @dataclass(frozen=True)

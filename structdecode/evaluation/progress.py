@@ -10,12 +10,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from structdecode.core.progress import EVERY, clock
 from structdecode.evaluation.clusters import wilson
 from structdecode.evaluation.statistics import FEW
-from structdecode.evaluation.types import Record
-
-EVERY = 15.0
-"""Seconds between two plain lines."""
+from structdecode.records.types import Record
 
 
 @dataclass
@@ -124,10 +122,3 @@ class LiveCells:
             if tally.failing:
                 parts.append(f"{name}: its verifier failed on all {tally.failed} questions so far")
         print("compare: " + ", ".join(filter(None, parts)), file=self.console.file, flush=True)
-
-
-def clock(seconds: float) -> str:
-    """``1:02:03`` or ``2:03``."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

@@ -23,21 +23,23 @@ from structdecode.core.errors import (
     StrategyError,
     StructdecodeError,
 )
+from structdecode.core.flops import ModelCost
 from structdecode.core.images import Picture
+from structdecode.core.jsonl import Appender
 from structdecode.core.paths import FULL, whole
 from structdecode.core.protocols import Backend
 from structdecode.core.results import Result
 from structdecode.core.types import Prompt
 from structdecode.evaluation.cells import Cell
 from structdecode.evaluation.code import CodeByCell
-from structdecode.evaluation.costs import model_cost
 from structdecode.evaluation.identity import question_digest
 from structdecode.evaluation.isolation import isolated
 from structdecode.evaluation.judging import Judging
 from structdecode.evaluation.progress import LiveCells
 from structdecode.evaluation.recording import Matcher, compact_trace, counts, make_record, record_key, unasked
-from structdecode.evaluation.store import Appender, read_records
-from structdecode.evaluation.types import Question, Record
+from structdecode.matching.types import Question
+from structdecode.records.store import read_records
+from structdecode.records.types import Record
 
 PICTURES = 5_000
 """The most pictures that are copied into a run directory."""
@@ -103,7 +105,7 @@ class Runner:
     def __post_init__(self) -> None:
         if self.concurrency < 1:
             raise ConfigError(f"concurrency must be at least 1, not {self.concurrency}")
-        self._cost = model_cost(self.backend)
+        self._cost: ModelCost | None = getattr(self.backend, "flops", None)
         self._pictures = self.directory / "pictures"
         self._succeeded = 0
 

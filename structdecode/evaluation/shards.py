@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from structdecode.core.errors import ConfigError
+from structdecode.core.jsonl import as_lines, lines
 from structdecode.core.paths import whole_folder
 from structdecode.evaluation.code import code_changes, codes_of, with_accepted
-from structdecode.evaluation.store import as_lines, lines, read_run, read_study
-from structdecode.evaluation.types import Question, Record
+from structdecode.matching.types import Question
+from structdecode.records.store import read_run, read_study
+from structdecode.records.types import Record
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from structdecode.evaluation.types import Record
+from structdecode.records.types import Record
 
 _LENGTH = 200
 

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from structdecode.evaluation.types import Record, Round
+from structdecode.records.types import Record, Round
 
 CAPTION = "CAPTION"
 """The stage that says what is in the picture, as LLaVA-o1 names it."""

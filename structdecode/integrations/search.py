@@ -8,9 +8,10 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from structdecode.core import registry
-from structdecode.core.assembly import find_schema, load_backend, make_strategy
+from structdecode.core.assembly import make_strategy
 from structdecode.core.budget import Budget
 from structdecode.core.errors import ConfigError, UnknownNameError
+from structdecode.core.lookup import find_schema, load_backend
 from structdecode.core.presets import PRESETS
 from structdecode.core.protocols import Backend, Strategy
 from structdecode.core.results import Result

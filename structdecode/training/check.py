@@ -19,13 +19,12 @@ from typing import IO, TYPE_CHECKING, Any
 from structdecode.core.errors import ConfigError, DataError, ImageError
 from structdecode.core.images import load_picture
 from structdecode.core.paths import whole
+from structdecode.core.problems import BadRow, Rejected, shown
 from structdecode.core.schemas import LLAVA_O1
 from structdecode.core.types import Schema
 from structdecode.data.files import json_rows
 from structdecode.data.pictures import Pictures
-from structdecode.data.problems import BadRow, shown
 from structdecode.data.rows import Row
-from structdecode.evaluation.types import Rejected
 from structdecode.training.check_report import CheckReport
 from structdecode.training.conversations import Conversation, examine
 from structdecode.training.problems import kind

@@ -38,7 +38,7 @@ def run(
     Raises:
         StructdecodeError: the set, the model or a place to write to cannot be used.
     """
-    from structdecode.core.assembly import find_schema
+    from structdecode.core.lookup import find_schema
 
     if max_length is not None and model is None:
         raise ConfigError("--max-length counts tokens: name the model whose tokens they are with --model")

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from structdecode.core.problems import BadRow, printable
 from structdecode.core.types import Schema
-from structdecode.data.problems import BadRow, printable
 from structdecode.training.conversations import Conversation
 from structdecode.training.problems import kind
 

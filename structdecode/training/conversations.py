@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
+from structdecode.core.problems import BadRow, kind_of, shown
 from structdecode.core.schemas import LLAVA_O1
 from structdecode.core.types import Schema
 from structdecode.data.llava import read_stages
 from structdecode.data.pictures import IMAGE_MARK, check_image_marks, picture_cells
-from structdecode.data.problems import BadRow, kind_of, shown
 from structdecode.data.rows import Row, checked_text, plain_text, text_cell
 
 NO_IMAGE, NO_FOLDER = "(no image)", "(no folder)"

@@ -9,26 +9,23 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from torch.utils.data import Dataset
 
+from structdecode.backends.transformers.collate import Example, too_long
 from structdecode.core.errors import DataError, ImageError
 from structdecode.core.images import ImageSource, load_picture
+from structdecode.core.problems import BadRow, Rejected
 from structdecode.core.schemas import LLAVA_O1
 from structdecode.core.types import Schema
 from structdecode.data.files import json_rows
 from structdecode.data.pictures import Pictures
-from structdecode.data.problems import BadRow
 from structdecode.data.rows import Row
-from structdecode.evaluation.types import Rejected
-from structdecode.training.chat import Message
 from structdecode.training.check import PictureDecoder
 from structdecode.training.conversations import Conversation, conversation_of
 from structdecode.training.lengths import TokenCounter
@@ -36,16 +33,6 @@ from structdecode.training.usable import examined, parted
 
 _BYTES_A_TOKEN, _TOKENS_A_PICTURE = 4, 256
 """Rough figures for lengths that only decide which examples share a batch."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """A chat that ends with an assistant turn, its pictures decoded (RGB), and "file:line"."""
-
-    id: str
-    messages: list[Message]
-    images: tuple[Image.Image, ...]
-    source: str
 
 
 class ConversationDataset(Dataset[Example]):
@@ -178,10 +165,6 @@ class _Named(Pictures):
 
     def _look(self, path: Path) -> str:
         return ""
-
-
-def too_long(length: int, max_length: int) -> str:
-    return f"{length} tokens, more than {max_length}: raise max_length, shorten it or leave it out"
 
 
 def line_starts(path: Path) -> NDArray[np.int64]:

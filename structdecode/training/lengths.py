@@ -7,8 +7,8 @@ from typing import Any
 
 from PIL import Image
 
-from structdecode.data.problems import BadRow
-from structdecode.training.chat import ChatRenderer, Message
+from structdecode.backends.transformers.chat import ChatRenderer, Message
+from structdecode.core.problems import BadRow
 
 Size = tuple[int, int]
 """Width and height in pixels."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from structdecode.core.errors import ConfigError
-from structdecode.data.problems import shown
+from structdecode.core.problems import shown
 
 
 @dataclass(frozen=True)

@@ -16,17 +16,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from structdecode.core import registry
-from structdecode.core.assembly import find_schema
 from structdecode.core.border import check_timeout
 from structdecode.core.budget import Budget
 from structdecode.core.decoder import verifier_name
 from structdecode.core.engine import run_sync
 from structdecode.core.errors import ConfigError
+from structdecode.core.lookup import find_schema
 from structdecode.core.protocols import Backend, Verifier
 from structdecode.core.seeds import checked
 from structdecode.core.types import Schema
-from structdecode.evaluation.types import Kind, Question
 from structdecode.matching import match
+from structdecode.matching.types import Kind, Question
 from structdecode.training.rollouts import Columns, Rollout, read_rollouts
 from structdecode.training.verifier_rewards import Rewards, VerifierReward, asks_model
 

@@ -14,15 +14,16 @@ from functools import cached_property
 from pathlib import Path as FilePath
 from typing import Any
 
-from structdecode.core.assembly import find_schema
 from structdecode.core.errors import ConfigError
 from structdecode.core.images import load_picture
+from structdecode.core.lookup import find_schema
 from structdecode.core.trace import Trace
 from structdecode.core.types import Path, Prompt, Sampling, Schema, Score, Stage
 from structdecode.core.visible import visible_text
-from structdecode.evaluation.store import Run, read_run
-from structdecode.evaluation.types import Question, Record
 from structdecode.matching import match
+from structdecode.matching.types import Question
+from structdecode.records.store import Run, read_run
+from structdecode.records.types import Record
 
 Texts = tuple[tuple[str, str], ...]
 """A state: (stage, text) of each closed stage, in order."""

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from torch import distributed
 
 from structdecode.core.errors import DataError
-from structdecode.data.problems import BadRow
-from structdecode.evaluation.types import Rejected
+from structdecode.core.problems import BadRow, Rejected
 
 Size = tuple[int, int]
 """Width and height of a picture in pixels."""

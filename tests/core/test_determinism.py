@@ -16,7 +16,7 @@ import torch
 from benchmarks import divergence
 from benchmarks.divergence import REFERENCE, Condition, differences, results
 from structdecode.core import registry
-from structdecode.core.assembly import load_backend
+from structdecode.core.lookup import load_backend
 
 N = int(os.environ.get("STRUCTDECODE_LAW4_QUESTIONS", "2"))
 CONDITIONS = (

@@ -14,8 +14,8 @@ from PIL import Image
 from structdecode.core.errors import ImageError
 from structdecode.core.images import load_picture
 from structdecode.core.picture_files import PictureFiles, picture_digest
+from structdecode.core.problems import BadRow
 from structdecode.data.pictures import Pictures
-from structdecode.data.problems import BadRow
 
 COUNTED = """
 import sys

@@ -11,7 +11,7 @@ import pytest
 
 from structdecode.core.errors import DataError, UnknownNameError
 from structdecode.data import files, load
-from structdecode.evaluation.types import Question
+from structdecode.matching.types import Question
 from tests.data.malformed import picture
 
 

@@ -13,10 +13,11 @@ import pytest
 from structdecode.core.protocols import Backend
 from structdecode.data import load
 from structdecode.evaluation.commands import run_study
-from structdecode.evaluation.store import read_run
 from structdecode.evaluation.study import DataSource, Study, from_options
-from structdecode.evaluation.types import Match, Question, Record
 from structdecode.matching.answers import final_answer
+from structdecode.matching.types import Match, Question
+from structdecode.records.store import read_run
+from structdecode.records.types import Record
 from tests import processes
 
 SAMPLED = ("temperature=1.0", "top_p=1.0", "max_tokens=120")

@@ -27,8 +27,8 @@ from structdecode.evaluation.identity import model_identity
 from structdecode.evaluation.plain import digest_of, plain
 from structdecode.evaluation.source import entry_of, is_engine
 from structdecode.evaluation.source import reached as reached_from
-from structdecode.evaluation.store import read_run, read_study
 from structdecode.matching import match
+from structdecode.records.store import read_run, read_study
 from structdecode.strategies.best_of_n import BestOfN
 from structdecode.verifiers.agreement import Agreement
 from structdecode.verifiers.by_stage import ByStage

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from structdecode.evaluation.progress import LiveCells, clock
-from structdecode.evaluation.store import lines, read_run
+from structdecode.core.jsonl import lines
+from structdecode.core.progress import clock
+from structdecode.evaluation.progress import LiveCells
+from structdecode.records.store import read_run
 from tests import processes
 from tests.evaluation.pocket_study import assert_same, run, tables
 from tests.evaluation.test_costs import record

@@ -10,10 +10,11 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from structdecode.backends.scripted import ScriptedBackend
-from structdecode.core.assembly import load_backend
 from structdecode.core.errors import ConfigError
-from structdecode.evaluation.costs import ModelCost, cost, families, matched, mean_cost, model_cost
-from structdecode.evaluation.types import Record
+from structdecode.core.flops import ModelCost
+from structdecode.core.lookup import load_backend
+from structdecode.evaluation.costs import cost, families, matched, mean_cost
+from structdecode.records.types import Record
 
 
 def record(cell: str, generated: int, correct: bool, verifier: int = 0, flops: float = 0.0) -> Record:
@@ -47,7 +48,7 @@ def backend() -> Any:
 
 def test_flops_are_near_what_torch_counts(backend: Any) -> None:
     """Of the pocket model, a picture and 200 tokens: the rule of two leaves out attention and the projector."""
-    found = model_cost(backend)
+    found = backend.flops
     assert found is not None and (found.patches, found.patch) == (16, 16)
     text = "<|image|>" + " ".join(["how many red circles"] * 50)
     inputs = backend.processor(images=[Image.new("RGB", (64, 64))], text=text, return_tensors="pt")
@@ -71,7 +72,7 @@ def test_a_picture_of_any_size_costs_by_its_patches() -> None:
 
 
 def test_a_server_has_no_flops() -> None:
-    assert model_cost(ScriptedBackend(lambda *_: "x")) is None
+    assert not hasattr(ScriptedBackend(lambda *_: "x"), "flops")
 
 
 CELLS = {

@@ -11,14 +11,15 @@ from PIL import Image
 
 from structdecode.backends.scripted import ScriptedBackend
 from structdecode.core import registry
+from structdecode.core.jsonl import lines
 from structdecode.core.types import Candidate, Prompt, Stage
 from structdecode.evaluation.cells import Plan
 from structdecode.evaluation.commands import run_study
 from structdecode.evaluation.isolation import isolated
 from structdecode.evaluation.report.results import Results
-from structdecode.evaluation.store import lines, read_run
 from structdecode.evaluation.study import DataSource, Study
-from structdecode.evaluation.types import Question
+from structdecode.matching.types import Question
+from structdecode.records.store import read_run
 from structdecode.strategies.best_of_n import BestOfN
 from tests.evaluation.pocket_study import match, run
 

@@ -11,9 +11,9 @@ from structdecode.backends.scripted import ScriptedBackend
 from structdecode.core.errors import ConfigError
 from structdecode.core.types import Candidate, Prompt, Stage
 from structdecode.evaluation.costs import cost
-from structdecode.evaluation.store import read_run
 from structdecode.evaluation.study import DataSource, Study, from_options
-from structdecode.evaluation.types import Question
+from structdecode.matching.types import Question
+from structdecode.records.store import read_run
 from tests.evaluation.pocket_study import compare
 
 ANIMALS = [

@@ -8,11 +8,12 @@ import pytest
 
 from structdecode.backends.scripted import ScriptedBackend
 from structdecode.core.errors import ConfigError
+from structdecode.core.jsonl import lines
 from structdecode.data import files, load
 from structdecode.evaluation.commands import run_study
-from structdecode.evaluation.store import lines, read_run
 from structdecode.evaluation.study import DataSource, from_options
 from structdecode.matching import match
+from structdecode.records.store import read_run
 from tests.data import malformed
 
 

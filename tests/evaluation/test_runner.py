@@ -13,16 +13,17 @@ from typing import ClassVar
 import pytest
 
 from structdecode.core import registry
-from structdecode.core.assembly import load_backend
 from structdecode.core.errors import ConfigError
+from structdecode.core.jsonl import Appender, lines
+from structdecode.core.lookup import load_backend
 from structdecode.core.protocols import Backend, Decoder
 from structdecode.core.trace import Trace
 from structdecode.core.types import Ranked, Schema, Score
 from structdecode.core.view import render
 from structdecode.data import load
 from structdecode.evaluation.recording import WHOLE_ANSWER
-from structdecode.evaluation.store import Appender, lines, read_run
-from structdecode.evaluation.types import Question
+from structdecode.matching.types import Question
+from structdecode.records.store import read_run
 from tests import processes
 from tests.evaluation.pocket_study import SAMPLED, assert_same, compare, small_study, tables
 

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from structdecode.core.assembly import load_backend
 from structdecode.core.errors import ConfigError
+from structdecode.core.jsonl import lines
+from structdecode.core.lookup import load_backend
 from structdecode.core.protocols import Backend
 from structdecode.data import load
 from structdecode.evaluation.shards import Process, Shard, merge, problems, shard_of
-from structdecode.evaluation.store import lines, read_run
+from structdecode.records.store import read_run
 from tests.evaluation.pocket_study import SAMPLED, assert_same, compare, run, small_study
 
 

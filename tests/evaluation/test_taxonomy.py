@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from structdecode.evaluation.taxonomy import Kind, bad_choices, count, failure
-from structdecode.evaluation.types import Pooled, Record, Round
+from structdecode.records.types import Pooled, Record, Round
 
 STAGES = {"SUMMARY": "s", "CAPTION": "c", "REASONING": "r", "CONCLUSION": "4"}
 

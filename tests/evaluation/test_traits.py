@@ -21,9 +21,9 @@ from structdecode.evaluation.cells import Plan, declared, expand
 from structdecode.evaluation.commands import write_report
 from structdecode.evaluation.report import coverage
 from structdecode.evaluation.report.results import Results
-from structdecode.evaluation.store import read_run, read_study
 from structdecode.evaluation.study import DataSource, Study, from_options
-from structdecode.evaluation.types import Question
+from structdecode.matching.types import Question
+from structdecode.records.store import read_run, read_study
 from structdecode.strategies.best_of_n import BestOfN
 from structdecode.strategies.direct import Direct
 from structdecode.verifiers.log_prob import LogProb

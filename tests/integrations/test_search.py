@@ -8,9 +8,9 @@ import pytest
 
 from structdecode import Prompt, decode
 from structdecode.backends.scripted import ScriptedBackend
-from structdecode.core.assembly import load_backend
 from structdecode.core.budget import Budget
 from structdecode.core.errors import ConfigError, UnknownNameError
+from structdecode.core.lookup import load_backend
 from structdecode.core.schemas import COT, LLAVA_O1
 from structdecode.integrations.search import Search, cut_at, token_counts, with_generation_arguments
 from structdecode.strategies.best_of_n import BestOfN

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import structdecode as sd
-from structdecode.core.assembly import load_backend
+from structdecode.core.lookup import load_backend
 from structdecode.core.protocols import Backend, Decoder, Strategy, Verifier
 from structdecode.core.schemas import LLAVA_O1
 from structdecode.core.trace import Trace

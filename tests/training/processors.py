@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor
 
-from structdecode.training.chat import Message
+from structdecode.backends.transformers.chat import Message
 from tests.backends.transformers import tiny
 
 LLAMA_3_2 = (

@@ -12,13 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from structdecode.backends.transformers.chat import ChatRenderer
+from structdecode.backends.transformers.collate import IGNORED, Collator, Example
 from structdecode.backends.transformers.encoding import Codec
 from structdecode.core.errors import ConfigError, DataError, ModelError
+from structdecode.core.problems import BadRow
 from structdecode.core.types import Message, Prompt
-from structdecode.data.problems import BadRow
-from structdecode.training.chat import ChatRenderer
-from structdecode.training.collate import IGNORED, Collator
-from structdecode.training.examples import Example
 from tests.backends.transformers import tiny
 from tests.training import processors
 from tests.training.processors import chat

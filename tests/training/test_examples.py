@@ -137,7 +137,7 @@ def test_mistakes_of_the_users_are_named(folder: Path) -> None:
 
 @pytest.mark.parametrize("architecture", sorted(tiny.ARCHITECTURES))
 def test_lengths_without_pixels_are_those_of_the_batch(folder: Path, architecture: str) -> None:
-    from structdecode.training.collate import Collator
+    from structdecode.backends.transformers.collate import Collator
     from tests.training import processors
 
     processor = processors.build(architecture)[1]

@@ -14,8 +14,8 @@ from structdecode.core.errors import ConfigError, UnknownNameError
 from structdecode.core.schemas import LLAVA_O1
 from structdecode.core.types import Candidate, Prompt, Stage
 from structdecode.data import load
-from structdecode.evaluation.store import read_run
-from structdecode.evaluation.types import Question
+from structdecode.matching.types import Question
+from structdecode.records.store import read_run
 from structdecode.training import export as exporting
 from structdecode.training.export import Options, export
 from tests.backends.transformers import tiny

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
+from structdecode.core.problems import Rejected
 from structdecode.core.schemas import LLAVA_O1
 from structdecode.data import load
-from structdecode.evaluation.types import Rejected
 from structdecode.training.annotation.pictures import Album
 from structdecode.training.annotation.sources import Source
 from structdecode.training.annotation.sources import read as read_sources
 from structdecode.training.check import check
 from structdecode.training.examples import ConversationDataset
 from structdecode.training.problems import kind
-from structdecode.training.reward_model.config import RewardConfig
 from structdecode.training.reward_model.rows import StepDataset
+from structdecode.verifiers.reward_model.config import RewardConfig
 from tests.data.malformed import ANSWER, picture
 
 Found = tuple[list[int], list[str]]

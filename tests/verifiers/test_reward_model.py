@@ -25,11 +25,10 @@ from structdecode.pocket import world
 from structdecode.strategies.best_of_n import BestOfN
 from structdecode.strategies.stage_beam import StageBeam
 from structdecode.testing import EchoModel, candidate, check_verifier, scripted
-from structdecode.training.reward_model import scoring
-from structdecode.training.reward_model.config import FILE, RewardConfig
 from structdecode.training.reward_model.model import from_base, save
 from structdecode.training.rewards import as_reward
-from structdecode.verifiers.reward_model import RewardModel
+from structdecode.verifiers.reward_model import RewardModel, scoring
+from structdecode.verifiers.reward_model.config import FILE, RewardConfig
 
 SCENE = next(world.scenes("test", 0))
 PROMPT = Prompt(SCENE.question.text, [SCENE.render()])

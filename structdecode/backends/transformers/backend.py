@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ import torch
 from structdecode.backends.transformers.constraints import check_constraints, constraints
 from structdecode.backends.transformers.encoding import Codec
 from structdecode.backends.transformers.failures import model_failure
+from structdecode.backends.transformers.flops import model_cost
 from structdecode.backends.transformers.loading import check_processor, load_model
 from structdecode.backends.transformers.packing import pack_linears
 from structdecode.backends.transformers.plain.session import PlainSession
@@ -31,11 +33,15 @@ from structdecode.backends.transformers.threads import release_team, until_stopp
 from structdecode.backends.transformers.twin import Borrowed, changed_midway
 from structdecode.backends.transformers.vision import ImageMemory, vision_tower
 from structdecode.core.errors import ConfigError, ModelError, UnknownNameError
+from structdecode.core.flops import ModelCost
 from structdecode.core.protocols import Session
 from structdecode.core.types import Prompt
 
 T = TypeVar("T")
 Engine = Literal["slots", "plain"]
+
+ISOLATED_BYTES = 512 << 20
+"""What an isolated view keeps of prompts. A large search whose judge's prompts take more computes some again."""
 
 LOOK_EVERY = 8
 """On CUDA: decoding steps between two looks at the tokens. A row decodes half as many in vain on average."""
@@ -172,6 +178,21 @@ class TransformersBackend:
             )
         self.scheduler.check_soon()
         return self.open_sharing(prompt, ImageMemory())
+
+    def isolated(self) -> TransformersBackend:
+        """The same backend (model, scheduler, batches) with an empty prefix cache of its own; throw it away afterwards.
+
+        What a question costs there does not depend on what was asked before or beside it: its prompts wait for every
+        token that one of them brings, not only where that saves time, so they cost what their common tree has.
+        """
+        view = copy.copy(self)
+        view.prefixes = PrefixCache(ISOLATED_BYTES, worth=1)
+        return view
+
+    @property
+    def flops(self) -> ModelCost | None:
+        """What a token and a picture cost; None of a model that does not show its text model."""
+        return model_cost(self.model) if hasattr(self.model, "get_decoder") else None
 
     @asynccontextmanager
     async def open_sharing(self, prompt: Prompt, images: ImageMemory) -> AsyncIterator[Session]:

@@ -19,7 +19,7 @@ from typing import Any
 from structdecode.core.view import search_tree
 from structdecode.evaluation.report.results import CellResult, Results
 from structdecode.evaluation.report.section import Block, Column, Raw, Section, Table, Words
-from structdecode.evaluation.types import Record
+from structdecode.records.types import Record
 
 PER_PAIR = 12
 MOST = 300

@@ -18,8 +18,8 @@ from structdecode.evaluation.recording import WHOLE_ANSWER
 from structdecode.evaluation.report.figures import Look, looks
 from structdecode.evaluation.soundness import broken
 from structdecode.evaluation.statistics import Estimate
-from structdecode.evaluation.store import Run
-from structdecode.evaluation.types import Record
+from structdecode.records.store import Run
+from structdecode.records.types import Record
 
 
 @dataclass(frozen=True)

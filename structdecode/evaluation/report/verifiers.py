@@ -10,7 +10,7 @@ from structdecode.evaluation import statistics
 from structdecode.evaluation.recording import WHOLE_ANSWER
 from structdecode.evaluation.report.results import CellResult, Results, stage_name
 from structdecode.evaluation.report.section import Block, Column, Section, Table, Words, share
-from structdecode.evaluation.types import Record
+from structdecode.records.types import Record
 
 Scores = list[tuple[list[float], list[float]]]
 """Of each question the scores of its right and of its wrong candidates."""

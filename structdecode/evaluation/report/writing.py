@@ -23,7 +23,7 @@ from structdecode.evaluation.report import (
 from structdecode.evaluation.report.results import Results
 from structdecode.evaluation.report.section import Section, Words
 from structdecode.evaluation.statistics import FEW
-from structdecode.evaluation.store import read_run
+from structdecode.records.store import read_run
 
 SECTIONS: tuple[Callable[[Results], Section], ...] = (
     accuracy.section, matched.section, comparisons.section, coverage.section, verifiers.section, failures.section,

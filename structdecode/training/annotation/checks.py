@@ -15,13 +15,13 @@ from structdecode.core import tags
 from structdecode.core.asking import MeteredModel
 from structdecode.core.budget import Budget, Meter
 from structdecode.core.decoder import MeteredDecoder
+from structdecode.core.problems import BadRow, shown
 from structdecode.core.protocols import Backend, Verifier
 from structdecode.core.schemas import LLAVA_O1
 from structdecode.core.trace import Trace
 from structdecode.core.types import Candidate, Prompt, Schema
-from structdecode.data.problems import BadRow, shown
-from structdecode.evaluation.types import Match, Question
 from structdecode.matching.declined import declined
+from structdecode.matching.types import Match, Question
 from structdecode.training.annotation.requests import Reply
 from structdecode.training.annotation.session import ApiBackend
 from structdecode.training.conversations import read_answer

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from structdecode.core.errors import ConfigError, MissingExtraError
-from structdecode.data.problems import printable
+from structdecode.core.problems import printable
 from structdecode.training.annotation.costs import Purse
 from structdecode.training.annotation.errors import ApiError, BadRequest, NotPaid, Stopped, Unanswered
 from structdecode.training.annotation.journal import Journal

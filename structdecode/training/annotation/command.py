@@ -15,8 +15,8 @@ from typing import Any
 
 from structdecode.core import registry
 from structdecode.core.errors import ConfigError, DataError
+from structdecode.core.problems import Rejected
 from structdecode.core.reading import one_line
-from structdecode.evaluation.types import Rejected
 from structdecode.matching import LLMJudge
 from structdecode.training.annotation import run
 from structdecode.training.annotation.annotator import Annotator
@@ -111,9 +111,9 @@ class Options:
         made = registry.build("verifiers", self.verifier, given)
         backend = None
         if self.verifier_model is not None:
-            from structdecode.core.assembly import load_backend
+            from structdecode.core.lookup import load_backend
 
-            backend = load_backend(None if self.verifier_model == "pocket" else self.verifier_model)
+            backend = load_backend(self.verifier_model)
         return Filter(made, self.verifier, self.min_score, backend)
 
     @property

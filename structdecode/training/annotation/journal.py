@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from structdecode.core.errors import ConfigError
-from structdecode.evaluation.store import Appender
+from structdecode.core.jsonl import Appender
 from structdecode.training.annotation.requests import MOST_TOKENS, REFUSED, UNUSABLE, Purpose, Reply, Request
 
 

@@ -15,8 +15,8 @@ from PIL import Image
 from structdecode.core.images import ImageSource, Picture, load_picture, opened, orientation
 from structdecode.core.paths import FULL, whole
 from structdecode.core.picture_files import FILES
+from structdecode.core.problems import BadRow
 from structdecode.data.pictures import Pictures
-from structdecode.data.problems import BadRow
 
 MIME = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
 """Formats that chat APIs take, by Pillow's name. All others are sent as PNG."""

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from structdecode.evaluation.progress import EVERY, clock
+from structdecode.core.progress import EVERY, clock
 from structdecode.training.annotation.costs import Prices
 from structdecode.training.annotation.journal import Journal
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from structdecode.core.types import Schema
-from structdecode.evaluation.types import Question
+from structdecode.matching.types import Question
 
 _CONTENT = {
     "SUMMARY": "outline in one or two sentences how you will approach the question, without solving it",

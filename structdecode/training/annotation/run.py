@@ -21,7 +21,7 @@ from typing import Any
 
 from structdecode.core.errors import ImageError, PromptError, StructdecodeError
 from structdecode.core.paths import write_whole
-from structdecode.evaluation.types import Rejected
+from structdecode.core.problems import Rejected
 from structdecode.training.annotation.annotator import Accepted, Annotator, Refused
 from structdecode.training.annotation.checks import Problem
 from structdecode.training.annotation.client import Client, JournalClient

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from structdecode.core.errors import ConfigError, DataError
+from structdecode.core.problems import BadRow, Rejected, kind_of, shown
 from structdecode.data import files, hub, vqa
 from structdecode.data.pictures import IMAGE_MARK, Pictures, check_image_marks, picture_cells
-from structdecode.data.problems import BadRow, kind_of, shown
 from structdecode.data.rows import Row, checked_text, plain_text, text_cell
-from structdecode.evaluation.types import Question, Rejected
+from structdecode.matching.types import Question
 from structdecode.training.annotation.pictures import Album
 from structdecode.training.conversations import read_text
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from structdecode.core.paths import whole
-from structdecode.training.reward_model.config import RewardConfig
 from structdecode.training.sft.card import facts_table
 from structdecode.training.sft.curves import load_pyplot
+from structdecode.verifiers.reward_model.config import RewardConfig
 
 CARD = "README.md"
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from structdecode.core.errors import ConfigError
 from structdecode.core.types import Candidate, Path, Prompt, Span
-from structdecode.evaluation.store import Run, read_run
-from structdecode.training.reward_model.scoring import Scorer, scorer
+from structdecode.records.store import Run, read_run
+from structdecode.verifiers.reward_model.scoring import Scorer, scorer
 
 SIZES = (1, 2, 4, 8, 16)
 RESAMPLES = 2000

@@ -18,44 +18,22 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from structdecode.backends.transformers.collate import too_long
 from structdecode.core.errors import ConfigError, DataError, ImageError
 from structdecode.core.images import load_picture
+from structdecode.core.problems import BadRow, Rejected, kind_of, shown, shown_path
 from structdecode.core.seeds import derive
 from structdecode.data.files import json_rows
 from structdecode.data.pictures import IMAGE_MARK, check_image_marks, picture_cells
-from structdecode.data.problems import BadRow, kind_of, shown, shown_path
 from structdecode.data.rows import Row
-from structdecode.evaluation.types import Rejected
-from structdecode.training.chat import Message
-from structdecode.training.examples import Example, line_starts, too_long
+from structdecode.training.examples import line_starts
 from structdecode.training.lengths import TokenCounter
-from structdecode.training.reward_model.config import SEPARATOR, RewardConfig
 from structdecode.training.usable import Size, examined, parted
+from structdecode.verifiers.reward_model.collate import Mark, StepExample, chat
+from structdecode.verifiers.reward_model.config import SEPARATOR, RewardConfig
 
 _BYTES_A_TOKEN, _TOKENS_A_PICTURE = 4, 256
 _SENTENCE = re.compile(r"[.!?](?=\s)")
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A place in an answer where a value is read.
-
-    Attributes:
-        end: characters of the answer before it. label: whether all is right up to here; None where nobody knows.
-        kind: the stage's number in the schema; of a sentence's end inside of a stage: that plus the number of stages.
-    """
-
-    end: int
-    label: float | None
-    kind: int
-
-
-@dataclass(frozen=True)
-class StepExample(Example):
-    """A question and a staged answer as a chat, where its steps end, and the row's number in its data set."""
-
-    marks: tuple[Mark, ...] = ()
-    row: int = 0
 
 
 @dataclass(frozen=True)
@@ -284,17 +262,6 @@ def _texts(cells: Mapping[str, Any], name: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise BadRow("wrong-type", f"{name} are {kind_of(value)}, not a list of texts")
     return tuple(value)
-
-
-def chat(asked: str, images: Sequence[object], answer: str, history: Sequence[Message] = ()) -> list[Message]:
-    """For a chat template, as decoding makes it: pictures first in the first user turn."""
-    messages = [*history, {"role": "user", "content": [{"type": "text", "text": asked}]}]
-    at = next(number for number, message in enumerate(messages) if message["role"] == "user")
-    marked = {**messages[at], "content": [*({"type": "image"} for _ in images), *messages[at]["content"]]}
-    return [
-        *messages[:at], marked, *messages[at + 1 :],
-        {"role": "assistant", "content": [{"type": "text", "text": answer}]},
-    ]  # fmt: skip
 
 
 # ------------------------------------------------------------------ where values are read

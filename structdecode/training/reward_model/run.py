@@ -11,14 +11,12 @@ from typing import Any
 
 from transformers import set_seed
 
-from structdecode.core.assembly import find_schema
+from structdecode.core.environment import versions
 from structdecode.core.errors import ConfigError, MissingExtraError
-from structdecode.evaluation.identity import versions
+from structdecode.core.lookup import find_schema
 from structdecode.training.lengths import TokenCounter
 from structdecode.training.reward_model.card import draw, write_card
-from structdecode.training.reward_model.collate import StepCollator
-from structdecode.training.reward_model.config import RewardConfig
-from structdecode.training.reward_model.model import RewardModel, choose_trained, from_base, merged, save
+from structdecode.training.reward_model.model import choose_trained, from_base, merged, save
 from structdecode.training.reward_model.rows import StepDataset
 from structdecode.training.reward_model.settings import Settings
 from structdecode.training.reward_model.trainer import RewardTrainer, training_arguments
@@ -26,6 +24,9 @@ from structdecode.training.sft import checkpoints
 from structdecode.training.sft.directory import check_same, keep_settings, sha256
 from structdecode.training.sft.journal import Journal, read_journal
 from structdecode.training.usable import check_left_out, left_out
+from structdecode.verifiers.reward_model.collate import StepCollator
+from structdecode.verifiers.reward_model.config import RewardConfig
+from structdecode.verifiers.reward_model.network import RewardModel
 
 SETTINGS, JOURNAL, CURVES, MODEL = "settings.yaml", "journal.jsonl", "curves.png", "model"
 """What a run directory holds, beside ``checkpoints/``. ``model/`` is there when all is done."""

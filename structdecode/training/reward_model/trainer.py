@@ -10,14 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import EvalPrediction, TrainerCallback, TrainingArguments
 
+from structdecode.backends.transformers.collate import IGNORED
 from structdecode.training.buckets import bucket_sampler
-from structdecode.training.collate import IGNORED
 from structdecode.training.held_out import HeldOutTrainer
-from structdecode.training.reward_model.collate import StepCollator
 from structdecode.training.reward_model.measures import Scored, measured, with_errors
-from structdecode.training.reward_model.model import RewardModel
 from structdecode.training.reward_model.rows import StepDataset
 from structdecode.training.reward_model.settings import Settings
+from structdecode.verifiers.reward_model.collate import StepCollator
+from structdecode.verifiers.reward_model.network import RewardModel
 
 WEIGHTS = "trained.safetensors"
 """In a checkpoint: the weights that are trained, and no others."""

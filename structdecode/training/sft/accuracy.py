@@ -14,8 +14,8 @@ from structdecode.core.engine import run_sync
 from structdecode.core.many import decode_many
 from structdecode.core.protocols import Strategy
 from structdecode.core.types import Schema
-from structdecode.evaluation.types import Question
 from structdecode.matching import match
+from structdecode.matching.types import Question
 from structdecode.strategies.staged import Staged
 
 GREEDY = Staged(temperature=0.0)

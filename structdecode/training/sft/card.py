@@ -8,8 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from structdecode.core.environment import machine, versions
 from structdecode.core.paths import write_whole
-from structdecode.evaluation.identity import machine, versions
 from structdecode.training.sft.accuracy import Accuracy
 from structdecode.training.sft.recipe import Recipe
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from structdecode.core.assembly import find_schema
+from structdecode.backends.transformers.collate import Collator
 from structdecode.core.errors import ConfigError, DataError
+from structdecode.core.lookup import find_schema
 from structdecode.core.paths import whole
 from structdecode.core.seeds import derive
 from structdecode.core.types import Schema
 from structdecode.data import load
-from structdecode.evaluation.types import Question
-from structdecode.training.collate import Collator
+from structdecode.matching.types import Question
 from structdecode.training.examples import ConversationDataset
 from structdecode.training.lengths import TokenCounter
 from structdecode.training.sft.base import load_base

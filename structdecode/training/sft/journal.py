@@ -11,8 +11,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from structdecode.core.jsonl import lines
 from structdecode.core.paths import write_whole
-from structdecode.evaluation.store import lines
 
 
 class Journal(TrainerCallback):

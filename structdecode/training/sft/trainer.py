@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText, TrainerCallback, TrainingArguments
 
+from structdecode.backends.transformers.collate import IGNORED
 from structdecode.core.types import Schema
-from structdecode.evaluation.types import Question
+from structdecode.matching.types import Question
 from structdecode.training.buckets import BucketSampler, bucket_sampler
-from structdecode.training.collate import IGNORED
 from structdecode.training.held_out import HeldOutTrainer
 from structdecode.training.sft.accuracy import Accuracy, staged_accuracy
 from structdecode.training.sft.recipe import Recipe

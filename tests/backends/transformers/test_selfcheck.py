@@ -11,9 +11,9 @@ from transformers import LlavaForConditionalGeneration
 
 from structdecode.backends.transformers import TransformersBackend, selfcheck
 from structdecode.backends.transformers.backend import Engine
-from structdecode.core.assembly import load_backend
 from structdecode.core.engine import decode
 from structdecode.core.errors import ModelError
+from structdecode.core.lookup import load_backend
 from structdecode.core.types import Prompt
 from structdecode.pocket import checkpoint_path
 from tests.backends.transformers import tiny

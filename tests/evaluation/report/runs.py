@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from structdecode.evaluation.types import Pooled, Record, Rejected, Round
+from structdecode.core.problems import Rejected
+from structdecode.records.types import Pooled, Record, Round
 
 STAGES = ("SUMMARY", "CAPTION", "REASONING", "CONCLUSION")
 NOISE = {"p-true": 0.7, "log-prob": 1.5, "self-judge": 4.0}

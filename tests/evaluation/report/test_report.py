@@ -12,12 +12,12 @@ import pytest
 from scipy.stats import norm
 
 from structdecode.core.errors import ConfigError
+from structdecode.core.problems import Rejected
 from structdecode.evaluation import taxonomy
 from structdecode.evaluation.report import write
 from structdecode.evaluation.report.disagreements import PER_PAIR
 from structdecode.evaluation.report.results import Results
-from structdecode.evaluation.store import read_run
-from structdecode.evaluation.types import Rejected
+from structdecode.records.store import read_run
 from tests.evaluation.report.runs import NOISE, Plan, Simulation, study_plans
 
 NASTY = "<img src=x onerror=alert(1)> $x$ </script><b>|*_` --> &amp;"

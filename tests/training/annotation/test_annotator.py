@@ -11,7 +11,7 @@ import pytest
 
 from structdecode.core.protocols import Model
 from structdecode.core.types import Candidate, Prompt, Sampling, Score
-from structdecode.evaluation.types import Question
+from structdecode.matching.types import Question
 from structdecode.training.annotation import checks
 from structdecode.training.annotation.annotator import Accepted, Annotator, Refused
 from structdecode.training.annotation.checks import AnswerCheck, Filter, Problem

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from structdecode.core.errors import ConfigError, DataError, UnknownNameError
-from structdecode.evaluation.store import Appender
-from structdecode.evaluation.types import Question
+from structdecode.core.jsonl import Appender
+from structdecode.matching.types import Question
 from structdecode.training.annotation import command, run
 from structdecode.training.annotation.annotator import Annotator
 from structdecode.training.annotation.checks import AnswerCheck, Filter

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from structdecode.core.errors import ConfigError, DataError, ImageError
-from structdecode.evaluation.types import Rejected
+from structdecode.core.problems import Rejected
 from structdecode.training.annotation.pictures import Album, data_url, size_of
 from structdecode.training.annotation.sources import Item, Source, read
 from tests.core.test_images import ODD_TAGS, bomb, odd_exif

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from structdecode.evaluation.types import Rejected
+from structdecode.core.problems import Rejected
 from structdecode.training.annotation import command, run
 from structdecode.training.annotation.client import ChatApi, Client
 from structdecode.training.annotation.command import Options

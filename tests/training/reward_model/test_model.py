@@ -11,14 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
+from structdecode.backends.transformers.collate import IGNORED
 from structdecode.core.errors import ConfigError, ModelError
 from structdecode.core.schemas import LLAVA_O1
 from structdecode.pocket import checkpoint_path
-from structdecode.training.collate import IGNORED
-from structdecode.training.reward_model.collate import NOWHERE, StepCollator
-from structdecode.training.reward_model.config import FILE, HEAD, RewardConfig
-from structdecode.training.reward_model.model import RewardModel, from_base, load, right_so_far, save
-from structdecode.training.reward_model.rows import Mark, StepExample, chat
+from structdecode.training.reward_model.model import from_base, save
+from structdecode.verifiers.reward_model.collate import NOWHERE, Mark, StepCollator, StepExample, chat
+from structdecode.verifiers.reward_model.config import FILE, HEAD, RewardConfig
+from structdecode.verifiers.reward_model.network import RewardModel, load, right_so_far
 from tests.backends.transformers import tiny
 from tests.training import processors
 from tests.training.test_collate import IMAGES

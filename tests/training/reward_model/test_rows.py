@@ -8,8 +8,9 @@ import pytest
 
 from structdecode.core.errors import ConfigError, DataError
 from structdecode.core.schemas import LLAVA_O1
-from structdecode.training.reward_model.config import RewardConfig
-from structdecode.training.reward_model.rows import Mark, StepDataset
+from structdecode.training.reward_model.rows import StepDataset
+from structdecode.verifiers.reward_model.collate import Mark
+from structdecode.verifiers.reward_model.config import RewardConfig
 from tests.training.reward_model.made import row, write
 
 CONFIG = RewardConfig.of(LLAVA_O1)

@@ -12,11 +12,12 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from structdecode.core.errors import ConfigError, DataError, UnknownNameError
-from structdecode.training.reward_model.config import HEAD, RewardConfig
-from structdecode.training.reward_model.model import from_base, load
+from structdecode.training.reward_model.model import from_base
 from structdecode.training.reward_model.run import train
 from structdecode.training.reward_model.settings import Settings
 from structdecode.training.sft.journal import read_journal
+from structdecode.verifiers.reward_model.config import HEAD, RewardConfig
+from structdecode.verifiers.reward_model.network import load
 from tests import processes
 from tests.training.reward_model.made import write
 

@@ -12,13 +12,11 @@ import torch
 import yaml
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from structdecode.backends.transformers.collate import Collator
 from structdecode.core.schemas import LLAVA_O1
 from structdecode.training.buckets import bucket_sampler, counts_pictures, picture_groups
-from structdecode.training.collate import Collator
 from structdecode.training.examples import ConversationDataset
 from structdecode.training.held_out import held_out_batches
-from structdecode.training.reward_model.collate import StepCollator
-from structdecode.training.reward_model.config import RewardConfig
 from structdecode.training.reward_model.model import from_base
 from structdecode.training.reward_model.rows import StepDataset
 from structdecode.training.reward_model.settings import Settings
@@ -27,6 +25,8 @@ from structdecode.training.reward_model.trainer import training_arguments as rew
 from structdecode.training.sft.recipe import load_recipe
 from structdecode.training.sft.run import make_trainer, prepared
 from structdecode.training.sft.trainer import training_arguments
+from structdecode.verifiers.reward_model.collate import StepCollator
+from structdecode.verifiers.reward_model.config import RewardConfig
 from tests.training import processors
 from tests.training.reward_model import made
 from tests.training.sft import sets

@@ -43,10 +43,14 @@ class Known:
 
 
 class PrefixCache:
-    """Least recently used prompts go first when ``limit`` bytes are full. Belongs to one thread."""
+    """Least recently used prompts go first when ``limit`` bytes are full. Belongs to one thread.
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    Attributes:
+        worth: how many tokens more a prompt that is being computed has to bring for another one to wait for it.
+    """
+
+    def __init__(self, limit: int, worth: int = 16) -> None:
+        self.limit, self.worth = limit, worth
         self.hits = self.hit_tokens = self._epoch = 0
         self._known: OrderedDict[tuple[tuple[int, ...], tuple[str, ...]], Known] = OrderedDict()
         self._coming: list[tuple[tuple[int, ...], tuple[str, ...]]] = []
@@ -100,10 +104,10 @@ class PrefixCache:
         finally:
             self._coming.remove((ids, images))
 
-    def worth_waiting(self, ids: tuple[int, ...], images: tuple[str, ...], have: int, least: int = 16) -> bool:
+    def worth_waiting(self, ids: tuple[int, ...], images: tuple[str, ...], have: int) -> bool:
         """Whether a prompt that is being computed will bring more than is there now (or the same pictures)."""
         return any(
-            theirs == images and (bool(images and not have) or common_length(other, ids) >= have + least)
+            theirs == images and (bool(images and not have) or common_length(other, ids) >= have + self.worth)
             for other, theirs in self._coming
         )
 

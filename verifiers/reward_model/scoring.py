@@ -12,14 +12,13 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
+from structdecode.backends.transformers.chat import Message
 from structdecode.core.budget import Usage
 from structdecode.core.errors import DataError
 from structdecode.core.types import Candidate, Prompt
-from structdecode.training.chat import Message
-from structdecode.training.reward_model import model as network
-from structdecode.training.reward_model.collate import StepCollator
-from structdecode.training.reward_model.config import SEPARATOR, RewardConfig
-from structdecode.training.reward_model.rows import Mark, StepExample, chat
+from structdecode.verifiers.reward_model import network
+from structdecode.verifiers.reward_model.collate import Mark, StepCollator, StepExample, chat
+from structdecode.verifiers.reward_model.config import SEPARATOR, RewardConfig
 
 
 @dataclass(frozen=True)

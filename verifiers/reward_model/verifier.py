@@ -15,7 +15,7 @@ from structdecode.core.resolution import resolution
 from structdecode.core.types import Candidate, Prompt, Score
 
 if TYPE_CHECKING:
-    from structdecode.training.reward_model.scoring import Scorer
+    from structdecode.verifiers.reward_model.scoring import Scorer
 
 Aggregate = Literal["last", "min", "product"]
 
@@ -47,14 +47,14 @@ class RewardModel:
 
     def __post_init__(self) -> None:
         """Before any work is done: a wrong path should not cost a search."""
-        from structdecode.training.reward_model.config import RewardConfig
+        from structdecode.verifiers.reward_model.config import RewardConfig
 
         registry.check_settings(self)
         object.__setattr__(self, "digest", RewardConfig.load(self.path).digest)
 
     @cached_property
     def _scorer(self) -> Scorer:
-        from structdecode.training.reward_model.scoring import scorer
+        from structdecode.verifiers.reward_model.scoring import scorer
 
         return scorer(self.path, self.device, self.dtype)
 

@@ -13,24 +13,6 @@ from structdecode.matching.types import Status as Status
 
 
 @dataclass(frozen=True)
-class Rejected:
-    """A row of a data file that was left out: where, which of the known problems, and what to do about it."""
-
-    file: str
-    line: int | None
-    problem: str
-    message: str
-
-    def __str__(self) -> str:
-        where = self.file if self.line is None else f"{self.file}:{self.line}"
-        return f"{where}: {self.message}"
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Rejected:
-        return cls(**_known(cls, data))
-
-
-@dataclass(frozen=True)
 class Pooled:
     """A candidate that the strategy ranked: its place in the tree, its answer, whether that is right, its score."""
 

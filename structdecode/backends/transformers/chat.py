@@ -21,7 +21,7 @@ from typing import Any
 
 from structdecode.backends.transformers.templates import SECONDS, rendered, within
 from structdecode.core.errors import ModelError
-from structdecode.data.problems import BadRow
+from structdecode.core.problems import BadRow
 
 Message = dict[str, Any]
 

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import Any
-
-from structdecode.evaluation.types import Rejected
 
 _LONGEST_NAME = 255
 """Of a file or folder, in any file system that is common."""
 _LONGEST_PATH = 4 * 4096
 """Linux takes paths of 4,096 bytes; the widest escape of a byte's character has four."""
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A row of a data file that was left out: where, which of the known problems, and what to do about it."""
+
+    file: str
+    line: int | None
+    problem: str
+    message: str
+
+    def __str__(self) -> str:
+        where = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{where}: {self.message}"
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Rejected:
+        return cls(**{f.name: data[f.name] for f in fields(cls)})  # a newer version may have added some
 
 
 class BadRow(Exception):

@@ -9,20 +9,31 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from PIL import Image
 from torch import Tensor
 
+from structdecode.backends.transformers.chat import ChatRenderer, Message, Rendered, Tokens
 from structdecode.core.errors import ConfigError, DataError, ModelError
-from structdecode.data.problems import BadRow
-from structdecode.training.chat import ChatRenderer, Rendered, Tokens
-from structdecode.training.examples import Example, too_long
+from structdecode.core.problems import BadRow
 
 IGNORED = -100
 """The label that transformers' losses pass over."""
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A chat that ends with an assistant turn, its pictures decoded (RGB), and "file:line"."""
+
+    id: str
+    messages: list[Message]
+    images: tuple[Image.Image, ...]
+    source: str
 
 
 class Collator:
@@ -157,3 +168,7 @@ class Collator:
             trained = torch.tensor(tokens.trained[-tail:])
             labels[row, at[trained]] = ids[trained]
         return labels
+
+
+def too_long(length: int, max_length: int) -> str:
+    return f"{length} tokens, more than {max_length}: raise max_length, shorten it or leave it out"

@@ -8,14 +8,34 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from structdecode.backends.transformers.chat import Message, Rendered, Tokens
+from structdecode.backends.transformers.collate import IGNORED, Collator, Example
 from structdecode.core.errors import ModelError
-from structdecode.training.chat import Rendered, Tokens
-from structdecode.training.collate import IGNORED, Collator
-from structdecode.training.examples import Example
-from structdecode.training.reward_model.rows import StepExample
 
 NOWHERE = -1
 """In ``kinds``: no value is read at this token."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A place in an answer where a value is read.
+
+    Attributes:
+        end: characters of the answer before it. label: whether all is right up to here; None where nobody knows.
+        kind: the stage's number in the schema; of a sentence's end inside of a stage: that plus the number of stages.
+    """
+
+    end: int
+    label: float | None
+    kind: int
+
+
+@dataclass(frozen=True)
+class StepExample(Example):
+    """A question and a staged answer as a chat, where its steps end, and the row's number in its data set."""
+
+    marks: tuple[Mark, ...] = ()
+    row: int = 0
 
 
 @dataclass(frozen=True)
@@ -79,3 +99,14 @@ def _last_tokens(offsets: Sequence[tuple[int, int]], ends: Sequence[int]) -> lis
             at += 1
         found.append(at)
     return found
+
+
+def chat(asked: str, images: Sequence[object], answer: str, history: Sequence[Message] = ()) -> list[Message]:
+    """For a chat template, as decoding makes it: pictures first in the first user turn."""
+    messages = [*history, {"role": "user", "content": [{"type": "text", "text": asked}]}]
+    at = next(number for number, message in enumerate(messages) if message["role"] == "user")
+    marked = {**messages[at], "content": [*({"type": "image"} for _ in images), *messages[at]["content"]]}
+    return [
+        *messages[:at], marked, *messages[at + 1 :],
+        {"role": "assistant", "content": [{"type": "text", "text": answer}]},
+    ]  # fmt: skip
