@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test law4 architectures lint pocket card study bench bench-cpu bench-gpu harness-lmms-eval clean
+.PHONY: help demo test law4 architectures lint docs pocket card study bench bench-cpu bench-gpu harness-lmms-eval clean
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -28,13 +28,16 @@ architectures: $(STAMP) ## every family of image-text models against its own gen
 lint: $(STAMP) ## ruff and mypy --strict
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
+docs: $(STAMP) ## the site, into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict -q
+
 pocket: $(STAMP) ## train the embedded model again from nothing (about 40 minutes on 2 cores)
 	$(BIN)/structdecode train --recipe pocket --out runs/pocket
 
-card: $(STAMP) ## measure the embedded model: model card and the README's table
+card: $(STAMP) ## measure the embedded model: model card and the table in docs/results.md
 	$(BIN)/python benchmarks/accuracy.py
 
-study: $(STAMP) ## strategies and verifiers at equal cost on 500 questions: docs/pocket-study and the README's table (about 2 hours)
+study: $(STAMP) ## strategies and verifiers at equal cost on 500 questions: docs/pocket-study and the tables in README.md and docs/results.md (about 2 hours)
 	$(BIN)/python -m benchmarks.study
 
 bench: $(STAMP) ## time the strategies, and stage beam against re-prefilling and against generate

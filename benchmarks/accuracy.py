@@ -1,6 +1,6 @@
 """Held-out accuracy and cost of every strategy on the pocket world: ``make card``.
 
-Writes docs/accuracy.json (every answer), the table in README.md, and the shipped checkpoint's model card.
+Writes docs/accuracy.json (every answer), the table in docs/results.md, and the shipped checkpoint's model card.
 """
 
 from __future__ import annotations
@@ -216,11 +216,9 @@ def main() -> None:
     record = {"n": arguments.n, "seed": arguments.seed, "cells": kept}
     (ROOT / "docs/accuracy.json").write_text(json.dumps(record, separators=(",", ":")) + "\n")
     (ROOT / "structdecode/pocket/checkpoint/README.md").write_text(card(cells, arguments.n, arguments.seed))
-    readme = (ROOT / "README.md").read_text()
-    begin, end = "<!-- accuracy -->\n", "<!-- /accuracy -->"
-    if begin in readme:
-        head, rest = readme.split(begin)
-        (ROOT / "README.md").write_text(head + begin + table(cells) + "\n" + end + rest.split(end)[1])
+    page, begin, end = ROOT / "docs/results.md", "<!-- accuracy -->\n", "<!-- /accuracy -->"
+    head, rest = page.read_text().split(begin)
+    page.write_text(head + begin + table(cells) + "\n" + end + rest.split(end)[1])
     print(table(cells), verifier_lines(cells), sep="\n\n")
 
 

@@ -1,4 +1,4 @@
-"""The study of examples/study/pocket.yaml, its report under docs/ and its table in the README: ``make study``.
+"""The study of examples/study/pocket.yaml, its report under docs/ and its table in PAGES: ``make study``.
 
 Goes on where it was if it was stopped; with ``--run`` it takes a run directory that is there.
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 TARGET = ROOT / "docs/pocket-study"
+PAGES = (ROOT / "README.md", ROOT / "docs/results.md")
 KEPT = ("report.md", "report.html", "tables.json", "study.json", "figures")
 
 
@@ -66,9 +67,10 @@ def main() -> None:
         if compare(load_study(ROOT / "examples/study/pocket.yaml"), run, concurrency=96, command=["make", "study"]):
             raise SystemExit("some questions failed: run it again")
     tables = publish(run)
-    readme, begin, end = ROOT / "README.md", "<!-- study -->\n", "<!-- /study -->"
-    head, rest = readme.read_text().split(begin)
-    readme.write_text(head + begin + table(tables) + "\n" + end + rest.split(end)[1])
+    begin, end = "<!-- study -->\n", "<!-- /study -->"
+    for page in PAGES:
+        head, rest = page.read_text().split(begin)
+        page.write_text(head + begin + table(tables) + "\n" + end + rest.split(end)[1])
     print(table(tables))
 
 

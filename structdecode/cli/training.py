@@ -54,7 +54,7 @@ def export(
     left = f" (without: {told(done.left_out)})" if done.left_out else ""
     print(f"Wrote {done.rows} rows from {done.searches} searches to {out}{left}")
     if to == "dpo" and render is None:
-        print("Before DPOTrainer: --render CHECKPOINT, or training.export.preference_text (docs/rewards.md)")
+        print("Before DPOTrainer: --render CHECKPOINT, or training.export.preference_text (docs/training/rewards.md)")
 
 
 def train(

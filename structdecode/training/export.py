@@ -3,7 +3,7 @@
 ``llava-cot`` the best answers, for supervised fine-tuning (rejection sampling, Yuan et al. 2023, arXiv 2308.01825) ·
 ``dpo`` pairs of sibling stages, for preference training (as Step-DPO, Lai et al. 2024, arXiv 2406.18629) ·
 ``prm`` answers with a label for each stage, for process reward models (labels by Monte-Carlo rollouts as in
-Math-Shepherd, Wang et al. 2023, arXiv 2312.08935). docs/rewards.md has the columns.
+Math-Shepherd, Wang et al. 2023, arXiv 2312.08935). docs/training/rewards.md has the columns.
 
 Every row says where it is from (``origin``: run or trace, cell, key, path). A file is written whole or not at all.
 """

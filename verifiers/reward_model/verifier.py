@@ -22,7 +22,7 @@ Aggregate = Literal["last", "min", "product"]
 
 @dataclass(frozen=True)
 class RewardModel:
-    """A process reward model that `structdecode train-verifier` made (docs/reward-model.md), in a process of its own weights.
+    """A process reward model that `structdecode train-verifier` made (docs/training/reward-model.md), in a process of its own weights.
 
     The score is a probability. Each stage's own is in the details, by name. All candidates of a call are one batch of
     one forward pass, which is charged to the search: prompt and answer of each candidate, its pictures, one model call.
