@@ -17,11 +17,12 @@ from structdecode.data.options import (
     answers_of,
     chosen,
     kind_in,
+    lists_options,
     options_of,
     tolerance_in,
     with_options,
 )
-from structdecode.data.pictures import Pictures
+from structdecode.data.pictures import IMAGE_MARK, Pictures, check_image_marks, picture_cells
 from structdecode.data.rows import Row, checked_text, plain_text, text_cell, without_marks
 from structdecode.matching.types import Question
 
@@ -75,6 +76,14 @@ class Columns:
                 return value
         return None
 
+    def pictures(self, cells: Mapping[str, Any]) -> Any:
+        """What names the row's pictures.
+
+        Raises:
+            BadRow: two columns name different ones, and none was named for the field.
+        """
+        return self.get(cells, "image") if "image" in self.given else picture_cells(cells)
+
     def read(self, row: Row, field: str, meaning: Callable[[Any], T]) -> T | None:
         """A field that no question needs. A column that happens to be called like it may hold anything.
 
@@ -106,7 +115,8 @@ def question_of(row: Row, file: str, pictures: Pictures, columns: Columns) -> Qu
     A right option may be given by letter, by its text, or (a number that is no option's text) by place, from 0.
 
     Raises:
-        BadRow: a field is missing or not what it should be, or a picture cannot be used.
+        BadRow: a field is missing or not what it should be, a picture cannot be used, or there are marks for more or
+            fewer pictures than the row has.
     """
     cells = row.cells
 
@@ -114,8 +124,12 @@ def question_of(row: Row, file: str, pictures: Pictures, columns: Columns) -> Qu
         return columns.get(cells, field)
 
     key = columns.names("question")[0]
-    text = checked_text("the question", without_marks(text_cell({key: cells.get(key)}, key))).strip()
+    asked = text_cell({key: cells.get(key)}, key)
+    text = checked_text("the question", without_marks(asked)).strip()
+    images = pictures.sources(columns.pictures(cells))
     options = options_of(value("options")) or _letter_columns(cells)
+    beside = () if lists_options(text, options) else (value("options"), *map(cells.get, LETTERS))
+    check_image_marks(sum(str(cell).count(IMAGE_MARK) for cell in (asked, *beside)), len(images))
     answer = value("answer")
     if answer is None:
         raise BadRow("missing-field", "no answer: add one, or leave the row out")
@@ -132,7 +146,7 @@ def question_of(row: Row, file: str, pictures: Pictures, columns: Columns) -> Qu
         id=f"row-{row.line}" if value("id") is None else plain_text("id", value("id")),
         text=with_options(text, options),
         answers=answers,
-        images=pictures.sources(value("image")),
+        images=images,
         options=options,
         kind=kind,
         tolerance=columns.read(row, "tolerance", tolerance_in),

@@ -179,7 +179,7 @@ def test_a_column_that_happens_to_be_called_like_a_field_costs_no_row(
     assert [row.problem for row in named.rejected] == [problem] * 2 and not named.notes
 
 
-@pytest.mark.parametrize("text", ["<image>\nWhich?", "Which?<image>", "<image> <image>\nWhich?", "Which? <image>"])
+@pytest.mark.parametrize("text", ["<image>\nWhich?", "Which?<image>", "Which? <image>", "Which?"])
 def test_marks_of_pictures_are_no_part_of_the_question(text: str, folder: Path) -> None:
     assert one(folder, id=1, question=text, answer="a", image="a.png").text == "Which?"
 
@@ -189,6 +189,30 @@ def test_marks_of_pictures_are_no_part_of_an_option(folder: Path) -> None:
         folder, question="Which?", answer="the red <image>", options=["the red <image>", "none"], image="a.png"
     )
     assert question.text == "Which?\nOptions:\nA. the red\nB. none" and question.answers == ("A",)
+    listed = one(
+        folder, question="Which? (A) up <image> (B) no", answer="A", options=["up <image>", "no"], image="a.png"
+    )
+    assert listed.text == "Which? (A) up (B) no"
+
+
+@pytest.mark.parametrize(
+    ("cells", "problem"),
+    [
+        ({"question": "<image>\nWhich?"}, "mark-without-image"),
+        ({"question": "<image> <image>\nWhich?", "image": "a.png"}, "mark-without-image"),
+        ({"question": "Which?", "options": ["<image> red", "blue"], "answer": "A"}, "mark-without-image"),
+        ({"question": "Which?", "A": "<image> red", "B": "blue", "answer": "A"}, "mark-without-image"),
+        ({"question": "<image>\nWhich?", "image": ["a.png", "b.png"]}, "image-without-mark"),
+        ({"question": "Which?", "image": "a.png", "images": ["b.png"]}, "two-image-fields"),
+    ],
+)
+def test_marks_are_as_many_as_pictures(cells: dict[str, Any], problem: str, folder: Path) -> None:
+    (folder / "q.jsonl").write_text(json.dumps({"answer": "a", **cells}) + "\n")
+    (bad,) = load(f"vqa:{folder / 'q.jsonl'}", images=folder / "images").rejected
+    assert (bad.line, bad.problem) == (1, problem)
+    pair = one(folder, question="<image> <image>\nWhich?", answer="a", images=["a.png", "b.png"])
+    assert pair.text == "Which?" and len(pair.images) == 2
+    assert len(one(folder, question="Which?", answer="a", images=["a.png", "b.png"]).images) == 2
 
 
 def test_many_columns_take_no_time(folder: Path) -> None:

@@ -37,7 +37,15 @@ def training(path: Path, folder: Path) -> Found:
 
 
 def comparing(path: Path, folder: Path) -> Found:
-    found = load(f"llava:{path}")
+    return loaded(f"llava:{path}")
+
+
+def comparing_vqa(path: Path, folder: Path) -> Found:
+    return loaded(f"vqa:{path}", images=folder)
+
+
+def loaded(data: str, **options: Any) -> Found:
+    found = load(data, **options)
     return [len(question.images) for question in found.questions], [bad.problem for bad in found.rejected]
 
 
@@ -55,7 +63,7 @@ def scoring(path: Path, folder: Path) -> Found:
 
 
 READERS: dict[str, Callable[[Path, Path], Found]] = {
-    "check": checking, "train": training, "compare": comparing, "annotate": annotating, "train-verifier": scoring,
+    "compare vqa": comparing_vqa, "annotate vqa": annotating, "check": checking, "train": training, "compare": comparing, "annotate": annotating, "train-verifier": scoring,
 }  # fmt: skip
 
 
@@ -64,6 +72,8 @@ def row(reader: str, number: int, question: str, **named: Any) -> str:
         steps = {"completions": ["<SUMMARY> plan </SUMMARY>"], "stages": ["SUMMARY"], "labels": [True]}
         return json.dumps({"prompt": question, **steps, "origin": {"id": str(number)}, **named})
     turns = [{"from": "human", "value": question}, {"from": "gpt", "value": ANSWER}]
+    if reader.endswith(" vqa"):
+        return json.dumps({"id": number, "question": question, "answer": "three", **named})
     return json.dumps({"id": number, "conversations": turns, **named})
 
 
