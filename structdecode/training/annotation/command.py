@@ -195,7 +195,7 @@ def dry_run(options: Options) -> int:
 def _read(options: Options, album: Album) -> list[Item | Rejected]:
     if not options.quiet:
         _tell(f"reading {', '.join(options.sources)}")
-    entries = read([Source.parse(source) for source in options.sources], album)
+    entries = read([Source.parse(source) for source in options.sources], album, note=_tell)
     rejected = [entry for entry in entries if isinstance(entry, Rejected)]
     if len(rejected) == len(entries):
         if rejected and album.out is not None:

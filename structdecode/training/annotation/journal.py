@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from structdecode.core.errors import ConfigError
 from structdecode.core.jsonl import Appender
+from structdecode.core.problems import kind_of, shown
 from structdecode.training.annotation.requests import MOST_TOKENS, REFUSED, UNUSABLE, Purpose, Reply, Request
+
+_TYPES: dict[Any, type] = {"str": str, "int": int}
+"""Of the fields of a `Reply`."""
 
 
 @dataclass(frozen=True)
@@ -56,19 +61,17 @@ class Journal:
                 if not raw.endswith(b"\n"):
                     return  # torn by a kill, and here only read
                 try:
-                    line = json.loads(raw)
-                    self._note(line, place)
-                except (ValueError, KeyError, TypeError) as error:
-                    reason = f"{type(error).__name__}: {error}"
-                    raise ConfigError(f"{self.path}:{number}: damaged ({reason}): delete this line") from None
+                    self._note(_checked(json.loads(raw)), place)
+                except (ValueError, RecursionError) as error:
+                    raise ConfigError(f"{self.path}:{number}: damaged ({error}): delete this line") from None
                 place += len(raw)
 
-    def _note(self, line: dict[str, Any], place: int) -> None:
+    def _note(self, line: Mapping[str, Any], place: int) -> None:
         if line.get("finish") != UNUSABLE:
             self._places.setdefault(line["key"], place)
             self.answered |= line.get("finish") != REFUSED
         for name, count in (("requests", 1), *((n, line[n]) for n in ("prompt_tokens", "completion_tokens"))):
-            self._counts[line["purpose"], name] += min(max(int(count), 0), MOST_TOKENS)
+            self._counts[line["purpose"], name] += min(max(count, 0), MOST_TOKENS)
 
     def __contains__(self, key: str) -> bool:
         return key in self._places
@@ -111,3 +114,16 @@ class Journal:
         for file in (self._appender, self._file):
             if file is not None:
                 file.close()
+
+
+def _checked(line: Any) -> Mapping[str, Any]:
+    """A line as `Journal.add` writes it. Raises `ValueError` where it is another."""
+    if not isinstance(line, dict):
+        raise ValueError(f"{kind_of(line)}, not an object")
+    for name, wanted in {"key": str, "purpose": str, **{f.name: _TYPES[f.type] for f in fields(Reply)}}.items():
+        if type(line.get(name)) is not wanted:
+            there = kind_of(line[name]) if name in line else "missing"
+            raise ValueError(f"{name} is {there}, not {'text' if wanted is str else 'a whole number'}")
+    if line["purpose"] not in get_args(Purpose):
+        raise ValueError(f"purpose is {shown(line['purpose'])}, not one of {', '.join(get_args(Purpose))}")
+    return line

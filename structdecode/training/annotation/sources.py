@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -105,10 +105,12 @@ class Source:
         return replace(self, name=name)
 
 
-def read(sources: Sequence[Source], album: Album) -> list[Item | Rejected]:
+def read(
+    sources: Sequence[Source], album: Album, note: Callable[[str], None] = lambda _: None
+) -> list[Item | Rejected]:
     """All records of all sources, in this order, each with an id of its own; what cannot be used is in its place.
 
-    An id that another source has, too, gets the source's name in front.
+    An id that another source has, too, gets the source's name in front. ``note`` is told which columns were not used.
 
     Raises:
         DataError: a source as a whole cannot be read.
@@ -119,13 +121,16 @@ def read(sources: Sequence[Source], album: Album) -> list[Item | Rejected]:
     for source in _distinct(sources):
         own: dict[str, int] = {}
         count = 0
-        for entry in _entries(source, album):
+        columns, found = _entries(source, album)
+        for entry in found:
             if isinstance(entry, Item):
                 entry = _unique(entry, source, own, taken)
             entries.append(entry)
             count += isinstance(entry, Item)
             if count == source.cap:
                 break
+        for unused in columns.notes():
+            note(unused)
         taken |= own.keys()
     return entries
 
@@ -155,7 +160,7 @@ def _distinct(sources: Sequence[Source]) -> list[Source]:
     return found
 
 
-def _entries(source: Source, album: Album) -> Iterator[Item | Rejected]:
+def _entries(source: Source, album: Album) -> tuple[vqa.Columns, Iterator[Item | Rejected]]:
     path = _data_file(source.path)
     hints = source.columns.get("hints")
     given = {key: value for key, value in source.columns.items() if key != "hints"}
@@ -169,14 +174,16 @@ def _entries(source: Source, album: Album) -> Iterator[Item | Rejected]:
     root = source.images or (None if path.is_dir() else path.parent)
     pictures = Pictures(root)
     make = partial(_item, source=source, file=str(path), pictures=pictures, columns=columns, hints=hints, album=album)
-    for row in rows:
-        if isinstance(row, Rejected):
-            yield row
-            continue
-        try:
-            yield make(row)
-        except BadRow as bad:
-            yield bad.rejected(str(path), row.line)
+    return columns, (_made(row, make, str(path)) for row in rows)
+
+
+def _made(row: Row | Rejected, make: Callable[[Row], Item], file: str) -> Item | Rejected:
+    if isinstance(row, Rejected):
+        return row
+    try:
+        return make(row)
+    except BadRow as bad:
+        return bad.rejected(file, row.line)
 
 
 def _data_file(path: Path) -> Path:

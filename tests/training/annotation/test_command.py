@@ -58,6 +58,16 @@ def test_progress_and_summary_of_a_whole_run(tmp_path: Path, capsys: pytest.Capt
     assert summary["spent"]["answer"] == {"requests": 6, "prompt_tokens": 600, "completion_tokens": 300}
 
 
+@pytest.mark.parametrize("cap", ["", ":cap=1"])
+def test_columns_that_are_not_used_are_said(cap: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"question": f"How many in {n}?", "answer": str(n), "kind": "animal"} for n in range(2)]
+    path = tmp_path / "own.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command.dry_run(Options([f"{path}{cap}"], tmp_path / "out", "strong", quiet=True))
+    used = "1 row" if cap else "2 rows"
+    assert f"annotate: {path}: column 'kind' was not used in {used} (line 1: kind 'animal'" in capsys.readouterr().err
+
+
 def test_a_cost_limit_stops_cleanly_and_the_same_command_goes_on(tmp_path: Path) -> None:
     prices = Prices(10, 1000)  # 0.051 a request, held back with 0.1 for 100 tokens
     with ChatServer(right) as server:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,29 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     path.write_text('{"key": "a"}\n{"key"\n')
     with pytest.raises(ConfigError, match=r"journal\.jsonl:1: damaged.*delete this line"):
         Journal(path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"text": None}, "text is "), ({"text": 3}, "text is .*, not text"), ({"key": 7}, "key is"),
+        ({"completion_tokens": "9"}, "completion_tokens is text, not a whole number"), ({"finish": []}, "finish is"),
+        ({"prompt_tokens": True}, "prompt_tokens is"), ({"purpose": "tea"}, "purpose is 'tea', not one of answer, check"),
+    ],
+)  # fmt: skip
+def test_a_line_that_is_no_reply_is_found_when_the_journal_is_read(
+    changed: dict[str, object], reason: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path)
+    journal.add(request("a"), Reply("one"))
+    journal.close()
+    line = {**json.loads(path.read_text()), **changed}
+    for damaged in (line, {name: value for name, value in line.items() if name not in changed}, [line]):
+        path.write_text(path.read_text().split("\n")[0] + "\n" + json.dumps(damaged) + "\n")
+        with pytest.raises(ConfigError, match=r"journal\.jsonl:2: damaged \(.*\): delete this line") as caught:
+            Journal(path, writing=False)
+        assert damaged is not line or re.search(reason, str(caught.value))
 
 
 def test_two_processes_do_not_write_one_journal(tmp_path: Path) -> None:
