@@ -6,6 +6,7 @@ A page's Python blocks run in order, in one namespace. A block that does not run
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shlex
@@ -97,6 +98,36 @@ def test_commands_and_options_exist(place: str, words: list[str]) -> None:
     known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)} | {"--help"}
     unknown = [word for word in left if word.startswith("--") and word.split("=")[0] not in known]
     assert not unknown, f"{place}: {command.name} has no {unknown}"
+
+
+def named(pattern: str) -> set[str]:
+    """What the documents name, but for what was before something moved (the first column there)."""
+    pages = {path: path.read_text() for path in [*DOCUMENTS, ROOT / "CONTRIBUTING.md"]}
+    moved = ROOT / "docs/moved.md"
+    pages[moved] = "\n".join(
+        re.sub(r"^\|[^|]*", "", line) for line in pages[moved].splitlines() if "in `docs/" not in line
+    )
+    return {name.rstrip(".") for text in pages.values() for name in re.findall(pattern, text)}
+
+
+def test_files_that_are_named_exist() -> None:
+    files = named(r"`((?:structdecode|tests|examples|benchmarks|docs|strategies|verifiers)/[\w./-]*)")
+    assert len(files) > 20
+    assert sorted(name for name in files if not (ROOT / name).exists()) == []
+
+
+def test_names_that_are_named_exist() -> None:
+    names = named(r"`(structdecode(?:\.\w+)+)") | named(r"python -m ((?:structdecode|benchmarks)\.[\w.]+)")
+    assert len(names) > 10
+    assert sorted(name for name in names if not is_there(name)) == []
+
+
+def is_there(name: str) -> bool:
+    """In this checkout, whatever else is installed."""
+    *above, last = name.split(".")
+    if any((ROOT.joinpath(*above) / found).exists() for found in (last, f"{last}.py")):
+        return True
+    return hasattr(importlib.import_module(".".join(above)), last)
 
 
 def test_few_blocks_do_not_run_and_all_have_a_known_language() -> None:
