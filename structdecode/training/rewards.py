@@ -56,8 +56,8 @@ def as_reward(
             under the backend's feet, and a judge that moves with the policy is no fixed reward.
         name: what metrics call it; default: the verifier's.
         malformed: the reward of a completion that breaks the schema; None leaves that to the verifier.
-        timeout: seconds after which a group's scores count as failed. A verifier that blocks the event loop
-            cannot be timed out.
+        timeout: seconds after which a group's scores count as failed. An async verifier that blocks the event loop
+            cannot be timed out; a plain one runs in a thread of its own, and is left behind.
         budget: limits for each group of completions; what they leave unscored is None.
         seed: of the verifier's own sampling, with the training step.
         sync: a plain function instead of an async one. TRL runs async rewards side by side.

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import partial
 from typing import Any
 
 from structdecode.core import registry
 from structdecode.core.asking import MeteredModel
+from structdecode.core.border import ForeignValueError, GivenUpError, checked_score, is_async, is_list, said, within
 from structdecode.core.budget import Budget, Meter, Usage
 from structdecode.core.errors import BudgetSpent, ConfigError
-from structdecode.core.protocols import Backend, Verifier
-from structdecode.core.types import Prompt, Sampling, Schema, Score, Span, twins
+from structdecode.core.protocols import Backend, Model, Verifier
+from structdecode.core.types import Candidate, Prompt, Sampling, Schema, Score, Span, twins
 from structdecode.training.rollouts import Rollout, read_rollouts
 
 Rewards = list[float | None]
@@ -78,18 +79,17 @@ class VerifierReward:
             return [_failed(rollout.problem) for rollout in group], Usage()
         meter = Meter(self.budget)
         try:
-            async with asyncio.timeout(self.timeout):
-                scores = await self._ask(prompt, group, meter, step)
+            scores = await self._ask(prompt, group, meter, step)
         except _NoBackend as error:
             if not self._rewarded:
                 raise
             outcomes = [_failed(str(error))] * len(group)
         except BudgetSpent as spent:
             outcomes = [_Outcome(Score.unscored(f"budget spent: {spent.limit}"))] * len(group)
-        except TimeoutError as error:
-            outcomes = [_failed(str(error) or f"no score within {self.timeout} s")] * len(group)
+        except GivenUpError:
+            outcomes = [_failed(f"no score within {self.timeout} s")] * len(group)
         except Exception as error:
-            outcomes = [_failed(f"{type(error).__name__}: {error}")] * len(group)
+            outcomes = [_failed(said(error))] * len(group)
         else:
             outcomes = _checked(scores, len(group))
         return outcomes, meter.parts["verifier"]
@@ -99,17 +99,21 @@ class VerifierReward:
         groups = twins([rollout.candidate for rollout in group])
         candidates = [group[indices[0]].candidate for indices in groups]
         if self.backend is None:
-            scores = await self.verifier.score(prompt, candidates, _NoModel(meter))
+            scores = await self._scores(prompt, candidates, _NoModel(meter))
         else:
             async with (
                 self.backend.open(group[0].schema.ask(prompt)) as session,
                 MeteredModel(session, meter, (self.seed, step)) as model,
             ):
-                scores = await self.verifier.score(prompt, candidates, model)
-        if not isinstance(scores, Sequence) or len(scores) != len(candidates):
+                scores = await self._scores(prompt, candidates, model)
+        if not is_list(scores) or len(scores) != len(candidates):
             return scores  # the caller says what is wrong with it
         of = {index: score for indices, score in zip(groups, scores, strict=True) for index in indices}
         return [of[index] for index in range(len(group))]
+
+    async def _scores(self, prompt: Prompt, candidates: list[Candidate], model: Model) -> Any:
+        call, plain = partial(self.verifier.score, prompt, candidates, model), not is_async(self.verifier.score)
+        return await within(call, self.timeout, threaded=plain)
 
     def _report(
         self,
@@ -146,22 +150,17 @@ def _failed(error: str) -> _Outcome:
 
 def _checked(scores: Any, wanted: int) -> list[_Outcome]:
     """One outcome a candidate, whatever a verifier returned."""
-    if not isinstance(scores, Sequence) or len(scores) != wanted:
-        got = len(scores) if isinstance(scores, Sequence) else type(scores).__name__
+    if not is_list(scores) or len(scores) != wanted:
+        got = len(scores) if is_list(scores) else type(scores).__name__
         return [_failed(f"{wanted} completions, but {got} scores")] * wanted
     return [_one(score) for score in scores]
 
 
 def _one(score: Any) -> _Outcome:
-    if not isinstance(score, Score):
-        return _failed(f"not a Score: {score!r}")
     try:
-        value = None if score.value is None else float(score.value)
-    except (TypeError, ValueError):
-        return _failed(f"score {score.value!r} is not a number")
-    if value is not None and not math.isfinite(value):
-        return _failed(f"score {value} is not finite")
-    return _Outcome(Score(value, score.reason, score.details))
+        return _Outcome(checked_score(score))
+    except ForeignValueError as error:
+        return _failed(str(error))
 
 
 # ------------------------------------------------------------------ verifiers that ask a model

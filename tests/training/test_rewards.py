@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,8 +150,14 @@ class Broken:
             return [Score(0.5) for _ in candidates]
         if self.how == "raises":
             raise KeyError("no")
-        if self.how == "hangs":
-            await asyncio.sleep(60)
+        while self.how in ("hangs", "swallows"):
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                if self.how == "hangs":
+                    raise
+        if self.how == "exits":
+            raise SystemExit(3)
         wrong: dict[str, Any] = {
             "NaN": [Score(math.nan)] * len(candidates), "short": [Score(1.0)], "numbers": [1.0] * len(candidates),
             "nothing": None, "text": [Score("high")] * len(candidates),  # type: ignore[arg-type]
@@ -158,7 +165,7 @@ class Broken:
         return wrong[self.how]
 
 
-@pytest.mark.parametrize("how", ["raises", "hangs", "NaN", "short", "numbers", "nothing", "text"])
+@pytest.mark.parametrize("how", ["raises", "hangs", "swallows", "exits", "NaN", "short", "numbers", "nothing", "text"])
 @pytest.mark.parametrize("sync", [False, True])
 def test_a_failing_verifier_is_none_and_a_metric(how: str, sync: bool) -> None:
     log = Log()
@@ -172,6 +179,19 @@ def test_a_failing_verifier_is_none_and_a_metric(how: str, sync: bool) -> None:
     assert found == [None, None, 0.5, 0.5]
     assert log.metrics["rewards/broken/failed"] == log.metrics["rewards/broken/unscored"] == 0.5
     assert all(reason.startswith("failed: ") for reason in log.extra["broken/reason"][:2])
+
+
+class Blocking:
+    def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Any) -> list[Score]:
+        time.sleep(3 if prompt.question == "Bad?" else 0)
+        return [Score(0.5) for _ in candidates]
+
+
+def test_a_plain_verifier_that_blocks_is_left_behind() -> None:
+    began = time.monotonic()
+    reward = as_reward(Blocking(), name="blocking", timeout=0.2)  # type: ignore[arg-type]
+    assert Log().call(reward, [*asked("Bad?"), *asked("Fine?")], said("a", "b")) == [None, 0.5]
+    assert time.monotonic() - began < 2.5
 
 
 def test_bad_rows_are_none(tmp_path: Path) -> None:
