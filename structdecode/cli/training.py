@@ -195,7 +195,7 @@ def annotate(
 
     `structdecode annotate --source vqa.jsonl --out runs/annotated --verifier p-true --min-score 0.5 --verifier-model ./checkpoint`
 
-    Exit codes: 0 every record is decided, 1 the API did not answer for some or a fault of our own met some (the same command tries again), 2 wrong usage, bad input, or an API that takes no request, 3 stopped by --max-cost, 130 interrupted.
+    Exit codes: 0 every record is decided, 1 the API did not answer for some or a fault of our own, of the verifier or of the disk met some (the same command tries again), 2 wrong usage, bad input, or an API that takes no request, 3 stopped by --max-cost, 130 interrupted.
     """
     from structdecode.training.annotation import command
     from structdecode.training.annotation.costs import Prices

@@ -17,7 +17,7 @@ from structdecode.training.annotation.requests import Message, Request
 from structdecode.training.annotation.session import ApiBackend
 from structdecode.training.annotation.sources import Item, Turn
 
-_FINAL = ("bad-request", "unscored")
+_FINAL = ("bad-request", "unscored", "verifier-failed")
 """Problems that another answer would not solve: none is paid for."""
 
 

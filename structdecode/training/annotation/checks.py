@@ -17,6 +17,7 @@ from structdecode.core.budget import Budget, Meter
 from structdecode.core.decoder import MeteredDecoder
 from structdecode.core.problems import BadRow, shown
 from structdecode.core.protocols import Backend, Verifier
+from structdecode.core.reading import cut, one_line
 from structdecode.core.schemas import LLAVA_O1
 from structdecode.core.trace import Trace
 from structdecode.core.types import Candidate, Prompt, Schema
@@ -115,10 +116,13 @@ class Filter:
         candidate = Candidate(spans, tuple(0 for _ in spans))
         backend: Backend = self.backend or api
         async with backend.open(prompt) as session:
-            decoder = MeteredDecoder(prompt, schema, session, Meter(Budget()), Trace({}), seed, None)
+            trace = Trace({})
+            decoder = MeteredDecoder(prompt, schema, session, Meter(Budget()), trace, seed, None)
             score = (await decoder.score(self.verifier, [candidate]))[0]
         if api.failure is not None:
             raise api.failure
+        if trace.failures:
+            return Problem("verifier-failed", cut(one_line(score.reason), 200))
         if score.value is None:
             return Problem("unscored", f"{self.name} gives it no score: {shown(score.reason, 200)}")
         if not score.reaches(self.least):

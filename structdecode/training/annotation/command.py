@@ -149,10 +149,10 @@ def annotate(options: Options) -> int:
         left = outcome.undecided + outcome.unanswered
         _tell(f"{why}; {left} records are left: the same command goes on with them")
     if outcome.failed:
-        count = outcome.reasons["failed"]
+        faults = {name: count for name, count in outcome.reasons.items() if name in run.FAULTS}
         _tell(
-            f"{count} records failed by a fault of structdecode's or a plug-in's, the first {one_line(outcome.failed)}: "
-            "report it; the same command tries them again"
+            f"{sum(faults.values())} records failed by a fault of structdecode's, a plug-in's or the disk's"
+            f"{_listed(faults)}, the first {one_line(outcome.failed)}: mend or report it; the same command tries them again"
         )
     if outcome.interrupted:
         return INTERRUPTED

@@ -36,6 +36,9 @@ Decision = Accepted | Refused | Rejected
 
 REJECTED = "rejected.jsonl"
 
+FAULTS = ("failed", "image-not-placed", "verifier-failed")
+"""Problems that are neither the record's nor its answer's: of our own, of the disk, of a plug-in."""
+
 WRITE_EVERY = 300.0
 """Seconds between two writings of the files while a run goes on."""
 
@@ -62,7 +65,7 @@ class Outcome:
     Attributes:
         undecided: records that were not got to. stopped: why nothing more was sent; empty where all was done.
         unanswered: records whose requests the API did not answer.
-        failed: the first error that was neither a record's nor the API's, and whose record it was.
+        failed: the first of `FAULTS` in the data's order, and whose record it was.
     """
 
     accepted: int
@@ -106,7 +109,6 @@ class _Run:
         self.unanswered: dict[int, str] = {}
         self.stopped = ""
         self.interrupted = False
-        self.failed = ""
         self.error: StructdecodeError | None = None
         self._journal_decided = False
         self.live = LiveAnnotation(
@@ -173,9 +175,7 @@ class _Run:
             self.stop(str(error))
             return
         except Exception as error:  # a record that we cannot handle must not end the others
-            reason = f"{type(error).__name__}: {error}"
-            self.failed = self.failed or f"{item.id}: {reason}"
-            decision = Refused(1, Problem("failed", reason), 0)
+            decision = Refused(1, Problem("failed", f"{type(error).__name__}: {error}"), 0)
         self.decisions[at] = decision
         if isinstance(decision, Accepted):
             self.live.accepted += 1
@@ -214,21 +214,32 @@ class _Run:
 
     @property
     def outcome(self) -> Outcome:
-        reasons = Counter(
-            d.problem if isinstance(d, Rejected) else d.problem.name
-            for d in self.decisions.values() if not isinstance(d, Accepted)
-        )  # fmt: skip
+        reasons: Counter[str] = Counter()
+        failed = ""
+        for at, decision in sorted(self.decisions.items()):
+            if isinstance(decision, Accepted):
+                continue
+            problem = decision.problem if isinstance(decision, Rejected) else decision.problem.name
+            reasons[problem] += 1
+            if problem in FAULTS:
+                failed = failed or _told(self.entries[at], decision)
         rejected = sum(reasons.values())
         undecided = len(self.entries) - len(self.decisions) - len(self.unanswered)
         return Outcome(
             len(self.decisions) - rejected, rejected, len(self.unanswered), undecided, dict(sorted(reasons.items())),
-            self.stopped, self.interrupted, self.failed,
+            self.stopped, self.interrupted, failed,
         )  # fmt: skip
 
 
 def write_rejected(out: Path, rejected: Sequence[Rejected]) -> None:
     """The file of what cannot be used, where there is nothing else."""
     write_whole(out / REJECTED, _lines([_unusable_line(each) for each in rejected]))
+
+
+def _told(entry: Entry, decision: Refused | Rejected) -> str:
+    if isinstance(entry, Item) and isinstance(decision, Refused):
+        return f"{entry.id}: {decision.problem.message}"
+    return str(decision)
 
 
 def _unusable_line(rejected: Rejected) -> dict[str, Any]:

@@ -220,5 +220,5 @@ class Fails:
 
 def test_a_failing_verifier_costs_one_attempt_and_is_named(tmp_path: Path) -> None:
     (found,), server = annotated(tmp_path, [record(1)], right, filter=Filter(Fails(), "fails", 0.5))
-    assert found.problem.name == "unscored" and "boom" in found.problem.message
+    assert found.problem.name == "verifier-failed" and "boom" in found.problem.message
     assert len(server.answered) == 1

@@ -287,6 +287,42 @@ def test_an_error_of_our_own_is_told_and_shows_in_the_exit_code(
             assert len(server.answered) == 6, "a reply was paid for twice"
 
 
+class Raising:
+    async def score(self, prompt: Any, candidates: Any, model: Any) -> Any:
+        raise RuntimeError("no such file: judge.bin")
+
+
+class Verified(Options):
+    def filter(self) -> Filter:
+        return Filter(Raising(), "raising", 0.5)
+
+
+def test_a_verifier_that_fails_shows_in_the_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with ChatServer(right) as server:
+        given = options(tmp_path, server.url)
+        verified = Verified(**{each.name: getattr(given, each.name) for each in fields(Options)})
+        assert command.annotate(verified) == command.FAILED
+        told = capsys.readouterr().err
+        assert "0 accepted, 6 rejected (verifier-failed 6)" in told
+        assert (
+            "6 records failed by a fault" in told and "the first card-0: Raising failed: RuntimeError: no such" in told
+        )
+        assert command.annotate(given) == 0 and len(server.answered) == 6
+
+
+def test_a_picture_that_cannot_be_placed_shows_in_the_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ChatServer(right) as server:
+        given = options(tmp_path, server.url)
+        first = read_lines(Path(given.sources[0]))[0]["image"]
+        (tmp_path / "out" / Path(given.sources[0]).stem / first).mkdir(parents=True)
+        assert command.annotate(given) == command.FAILED
+        told = capsys.readouterr().err
+        assert "5 accepted, 1 rejected (image-not-placed 1)" in told
+        assert "1 records failed by a fault" in told and ":1: image" in told
+
+
 def test_more_fields_of_a_request_are_sent(tmp_path: Path) -> None:
     with ChatServer(right) as server:
         command.annotate(options(tmp_path, server.url, range(1), extra='{"top_k": 20}', temperature=0.5))
