@@ -26,8 +26,8 @@ _MARKED = re.compile(
     re.IGNORECASE,
 )
 _BARE = re.compile(
-    r"(?:\b(?:is|be|choose|chose|select|pick|say|with|was|answer|actually|therefore|thus|so|it's|or|and|but|nor|not|neither|to|however|yet|maybe|perhaps|possibly|kidding|rather)\s+|[=:]\s*|^\s*|[.!?]\s+|\n\s*|,\s*|/\s*)"
-    r"[\"']?([A-Z])[\"']?(?=\s*(?:[.,;:!?()/\n]|$|\s(?:because|since|as|is|or|and|nor|not|but|rather|instead|given|which|due|was|looks|seems|would|can|-)\b|\s-))"
+    r"(?:\b(?:is|be|choose|chose|select|pick|say|with|was|answer|actually|therefore|thus|so|it's|or|and|no|mean|guess|think|believe|but|nor|not|neither|to|however|yet|maybe|perhaps|possibly|kidding|rather)\s+|[=:→≠]\s*|^\s*|[.!?]\s+|\n\s*|[,;]\s*|/\s*)"
+    r"[\"']?([A-Z])[\"']?(?=\s*(?:[.,;:!?()/\n→≠]|$|\s(?:because|since|as|is|or|and|nor|not|but|rather|instead|given|which|due|was|looks|seems|would|can|-)\b|\s-))"
 )
 _PAIR = re.compile(
     r"(?<![\w'])([A-Z])(?=[)\]\"']*\s*(?:,|/|&|\bor\b|\band\b|\bnor\b|\bvs)\s*[(\[\"']*([A-Z])(?![\w']))"
@@ -69,6 +69,12 @@ _FUNCTION_WORDS = frozenset(
 )
 """Words of any sentence: as options they are named where they end the text ("It is on."), not on the way."""
 _LIST_GAP = re.compile(r"[\s)\"'\]]*(?:,|/|\bor\b|\bnor\b|\band\b|,\s*(?:or|nor|and)\b)[\s(\"'\[]*", re.IGNORECASE)
+_ABOUT_LETTER = re.compile(
+    r"\b(?:(?:start|begin|end|rhym|compar|finish)\w* (?:with|in|to)|(?:next|related|similar|close|adjacent|near|opposed|opposite|prior|due|prefer\w* \S+) to|far from|nowhere near"
+    r"|(?:first|second|last|initial|final|middle) (?:letter|character|word) (?:is|was))(?:\s+(?:an?|the))?(?:\s+letter)?\s*[\"'(]*$",
+    re.IGNORECASE,
+)
+"""A letter of the alphabet, or what the answer stands beside, is no answer."""
 _HARD_NEGATION = re.compile(r"\b(?:not|neither|nor|none of)\W+(?:\w+\W+)?$|n't\s+$", re.IGNORECASE)
 
 
@@ -98,7 +104,7 @@ def whole_letter(text: str) -> str | None:
 
 def find(text: str, options: Mapping[str, str]) -> tuple[str | None, str]:
     """The letter of the option that a cleaned text names, and by which rule; None where it names none or several."""
-    part = segment(text)
+    part = segment(text, polar=any(map(_polar, options.values())))
     letter, rule = _named(COPULA_BEHIND.sub("", part.statement), options, part.led)
     if letter is None and rule == "none" and (earlier := before_boxes(text)) is not None:  # the boxes are of reasoning
         letter, rule = _named(earlier.statement, options, True)
@@ -127,7 +133,8 @@ def _named(text: str, options: Mapping[str, str], led: bool) -> tuple[str | None
         return letter, "choice:value"
     plain = {letter: option for letter, option in options.items() if _polar(option) is None}
     named, written = _letter_mentions(text, known), _text_mentions(text, plain, strict=not led)
-    letter, rule = _agreed(_standing(text, named), _standing(text, written), text, options)
+    letters = [m for m in _standing(text, named) if not _ABOUT_LETTER.search(text, max(0, m.start - 40), m.start)]
+    letter, rule = _agreed(letters, _standing(text, written), text, options)
     if len(plain) < len(options) and rule in ("none", "choice:letter"):
         letter, rule = _with_polarity(letter, rule, text, options, led)
     if rule == "none" and not written and options and (stated := numbers.read(text)[0]) is not None:

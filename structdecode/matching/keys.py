@@ -111,7 +111,7 @@ def _text(text: str) -> Hashable | None:
 
 def _unknown(text: str, question: str) -> Hashable | None:
     """The kind is unknown: a letter, a yes or no, a value or a formula where that is all that is stated, else words."""
-    part = segment(clean(text))
+    part = segment(clean(text), polar=True)
     stated = part.statement.strip()
     if letter := choice.whole_letter(stated):
         return ("choice", letter)

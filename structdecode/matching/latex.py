@@ -7,8 +7,8 @@ import re
 
 from structdecode.matching import numbers, symbolic
 from structdecode.matching.exact import evaluate
-from structdecode.matching.quantities import amount
-from structdecode.matching.texts import boxes, negates, outer, segment, unify
+from structdecode.matching.quantities import altered, amount
+from structdecode.matching.texts import boxes, negated, outer, segment, unify
 from structdecode.matching.types import Match, Question
 from structdecode.matching.units import SPELLING
 
@@ -53,7 +53,7 @@ def formula(text: str) -> str:
     part = segment(text)
     stated = part.statement
     formulas = list(_DOLLARS.finditer(stated))
-    if formulas and negates(stated[: formulas[-1].start()]):
+    if formulas and (negated(stated, *formulas[-1].span()) or altered(stated, formulas[-1].start())):
         return ""
     dollars = [next(filter(None, found.groups())) for found in formulas]
     if dollars and (unit := _UNIT.match(stated, formulas[-1].end()) or _NOUN.fullmatch(stated, formulas[-1].end())):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 
+from structdecode.matching.number_words import words_beside_digits, words_to_digits
 from structdecode.matching.quantities import (
     Quantity,
     amount,
@@ -16,7 +17,6 @@ from structdecode.matching.quantities import (
     quantities,
     settled,
     whole_quantity,
-    words_to_digits,
 )
 from structdecode.matching.texts import clean, negated, segment, unify
 from structdecode.matching.types import Match, Question
@@ -29,7 +29,7 @@ _ADJUNCT = re.compile(
     r"\b(?:in|by|since|from|after|before|until|during|of|on|year|out of)\s+(?:the\s+|year\s+)*$", re.IGNORECASE
 )
 _CONCLUDES = re.compile(
-    r"(?:\b(?:leav(?:ing|es)|makes|making|giv(?:es|ing)|equals?|totals?|totall?ing|in total|so|therefore|thus|hence|which is|yields?|results? in"
+    r"(?:\b(?:leav(?:ing|es)|makes?|making|giv(?:es|ing)|equals?|totals?|totall?ing|in total|so|therefore|thus|hence|which is|yields?|results? in"
     r"|comes? to|adds? up to|sums? to|becomes|remain(?:s|ing)?|altogether|that is|get|there (?:are|is|will be) (?:now|still)|i count|=|≈|:)"
     r"(?:\s+(?:there|are|is|it|we|he|she|they|a|an|the|total|of|to|about|get|have|has|be|exactly|only|us|you|with|answer|now|still))*|→|⇒)\s*[,:]?\s*[$€£]?$",
     re.IGNORECASE,
@@ -88,6 +88,8 @@ _NO_UNITS = frozenset(
 _MANY = ("M", "B", "T")
 """Units that are none known, and millions, billions and trillions in the papers."""
 _FORMULA = re.compile(r"\\[a-zA-Z]|[√π|!^]|\b(?:pi|e)\b")
+_COMPARED = re.compile(r"\s+(?i:(more|less|fewer|short|extra|additional|off|too (?:many|few|much)))(?=\W*$|\s+than\b)")
+"""Behind a number, with no noun between: what is asked has to be a difference."""
 _NOTHING = re.compile(
     r"(?:there (?:are|is|were|was) )?(?:none|no (?P<noun>[\w ]{1,40}?))(?: (?:at all|left|visible|in|on|that)\b.*)?[.!]?",
     re.IGNORECASE,
@@ -122,8 +124,8 @@ def read(text: str, asked: str = "") -> tuple[Quantity | None, str, str]:
     statement = plain_math(part.statement)
     if _FORMULA.search(part.statement) and (formula := _formula(part.statement)) is not None:
         return replace(formula, start=0, end=len(statement)), "", statement
-    if not any(c.isdigit() for c in statement):
-        statement = words_to_digits(statement)
+    numerals = any(c.isdigit() for c in statement)
+    statement = words_beside_digits(statement) if numerals else words_to_digits(statement)
     found = quantities(statement)
     if not found:
         nothing = _NOTHING.fullmatch(statement.strip())
@@ -131,6 +133,8 @@ def read(text: str, asked: str = "") -> tuple[Quantity | None, str, str]:
             return None, "none", statement
         found = [Quantity(Fraction(0), None, 0, len(statement))]
     answer, problem = _chosen(statement, found, part.led)
+    if answer is not None and (compared := _COMPARED.match(statement, answer.end)) and compared[1] not in asked.lower():
+        problem = problem or "expression"
     if answer is None or problem:
         return None, f"number:{problem}", statement
     return answer, "", statement
@@ -144,7 +148,7 @@ def _result(statement: str) -> str:
     r"""A formula by itself; of "4 \cdot 5 = 20" what comes last."""
     if statement.count("$") == 2 and (alone := _IN_DOLLARS.fullmatch(statement.strip())):
         statement = alone[1] + " " + alone[2]
-    return statement.rpartition("=")[2]
+    return "" if "≠" in statement else statement.rpartition("=")[2]
 
 
 def compare(answer: Quantity, reference: str, question: Question, statement: str = "") -> tuple[bool, str]:

@@ -10,6 +10,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 from structdecode.matching.exact import evaluate
+from structdecode.matching.number_words import NUMBER_WORDS, SCALES, words_to_digits
 from structdecode.matching.texts import unify
 from structdecode.matching.units import SPELLING, Unit, unit_named
 
@@ -29,47 +30,30 @@ _TOKEN = re.compile(
     r"(?P<kilo>[kK](?!\w))?(?:\s(?P<scale>(?i:dozen|hundred|thousand|million|billion|trillion))\b)?"
     rf"(?:[\s-]{{0,2}}(?:(?P<unit>(?i:{SPELLING}))|(?P<strange>{_STRANGE}))|(?P<attached>[^\W\d]|\^))?"
 )
-_SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
-_SMALL = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-)  # fmt: skip
-_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-_VALUES = {word: i for i, word in enumerate(_SMALL)} | {word: 10 * i + 20 for i, word in enumerate(_TENS)}
-_UNIT_WORD = "|".join(_SMALL[1:10])
-_UP_TO_99 = rf"(?:(?:{'|'.join(_TENS)})(?:[\s-](?:{_UNIT_WORD}))?|{'|'.join(sorted(_SMALL, key=len, reverse=True))})"
-_WORDS = re.compile(
-    rf"\b(?:(?P<hundreds>{_UNIT_WORD}|an?)\s(?P<big>hundred|dozen|thousand|million)(?!\s(?:hundred|thousand|million))"
-    rf"(?:\s(?:and\s)?(?P<rest>{_UP_TO_99}))?|(?P<small>{_UP_TO_99})(?=\s(?:thousand|million|billion|dozen)\b)|(?P<half>(?:an?\s|one[\s-])?half)"
-    rf"|(?P<plain>{_UP_TO_99})|(?P<hundred>hundred))\b",
-    re.IGNORECASE,
-)
-_PRONOUN_BEFORE = re.compile(
-    r"\b(?:no|the|this|that|each|which|any|every|left|right|first|last|another|other|some|red|blue|green|big|small)\s$",
-    re.IGNORECASE,
-)
-_PRONOUN_AFTER = re.compile(
-    r"\s(?:of|can|could|may|might|should|has|must|another|who|that|would|thing)\b", re.IGNORECASE
-)
 _LABEL = re.compile(r"\b(?:step|figure|fig\.?|table|page|equation|eq\.?|option|question|image|picture|chapter|section|line|item|no\.)\s?#?\(?$", re.IGNORECASE)  # fmt: skip
+_AROUND = 16
 _BOUND = re.compile(
     r"(?:\b(?:more|less|fewer|greater|larger|smaller|higher|lower) than|\bat (?:least|most)|\bover|\bunder|\babove|\bbelow"
-    r"|\bup to|\bexceeds|\bnearly|\balmost|\bclose to|\bbetween|[<>≤≥]|≠|!=)\s*$",
+    r"|\bup to|\bexceeds|\bnearly|\balmost|\b(?:close|next) to|\bshort of|\bfar from|\bnowhere near|\bbetween|\b(?:an?\s)?(?:maximum|minimum)(?: of)?|[<>≤≥≠]|!=|\\n(?:eq?|ot\s*=))\s*$",
     re.IGNORECASE,
 )
 _OPERATOR = re.compile(
-    r"\s*[+*\u00d7÷/·]\s*|\s+-\s+|\s*±\s*|\s+(?:plus|minus|times|divided by)\s+|\s*\bin\s+|\s+(?:out\s+)?of\s+(?:the\s+|all\s+)?|[ \t]+"
+    r"\s*[+*\u00d7÷/·]\s*|\s+-\s+|\s*±\s*|\s+(?:plus|minus|times|over|into|from|take away|per|mod(?:ulo)?|(?:multiplied|divided) by|added to|subtracted from)\s+|\s*\bin\s+|\s+(?:out\s+)?of\s+(?:the\s+|all\s+)?|[ \t]+"
+)
+_BOUND_AFTER = re.compile(
+    r"\s*(?:at (?:most|least)|or (?:more|less|fewer|over|under|higher|lower|greater|above|below)|and (?:up|over|above|below|counting)|below|minimum|maximum|[<>≤≥≠]|!=\s)(?!\w)",
+    re.IGNORECASE,
 )
 _FUNCTION_BEFORE = re.compile(
-    r"(?:√|(?<![a-zA-Z])[a-zA-Z](?=\()|\bsqrt|\\[a-z]+|\blog|\bln|\bsin|\bcos|\btan|\b(?:root|square|cube|half|third|double|product|sum|difference|quotient) of|\bdouble|\btwice)\s*[({]{0,2}\s*$",
+    r"(?:√|(?<![a-zA-Z])[a-zA-Z](?=\()|\bsqrt|\\[a-z]+|\blog|\bln|\bsin|\bcos|\btan|\b(?:root|square|cube|half|third|double|product|sum|difference|quotient|inverse|reciprocal|negative|opposite|multiple|multiples) of|\b(?:double|triple|treble|quadruple|half|twice|thrice|times|subtract|(?:multipl\w+|divided?|divide) by|divisible by|mod(?:ulo)?)|[!¬±]|\+/-)\s*[({]{0,2}\s*$",
     re.IGNORECASE,
 )
 _FACTOR_AFTER = re.compile(
-    r"\s*(?:\\[a-z]+|π|pi\b|squared|cubed|factorial|[ijxyz]\b|(?:more|less|fewer) than [a-z]\b|[-+*/]\s*\d*[a-zA-Z]\b|[<>≤≥]|\\[lg]eq?\b|and (?:a|one) (?:half|quarter|third)\b|[\s-]*(?:halves|(?:third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth)s?)\b"
+    r"\s*(?:\\[a-z]+|π|pi\b|squared|cubed|factorial|(?i:(?:doubled|halved|tripled|trebled|quadrupled|twice|thrice|mod|modulo|hex|(?:in |in the )?(?:binary|hexadecimal|octal)|degrees below)\b)|[\s-]?fold\b|,? give or take\b|and (?:change|a bit|some)\b|[\s-]?(?:odd|something)\b(?!\s\w)|[ijxyz]\b|(?:more|less|fewer) than [a-z]\b|[-+*/]\s*\d*[a-zA-Z]\b|[<>≤≥]|\\[lg]eq?\b|and (?:a|one) (?:half|quarter|third)\b|[\s-]*(?:halves|(?:third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth)s?)\b"
     r"|times (?:\w+er|as|more|the)\b|o'clock|-ish|\+(?!\s*\d)"
     r"|(?i:bps|lakhs?|crores?|mio|mrd|mln|dozens|tens|score|hundreds|thousands|millions|billions|to the power|raised to)\b|(?:more|less|fewer) than (?:\d|[a-z]+\b)|[‰‱万萬千百亿億十]|below zero\b"
-    rf"|(?i:point|plus|minus|times|over|divided by)\s(?:{'|'.join(_SMALL)})\b|and (?:{'|'.join(_SMALL)}) (?:halves|quarters?|thirds?|fourths?|fifths?)\b"
+    rf"|(?i:point|plus|minus|times|over|divided by)\s(?:{'|'.join(NUMBER_WORDS)})\b|and (?:{'|'.join(NUMBER_WORDS)}) (?:halves|quarters?|thirds?|fourths?|fifths?)\b"
     r"|\(\s*(?i:wrong|incorrect|not)\b)",
 )
 _RANGE = re.compile(r"\s*(?:-|~|\.\.+|…)\s*|\s+(?:to|through)\s+")
@@ -203,14 +187,18 @@ def _read(text: str, match: re.Match[str]) -> Quantity | None:
     partial = _PART_BEFORE.search(text[max(0, match.start() - 16) : match.start()]) or _PART_AFTER.match(text, end)
     around = (
         partial
-        or _FUNCTION_BEFORE.search(text, max(0, match.start() - 16), match.start())
+        or _FUNCTION_BEFORE.search(text, max(0, match.start() - _AROUND), match.start())
         or _FACTOR_AFTER.match(text, end)
     )
-    spoilt = (
-        "expression" if around else "bound" if _BOUND.search(text, max(0, match.start() - 16), match.start()) else ""
-    )
+    bound = _BOUND.search(text, max(0, match.start() - _AROUND), match.start()) or _BOUND_AFTER.match(text, end)
+    spoilt = "expression" if around else "bound" if bound else ""
     start = match.start() if minus or not sign else match.start("sign") + len(match["sign"])
     return Quantity(value, unit, start, end, spoilt=spoilt)
+
+
+def altered(text: str, start: int) -> bool:
+    """Whether what stands before a number or a formula makes another of it: "twice", "at least"."""
+    return any(pattern.search(text, max(0, start - _AROUND), start) for pattern in (_BOUND, _FUNCTION_BEFORE))
 
 
 def _is_operator(text: str, match: re.Match[str]) -> bool:
@@ -247,7 +235,7 @@ def _value(match: re.Match[str]) -> Fraction | None:
     if abs(exponent) > MAX_DIGITS:
         return None
     value *= Fraction(10) ** exponent
-    return value * (1000 if match["kilo"] else 1) * _SCALES.get((match["scale"] or "").lower(), 1)
+    return value * (1000 if match["kilo"] else 1) * SCALES.get((match["scale"] or "").lower(), 1)
 
 
 def _decimal(numeral: str) -> Fraction:
@@ -292,34 +280,6 @@ def _joined(text: str, found: Iterator[Quantity]) -> Iterator[Quantity]:
         previous = replace(q, spoilt=kind) if kind else q
     if previous is not None:
         yield previous
-
-
-def words_to_digits(text: str) -> str:
-    """Zero to a hundred and the usual large numbers; "one" only where it is no pronoun."""
-
-    def digits(match: re.Match[str]) -> str:
-        word = match.group().lower()
-        if word in ("one", "half") and not _counts(text, match):
-            return match.group()
-        if match["half"]:
-            return "1/2"
-        if match["big"]:
-            count = _VALUES.get(match["hundreds"].lower(), 1)
-            return str(count * _SCALES[match["big"].lower()] + (_up_to_99(match["rest"]) if match["rest"] else 0))
-        if match["hundred"]:
-            return "100"
-        return str(_up_to_99(match["small"] or match["plain"]))
-
-    return _WORDS.sub(digits, text)
-
-
-def _counts(text: str, match: re.Match[str]) -> bool:
-    before = text[max(0, match.start() - 12) : match.start()]
-    return not _PRONOUN_BEFORE.search(before) and not _PRONOUN_AFTER.match(text, match.end())
-
-
-def _up_to_99(words: str) -> int:
-    return sum(_VALUES[word] for word in re.split(r"[\s-]", words.lower()))
 
 
 def canonical(value: Fraction) -> str:

@@ -39,7 +39,7 @@ def normalise(text: str) -> str:
 def match(text: str, question: Question) -> Match:
     """The whole answer, or what stands behind "the answer is", equals a reference."""
     text = clean(text)
-    part = segment(text)
+    part = segment(text, polar=True)
     references = {normalise(reference) for reference in question.answers} - {""}
     whole = normalise(text)
     if whole in references:
@@ -56,15 +56,17 @@ def match(text: str, question: Question) -> Match:
 
 def reading(text: str) -> str:
     """The answer itself, normalised: without what leads to it and what frames it."""
-    return normalise(_readings(segment(clean(text)))[-1][0])
+    return normalise(_readings(segment(clean(text), polar=True))[-1][0])
 
 
 _TAKEN_BACK = re.compile(
-    r"\W*(?:wrong|incorrect|not|no|or|alternatively|otherwise|just kidding|actually|wait"
-    r"|(?:but\s+)?(?:that|this|it)(?:'s|\s+is|\s+was|\s+would be|\s+may be)\s+(?:\w+ly\s+)?(?:wrong|incorrect|false|not))\b",
+    r"\W*(?:wrong|incorrect|false|not|no|nope|nah|or|but|however|alternatively|otherwise|sorry|oops|(?:i'm\s+)?(?:just\s+)?(?:kidding|joking)|never ?mind|(?:scrap|forget|ignore) that|hmm+|i mean|actually|wait"
+    r"|(?:but\s+)?(?:that|this|it)(?:'s|\s+is|\s+was|\s+would be|\s+may be)\s+(?:\w+ly\s+)?(?:wrong|incorrect|false|an?\s+(?:lie|joke|mistake)|not))\b",
     re.IGNORECASE,
 )
 """How a sentence begins that takes back what the one before it said."""
+_FRAGMENT = re.compile(r"(?:an?\s+|the\s+)?(?!yes|indeed|done|thanks|exactly)[\w'-]+(?<!ly)", re.IGNORECASE)
+"""A noun by itself, which may be another answer: "The answer is dog. Cat."."""
 
 
 def _readings(part: Segment) -> list[tuple[str, str]]:
@@ -72,7 +74,7 @@ def _readings(part: Segment) -> list[tuple[str, str]]:
     readings = [(part.text, "text:led" if part.led else "text:exact")]
     if part.led and (parts := sentences(part.statement)):
         readings += [(part.statement, "text:led")]
-        taken_back = len(parts) > 1 and _TAKEN_BACK.match(parts[1]) is not None
+        taken_back = len(parts) > 1 and (_TAKEN_BACK.match(parts[1]) or _FRAGMENT.fullmatch(parts[1]))
         if not _ABBREVIATED.search(parts[0]) and not taken_back:
             readings += [(parts[0], "text:led")]
     framed = _FRAME.match(readings[-1][0])

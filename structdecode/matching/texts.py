@@ -10,6 +10,8 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from structdecode.matching.withdrawn import ALTERNATIVE, EARLIER_LEAD, RETRACTION, takes_back, without_superseded
+
 MAX_CHARACTERS = 8000
 
 _SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-", strict=True))
@@ -33,6 +35,17 @@ _BLANKS = re.compile(r"[^\S\n]{2,}")
 _EMPHASIS = re.compile(r"\*\*|__|(?<![\w*])\*(?=[^\s*])|(?<=[^\s*])\*(?![\w*])")
 _BLOCK = re.compile(r"(?m)^[ \t]*(?:#{1,3}(?!#)[ \t]*|[*+][ \t]+|- +(?=[^\d\s]))")
 
+_SIGNS = [
+    ("≠", re.compile(r"(?<![\w)\]}!])!=+|=/=|<>|\\neq?(?![a-zA-Z])|\\not\s*=")),
+    ("¬", re.compile(r"(?<![^\s(\[])!(?=[\w(])|\\(?:lnot|neg)(?![a-zA-Z])\s*")),
+    (
+        "→",
+        re.compile(
+            r"(?<![-<])-{1,3}>|(?<![<=])(?<!\b\w)(?<!\b\w\s)={1,2}>|[⇒⟶⟹➔➜]|\\(?:to|[lL]ongrightarrow|[rR]ightarrow|implies)(?![a-zA-Z])"
+        ),
+    ),
+]
+"""One spelling for each of is-not, not, and leads-to. A "!" behind a number is a factorial, "x => 5" may be a bound."""
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s?\{([^{}\\]*)\}")
 
 _OTHER_LEADS = (
@@ -53,7 +66,7 @@ Portuguese, Italian, Russian, Dutch, Arabic."""
 _LEAD = re.compile(
     r"(?:\b(?:answer|conclusion)|\b(?:correct|right|best|final)\s(?:option|choice|result|value|response))"
     r"(?:\s(?:to|for|of)\s[^.\n:?!]{0,60}?)?"
-    r"(?:\s?:|\s?=|\s(?:is|are|was)\b(?!n't)|\s(?:would|should|must|has to)\sbe\b)(?:\s?:)?|####|" + _OTHER_LEADS,
+    r"(?:\s?:|\s?=|\s?→|\s(?:is|are|was)\b(?!n't)|\s(?:would|should|must|has to)\sbe\b)(?:\s?:)?|####|" + _OTHER_LEADS,
     re.IGNORECASE,
 )
 _LISTED = re.compile(r"[\s$,;/.*]*(?:\b(?:or|and)\b)?[\s$*]*", re.IGNORECASE)
@@ -63,15 +76,14 @@ COPULA_BEHIND = re.compile(
 _CLOSING = re.compile(
     r"(?:so|therefore|thus|hence|in conclusion|overall|finally|in summary|consequently)\b,?:?\s", re.IGNORECASE
 )
-_RETRACTION = re.compile(
-    r"\b(?:wait|scratch that|on second thought|correction|i made a mistake|i was wrong|let me re\w+|actually)\b[,.:!]*",
-    re.IGNORECASE,
-)
 _HYPOTHETICAL = re.compile(
     r"\b(?:if|whether|suppose|assum\w+|unless|not|never|doubt|wrong|incorrect|why|might|could|nobody|false|cannot|unclear|nicht|keine|pas|ne|non?|nao|não|falsche)\b|n't\b|不|别|如果|若|ない|아니",
     re.IGNORECASE,
 )
-_SUPPOSITION = re.compile(r"^\s*(?:if|suppose|assuming|unless)\b[^,\n]*(?:,|$)", re.IGNORECASE)
+_SUPPOSITION = re.compile(
+    r"^\s*(?:if|suppose|assum(?:ing|e)|unless|pretend|imagine|i (?:wish|hope)|let \w be)\b[^,\n]*(?:,|$)", re.IGNORECASE
+)
+_DENIES = re.compile(r"\W*(?:no|not|none|never|false)\b", re.IGNORECASE)
 _CLAUSE_END = re.compile(r"[.,;:!?\n]|\bbut\b|\bso\b")
 _SENTENCE_END = re.compile(r"(?<![.!?])[.!?]+(?=\s|$)|\n")
 _REASON = re.compile(
@@ -79,14 +91,26 @@ _REASON = re.compile(
 )
 
 NEGATION = re.compile(
-    r"\b(?:not|never|neither|nor|cannot|unlike|except|rather than|instead of|other than|rul\w+ out|eliminat\w+|exclud\w+"
-    r"|i doubt|no|none of|hardly|without|less|lacks?|avoid|opposite of|(?:could|might|may) (?:\w+ )?be|wrong|incorrect|false|unlikely|no longer|than)\b|n't\b|\b(?:dont|doesnt|isnt|cant|wont|arent|wasnt)\b",
+    r"[≠¬]|\b(?:not|never|neither|nor|cannot|unlike|unequal|differ\w* from|disagree\w*|except|rather than|instead of|other than|rul\w+ out|eliminat\w+|exclud\w+"
+    r"|i doubt|no|none of|hardly|without|less|lacks?|avoid|opposite of|(?:could|might|may) (?:\w+ )?be|(?:could|should|would|might|may) have been|wrong|incorrect|false|unlikely|no longer|than)\b|n't\b|\b(?:dont|doesnt|isnt|cant|wont|arent|wasnt)\b",
     re.IGNORECASE,
 )
-_ALL_BUT = re.compile(r"\b(?:anything|all|any|everything|everyone) but\b[^.,;\n]{0,30}$", re.IGNORECASE)
+_DOUBTED_AFTER = re.compile(
+    r"[\s\"')\]*]*(?:\(\s*(?:wrong|incorrect|false|no)\s*\)|[:→-]\s*(?:no|wrong|incorrect|false)\s*(?:[.,;\n]|$)"
+    r"|(?:is|was|seems|looks|appears|sounds|would be)\s+(?:\w+\s+)?\w+,?\s+(?:but\s+(?:it\s+)?(?:isn't|is not|not|wrong|incorrect|no)|if)\b)",
+    re.IGNORECASE,
+)
+_PARTLY = re.compile(r"\b(?:almost|nearly|partly|partially|half|somewhat|a bit)\s+$", re.IGNORECASE)
+_ABOUT_ANSWER = re.compile(
+    r"\b(?:answer|result|solution)\s+(?:starts?|begins?|ends?|contains?|includes|has|rhymes|comes?|lies|differs|(?:is|was)\s+(?:next|close|related|similar|near)\s+to)\b"
+    r"|\b(?:it|word|name|number)\s+(?:starts|begins|ends|rhymes) (?:with|in)\s*$",
+    re.IGNORECASE,
+)
+"""The clause says something of the answer and does not give it: "the answer starts with A"."""
+_ALL_BUT = re.compile(r"\b(?:anything|all|any|everything|everyone|anywhere) but\b[^.,;\n]{0,30}$", re.IGNORECASE)
 _NEGATED_AFTER = re.compile(
     r"[\s\"')\]*]*(?:(?:is|are|was|were|would be|seems|looks|can be|must be|should be|cannot be|can't be|isn't|aren't|wasn't)\s)?"
-    r"(?:\w+\s)?(?:not|wrong|incorrect|false|impossible|excluded|eliminated|discarded|dismissed|rejected|fails?\b|out\b(?! of)|(?:the )?least\b|ruled out|unlikely|cannot|isn't|aren't|wasn't"
+    r"(?:\w+\s)?(?:not|wrong|incorrect|false|impossible|excluded|eliminated|discarded|dismissed|rejected|fails?\b|tempting|too (?:many|few|much|low|high)|an? (?:trap|decoy|distractor|mistake|error|joke|lie)\b|out\b(?! of)|(?:the )?least\b|ruled out|unlikely|cannot|isn't|aren't|wasn't"
     r"|doesn't|don't|can't|couldn't|wouldn't)\b",
     re.IGNORECASE,
 )
@@ -128,6 +152,8 @@ def unify(text: str) -> str:
 def clean(text: str) -> str:
     """The answer as plain text: the last CONCLUSION (or answer) if it has such tags, without markdown."""
     text = _TEXT_COMMAND.sub(r"\1", unify(outer(text)).replace("'''", ""))
+    for sign, spelling in _SIGNS:
+        text = spelling.sub(sign, text)
     text = _BLOCK.sub("", _EMPHASIS.sub("", text))
     return text.strip(_AT_THE_ENDS + "'\"") if text.count("'") != 1 else text.strip()
 
@@ -157,11 +183,14 @@ def boxes(text: str) -> Iterator[tuple[int, int, str]]:
         yield start, end, text[body : end - 1]
 
 
-def segment(text: str) -> Segment:
+def segment(text: str, polar: bool = False) -> Segment:
     """What stands behind the last "the answer is" or in the last box, else all of the text.
 
-    A lead that is asked, denied or supposed ("if the answer is B") is none. Where the text takes back its answer
-    ("wait, ..."), what follows decides.
+    A lead that is asked, denied or supposed ("if the answer is B") is none. Where the text turns to another answer
+    ("wait, ..."), what follows decides; where it ends by taking its answer back ("B. No."), nothing is stated.
+
+    Args:
+        polar: "No." at the end may be the answer itself, rather than take one back.
     """
     found = _boxed(text)
     for lead in reversed(list(_LEAD.finditer(text, found[0] if found else 0))):
@@ -169,11 +198,16 @@ def segment(text: str) -> Segment:
             found = (lead.start(), lead.end(), stated)
             break
     if found is None:
-        return Segment(text)
-    retractions = list(_RETRACTION.finditer(text, found[1]))
+        return Segment("" if takes_back(text, polar) else text)
+    retractions = list(RETRACTION.finditer(text, found[1]))
     if retractions and (rest := text[retractions[-1].end() :].strip()):
         return Segment(rest)
-    return Segment(found[2].strip(), led=True)
+    stated = found[2].strip()
+    if takes_back(text[found[0] :], bool(_DENIES.match(stated))):
+        return Segment("", led=True)
+    if (other := ALTERNATIVE.search(text, max(found[1], len(text) - 60))) is not None:
+        stated = f"{_SENTENCE_END.split(stated)[0]} or {other['other'] or other['alone']}"
+    return Segment(stated, led=True)
 
 
 def before_boxes(text: str) -> Segment | None:
@@ -207,7 +241,7 @@ def _stated(text: str, lead: re.Match[str]) -> str | None:
     """The rest of the lead's line (or the next line, where that is empty), if it is a statement."""
     clause = text[max(0, lead.start() - 80) : lead.start()]
     clause = _CLAUSE_END.split(clause)[-1]
-    if _HYPOTHETICAL.search(clause):
+    if _HYPOTHETICAL.search(clause) or EARLIER_LEAD.search(clause):
         return None
     rest = text[lead.end() :].lstrip()
     line = rest.split("\n", 1)[0]
@@ -219,13 +253,13 @@ def _stated(text: str, lead: re.Match[str]) -> str | None:
 
 
 def asserted(text: str) -> str:
-    """Without questions and suppositions: "Is it B?" and "If it is B, ..." say nothing about B."""
+    """Without questions, suppositions and earlier guesses: "Is it B?" and "If it is B, ..." say nothing about B."""
     kept, start = [], 0
     for end in [*_SENTENCE_END.finditer(text), None]:
         sentence = text[start : end.end() if end else None]
         start = end.end() if end else len(text)
         if not sentence.rstrip().endswith("?"):
-            kept.append(_SUPPOSITION.sub("", sentence))
+            kept.append(without_superseded(_SUPPOSITION.sub("", sentence)))
     return "".join(kept).strip()
 
 
@@ -243,10 +277,14 @@ def closing(text: str) -> str | None:
 
 
 def negates(before: str) -> bool:
-    """Whether the last clause of a text denies what comes next."""
-    return bool(NEGATION.search(_CLAUSE_END.split(before)[-1])) or bool(_ALL_BUT.search(before))
+    """Whether the last clause of a text denies what comes next, or only describes it."""
+    clause = _CLAUSE_END.split(before)[-1]
+    return bool(
+        NEGATION.search(clause) or _ABOUT_ANSWER.search(clause) or _ALL_BUT.search(before) or _PARTLY.search(before)
+    )
 
 
 def negated(text: str, start: int, end: int) -> bool:
     """Whether what stands at ``start:end`` is denied in its own clause."""
-    return negates(text[max(0, start - 80) : start]) or bool(_NEGATED_AFTER.match(text, end, min(len(text), end + 60)))
+    behind = (pattern.match(text, end, min(len(text), end + 60)) for pattern in (_NEGATED_AFTER, _DOUBTED_AFTER))
+    return negates(text[max(0, start - 80) : start]) or any(behind)

@@ -27,8 +27,8 @@ def test_case(case: Case) -> None:
 
 def test_the_table_is_large_and_tries_to_be_wrong() -> None:
     expected = Counter(case.expected for case in CASES)
-    assert len(CASES) >= 900
-    assert expected["wrong"] >= 350, "false accepts are what it is for"
+    assert len(CASES) >= 1700
+    assert expected["wrong"] >= 700, "false accepts are what it is for"
     assert min(expected[status] for status in ("abstained", "refused", "empty")) >= 10
     assert len({(c.text, c.question.answers, c.question.text, str(c.question.options)) for c in CASES}) > 0.99 * len(
         CASES
@@ -85,6 +85,7 @@ LONG = [
     "the answer is ", "answer to ", "yes, no, ", "A or B ", "red, ", "dark ", "twenty ", "1/", "-", "5 cm ", "10^", ".", "U.",
     "? ", "if ", "<answer>", "wait, ", "i'm sorry ", "the ", "'", "so ", "²", "½", "1\u00a0", "\\,", "- a\n", "is ", "\\text{", "= ",
     "5 cubic ", "1e", "[(", '"', "i ", "3 and ", "a. ", "there are no ", "1'000", "_", "minus ", "is not quite ", "#", "> ",
+    "i thought ", "some people ", "5, no, ", "no, ", "-> ", "- ", "->", "=>", "is right but ", ". or ", "! ", "my first ", "but it is ", "five and ",
 ]  # fmt: skip
 
 
