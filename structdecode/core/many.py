@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,9 +14,7 @@ from structdecode.core.errors import ConfigError, ImageError, PromptError
 from structdecode.core.protocols import Backend, Strategy
 from structdecode.core.results import Result, unasked
 from structdecode.core.types import Prompt, Schema
-
-MOST_AT_ONCE = 100_000
-"""Questions that may be open at once."""
+from structdecode.core.workers import as_done, check_concurrency, numbered
 
 
 @dataclass(frozen=True)
@@ -57,11 +55,8 @@ async def decode_many(
     Raises:
         StructdecodeError: a setting is wrong; or there are fewer sample ids than prompts.
     """
-    if not isinstance(concurrency, int) or not 1 <= concurrency <= MOST_AT_ONCE:
-        raise ConfigError(f"concurrency must be a whole number from 1 to {MOST_AT_ONCE:,}, not {concurrency!r}")
+    check_concurrency(concurrency)
     seed = seeds.checked(seed)
-    tasks = _numbered(prompts, sample_ids)
-    turn, results = asyncio.Lock(), asyncio.Queue[tuple[int, Result]](concurrency)
 
     async def answered(task: Task) -> Result:
         own_seed = seed if task.seed is None else seeds.checked(task.seed)
@@ -74,55 +69,20 @@ async def decode_many(
         except (PromptError, ImageError) as error:
             return unasked(task.prompt, str(task.sample_id), own_seed, str(error))
 
-    async def work() -> None:
-        while True:
-            async with turn:
-                try:
-                    index, task = await anext(tasks)
-                except StopAsyncIteration:
-                    return
-            await results.put((index, await answered(task)))
-
-    most = min(concurrency, len(prompts)) if isinstance(prompts, list | tuple) else concurrency
-    workers = [asyncio.ensure_future(work()) for _ in range(most)]
-    ended: asyncio.Future[Any] = asyncio.gather(*workers)
-    try:
-        while not (ended.done() and results.empty()):
-            waiting = asyncio.ensure_future(results.get())
-            await asyncio.wait({waiting, ended}, return_when=asyncio.FIRST_COMPLETED)
-            if waiting.done():
-                yield waiting.result()
-            else:
-                waiting.cancel()
-                if ended.exception() is not None:
-                    break
-        ended.result()
-    finally:
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, ended, return_exceptions=True)
+    async with aclosing(as_done(_tasks(prompts, sample_ids), answered, concurrency)) as results:
+        async for index, result in results:
+            yield index, result
 
 
-async def _numbered(
+async def _tasks(
     prompts: Iterable[Any] | AsyncIterable[Any], sample_ids: Iterable[object] | None
-) -> AsyncIterator[tuple[int, Task]]:
+) -> AsyncIterator[Task]:
     ids = None if sample_ids is None else iter(sample_ids)
-    index = 0
-    async for item in _each(prompts):
+    async for index, item in numbered(prompts):
         task = item if isinstance(item, Task) else Task(item)
         if task.sample_id is None:
             sample_id = index if ids is None else next(ids, None)
             if sample_id is None:
                 raise ConfigError(f"there are more prompts than sample ids ({index})")
             task = replace(task, sample_id=str(sample_id))
-        yield index, task
-        index += 1
-
-
-async def _each(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:
-    if isinstance(items, AsyncIterable):
-        async for item in items:
-            yield item
-    else:
-        for item in items:
-            yield item
+        yield task

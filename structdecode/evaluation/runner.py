@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Container, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,7 +17,6 @@ from PIL import Image
 
 from structdecode.core.engine import adecode
 from structdecode.core.errors import (
-    ConfigError,
     ImageError,
     ModelFailedError,
     PromptError,
@@ -30,6 +30,7 @@ from structdecode.core.paths import FULL, whole
 from structdecode.core.protocols import Backend
 from structdecode.core.results import Result
 from structdecode.core.types import Prompt
+from structdecode.core.workers import as_done, check_concurrency
 from structdecode.evaluation.cells import Cell
 from structdecode.evaluation.code import CodeByCell
 from structdecode.evaluation.identity import question_digest
@@ -103,8 +104,7 @@ class Runner:
     failures: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.concurrency < 1:
-            raise ConfigError(f"concurrency must be at least 1, not {self.concurrency}")
+        check_concurrency(self.concurrency)
         self._cost: ModelCost | None = getattr(self.backend, "flops", None)
         self._pictures = self.directory / "pictures"
         self._succeeded = 0
@@ -125,39 +125,40 @@ class Runner:
                 if (key := job.done(done)) is not None:
                     progress.add(done[key], now=False)
             left = [job for job in jobs if job.done(done) is None]
-            asyncio.run(self._run(iter(left), progress))
+            asyncio.run(self._run(left, progress))
             return self._succeeded
         finally:
             self._records.close()
             self._traces.close()
 
-    async def _run(self, jobs: Iterator[Job], progress: LiveCells) -> None:
-        workers = [asyncio.ensure_future(self._work(jobs, progress)) for _ in range(self.concurrency)]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+    async def _run(self, jobs: Sequence[Job], progress: LiveCells) -> None:
+        async with aclosing(as_done(self._promising(jobs), self._kept, self.concurrency)) as done:
+            async for _, record in done:
+                if record is not None:
+                    progress.add(record)
 
-    async def _work(self, jobs: Iterator[Job], progress: LiveCells) -> None:
-        """Takes one job after the other from an iterator that all workers share."""
+    def _promising(self, jobs: Sequence[Job]) -> Iterator[Job]:
+        """Jobs for as long as not all of them fail."""
         for job in jobs:
             if self._succeeded == 0 and len(self.failures) >= _HOPELESS:
                 return
-            try:
-                record = await self._do(job)
-            except Exception as error:
-                if isinstance(error, StructdecodeError) and not isinstance(error, StrategyError | ModelFailedError):
-                    raise
-                if isinstance(error, OSError) and error.errno in FULL:
-                    raise  # of no use to try the next one
-                place = f"cell {job.cell.name!r}, question {job.question.id!r}"
-                self.failures[place] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-                continue
-            self._records.add(record.as_dict())
-            self._succeeded += 1
-            progress.add(record)
+            yield job
+
+    async def _kept(self, job: Job) -> Record | None:
+        """The job's record, when it is on the disk; None where something failed on our side."""
+        try:
+            record = await self._do(job)
+        except Exception as error:
+            if isinstance(error, StructdecodeError) and not isinstance(error, StrategyError | ModelFailedError):
+                raise
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise  # of no use to try the next one
+            place = f"cell {job.cell.name!r}, question {job.question.id!r}"
+            self.failures[place] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            return None
+        self._records.add(record.as_dict())
+        self._succeeded += 1
+        return record
 
     async def _do(self, job: Job) -> Record:
         begun = time.monotonic()

@@ -1,13 +1,13 @@
 """Answers a harness's questions, all of them in flight, each with settings of its own.
 
-`many.decode_many` is given prompts whose pictures are open. A harness has a thousand: each is opened at its turn, may be
-left out then, and has an answer, be it an empty one.
+A harness has a thousand pictures: each is opened at its question's turn. A question may be left out then, and has an
+answer, be it an empty one.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from structdecode.core.engine import adecode, run_sync
@@ -15,6 +15,7 @@ from structdecode.core.errors import ImageError, PromptError
 from structdecode.core.protocols import Backend
 from structdecode.core.results import Result
 from structdecode.core.types import Prompt, Schema
+from structdecode.core.workers import as_done
 from structdecode.integrations.search import Search, cut_at
 
 
@@ -70,21 +71,17 @@ async def _answer_all(
     finished: Callable[[Job, Answer], None],
     skip: Callable[[], str],
 ) -> list[Answer]:
-    places = asyncio.Semaphore(search.concurrency)
-
     async def one(job: Job) -> Answer:
-        async with places:
-            reason = skip()
-            answer = Answer("", error=reason) if reason else await _answer(job, search, backend)
+        reason = skip()
+        answer = Answer("", error=reason) if reason else await _answer(job, search, backend)
         finished(job, answer)
         return answer
 
-    tasks = [asyncio.ensure_future(one(job)) for job in jobs]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:  # where one raised, the others need not go on
-            task.cancel()
+    answers: dict[int, Answer] = {}
+    async with aclosing(as_done(jobs, one, search.concurrency)) as done:
+        async for index, answer in done:
+            answers[index] = answer
+    return [answers[index] for index in range(len(jobs))]
 
 
 async def _answer(job: Job, search: Search, backend: Backend) -> Answer:

@@ -14,7 +14,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 from structdecode.core.errors import ImageError, PromptError, StructdecodeError
 from structdecode.core.paths import write_whole
 from structdecode.core.problems import Rejected
+from structdecode.core.workers import as_done
 from structdecode.training.annotation.annotator import Accepted, Annotator, Refused
 from structdecode.training.annotation.checks import Problem
 from structdecode.training.annotation.client import Client, JournalClient
@@ -138,9 +139,16 @@ class _Run:
 
     async def _decide(self, annotator: Annotator) -> None:
         """All records that are undecided, as far as this annotator's client has the replies."""
-        todo = iter([at for at in range(len(self.entries)) if at not in self.decisions])
-        workers = [asyncio.create_task(self._work(todo, annotator)) for _ in range(self.settings.concurrency)]
-        await asyncio.gather(*workers)
+        todo = [at for at in range(len(self.entries)) if at not in self.decisions]
+
+        async def one(at: int) -> None:
+            await asyncio.sleep(0)  # replies of the journal come without a pause: let the others have their turn
+            await self._one(at, annotator)
+
+        # to the end after a stop, too: a reply that just came may decide another record as well
+        async with aclosing(as_done(todo, one, self.settings.concurrency)) as done:
+            async for _ in done:
+                pass
 
     async def _tick(self) -> None:
         while True:
@@ -148,11 +156,6 @@ class _Run:
             self.live.tick()
             if time.monotonic() - self._written > WRITE_EVERY:
                 self.write()
-
-    async def _work(self, todo: Iterator[int], annotator: Annotator) -> None:
-        for at in todo:  # to the end after a stop, too: a reply that just came may decide another record as well
-            await asyncio.sleep(0)  # replies of the journal come without a pause: let the others have their turn
-            await self._one(at, annotator)
 
     async def _one(self, at: int, annotator: Annotator) -> None:
         item = self.entries[at]
