@@ -33,7 +33,8 @@ _OPERATION = (
     r"(?:and|or|to|plus|minus|times|over|into|per|from|take away|mod(?:ulo)?|(?:multiplied|divided) by|added to"
     r"|subtracted from|vs\.?|versus)"
 )
-_BEHIND_NUMERAL = re.compile(rf"\d(?:-|\s{_OPERATION}\s|\s[^\W\d]+\s(?:and|or)\s)$", re.IGNORECASE)
+_BEHIND_NUMERAL = re.compile(rf"\d(?:-|\s{_OPERATION}\s)$", re.IGNORECASE)
+_BEHIND_COUNTED = re.compile(r"\d\s[^\W\d]+\s(?:and|or)\s$", re.IGNORECASE)
 _BEFORE_NUMERAL = re.compile(rf"\s{_OPERATION}\s\d", re.IGNORECASE)
 _BEHIND_TURN = re.compile(
     r"(?:\b(?:but|then|now|no|rather|sorry|i mean|make (?:it|that)|i (?:count|say|see))\b|→)[\s,]*"
@@ -64,14 +65,19 @@ def words_to_digits(text: str) -> str:
 
 
 def words_beside_digits(text: str) -> str:
-    """Number words that calculate with a numeral ("5 plus two") or take its place ("5, no, six") as digits."""
+    """Number words that calculate with a numeral ("5 plus two") or take its place ("5, no, six") as digits.
+
+    "One" is a pronoun wherever it may be: "5 dogs and one of them is red".
+    """
 
     def digits(match: re.Match[str]) -> str:
         before = text[max(0, match.start() - 40) : match.start()]
         beside = _BEHIND_NUMERAL.search(before) or _BEFORE_NUMERAL.match(text, match.end())
         instead = _BEHIND_TURN.search(before) and _ENDS_SENTENCE.match(text, match.end())
-        counts = not match["half"] and (match.group().lower() != "one" or _counts(text, match))
-        return words_to_digits(match.group()) if counts and (beside or instead) else match.group()
+        counts = bool(beside or instead or _BEHIND_COUNTED.search(before))
+        if match.group().lower() == "one":
+            counts = bool(beside) and _counts(text, match)
+        return words_to_digits(match.group()) if counts and not match["half"] else match.group()
 
     return _WORDS.sub(digits, text)
 

@@ -97,12 +97,13 @@ NEGATION = re.compile(
 )
 _DOUBTED_AFTER = re.compile(
     r"[\s\"')\]*]*(?:\(\s*(?:wrong|incorrect|false|no)\s*\)|[:→-]\s*(?:no|wrong|incorrect|false)\s*(?:[.,;\n]|$)"
+    r"|was\s+(?:my|our)\s|is\s+(?:my|our)\s+(?:first|second|initial|original|earlier|old)\s|(?:is|was)\s+what\s+(?:they|people|some|i\s+(?:\w+\s+)?thought)\b"
     r"|(?:is|was|seems|looks|appears|sounds|would be)\s+(?:\w+\s+)?\w+,?\s+(?:but\s+(?:it\s+)?(?:isn't|is not|not|wrong|incorrect|no)|if)\b)",
     re.IGNORECASE,
 )
 _PARTLY = re.compile(r"\b(?:almost|nearly|partly|partially|half|somewhat|a bit)\s+$", re.IGNORECASE)
 _ABOUT_ANSWER = re.compile(
-    r"\b(?:answer|result|solution)\s+(?:starts?|begins?|ends?|contains?|includes|has|rhymes|comes?|lies|differs|(?:is|was)\s+(?:next|close|related|similar|near)\s+to)\b"
+    r"\b(?:answer|result|solution)\s+(?:starts?|begins?|ends?|contains?|includes|has|rhymes|comes?|lies|differs|precedes|follows|exceeds|rounds|(?:is|was)\s+(?:the\s+\w+\s+)?(?:after|before)|(?:is|was)\s+(?:next|close|related|similar|near)\s+to)\b"
     r"|\b(?:it|word|name|number)\s+(?:starts|begins|ends|rhymes) (?:with|in)\s*$",
     re.IGNORECASE,
 )

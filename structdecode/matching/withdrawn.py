@@ -11,7 +11,7 @@ _GUESSED = r"thought|assumed|believed|expected|supposed|figured"
 _ANSWERED = rf"{_GUESSED}|guessed|said|answered|counted|saw|had|got|chose|picked|selected|wrote|put|estimated|went for|was going"
 _NO_LONGER = r"first|initially|originally|at first|once|previously|earlier|almost|nearly"
 _SUPERSEDED = re.compile(
-    rf"(?:\b(?:i|we)\s+(?:had\s+)?(?:(?:{_NO_LONGER})\s+)+(?:had\s+)?(?:{_ANSWERED})\b"
+    rf"(?<!\bis )(?<!\bwas )(?<!\bwhat )(?:\b(?:i|we)\s+(?:had\s+)?(?:(?:{_NO_LONGER})\s+)+(?:had\s+)?(?:{_ANSWERED})\b"
     rf"|\b(?:{_NO_LONGER}),?\s+(?:i|we)\s+(?:had\s+)?(?:{_ANSWERED})\b|\b(?:i|we)\s+(?:had\s+)?(?:{_GUESSED})(?!\s+(?:about|of|through|hard|it\s+(?:over|through))\b)\b"
     r"|\b(?:i|we)\s+(?:used to|would have|was (?:going|about|tempted) to|were going to)\s+\w+|\bused to be\b"
     r"|\b(?:my|our)\s+(?:very\s+)?(?:first|initial|original|earlier|previous|old)\s+\w+|\bthe\s+(?:first|initial|original|earlier|previous|old)\s+(?:guess|answer|impression)"
@@ -31,7 +31,7 @@ EARLIER_LEAD = re.compile(
 
 _IS_WRONG = (
     r"(?:that|this|it)(?:'s|\s+is|\s+was|\s+would be)\s+(?:\w+ly\s+)?(?:wrong|incorrect|false|untrue|inaccurate|an?\s+(?:lie|joke|mistake|error)"
-    r"|not\s+(?:true|correct|right|accurate|so))|that isn't (?:true|right|correct)|(?:that|this|it)\s+(?:can't|cannot)\s+be(?:\s+(?:true|right|correct|it))?"
+    r"|not\s+(?:true|correct|right|accurate|so))|that isn't (?:true|right|correct)|i (?:really\s+)?doubt (?:it|that)|(?:that|this|it)\s+(?:can't|cannot)\s+be(?:\s+(?:true|right|correct|it))?"
 )
 _TAKES_BACK = re.compile(
     r"(?:(?<=[.!;,…\n])(?<!\n[A-Za-z][.)])|\s-)\s*(?:(?:but|hmm+|oh|well|sorry|or|actually|wait)\b[\s,.]*)*"

@@ -33,7 +33,7 @@ _JUDGEMENT = re.compile(
     re.IGNORECASE,
 )
 _DENIED = re.compile(
-    r"[\"')]*\s+(?:isn't\b|wasn't\b|(?:is|was|would be)\s+(?:\w+ly\s+)?(?:not|wrong|incorrect|false|(?:an?|the) (?:wrong|lie))\b)",
+    r"[\"')]*\s+(?:isn't\b|was my\b|wasn't\b|(?:is|was|would be)\s+(?:\w+ly\s+)?(?:not|wrong|incorrect|false|(?:an?|the) (?:wrong|lie))\b)",
     re.IGNORECASE,
 )
 _UNCERTAIN = re.compile(
@@ -47,8 +47,8 @@ _CONTRARY = {
     "yes": re.compile(
         rf"{_BEHIND_IT}(?:(?:that|this|which)(?:'s|\s+is|\s+was|\s+would be)\s+(?:\w+ly\s+)?"
         r"(?:incorrect|wrong|false|untrue|inaccurate|not\s+(?:true|correct|right|accurate))\b"
-        rf"|(?:nobody|no one|nothing|none)\s+{_TO_BE}\b|i (?:don't|do not) think so|i doubt (?:it|that)|{_IT}\s+{_TO_BE}\s+(?:no such \w+|zero)"
-        rf"|(?:{_IT}(?:'s|'re|\s+{_TO_BE})\s+(?:not|none|never|nothing)|{_IT}\s+\w+n't|{_TO_BE}n't|not|none|never|nothing|hardly|untrue|wrong|incorrect|nope|nah)"
+        rf"|i (?:don't|do not) think so|i doubt (?:it|that)|{_IT}\s+{_TO_BE}\s+(?:no such \w+|zero)"
+        rf"|(?:{_IT}(?:'s|'re|\s+{_TO_BE})\s+(?:not|none|never|nothing)|{_IT}\s+\w+n't|{_TO_BE}n't|(?:nobody|no one|nothing|none)(?:\s+{_TO_BE})?|not|never|hardly|untrue|wrong|incorrect|nope|nah)"
         r"(?:\s+(?:any|one|there|really|at all|so|quite|exactly|true|visible|present))*\s*(?:[.,;!\n]|$))",
         re.IGNORECASE,
     ),
@@ -65,7 +65,7 @@ _OPENING = re.compile(
     re.IGNORECASE,
 )
 _CONDITION = re.compile(
-    r"[\s,]*(?:but\s+)?(?:only\s+)?(?:if|unless|when|or|maybe|perhaps|possibly|partly|partially|sort of|kind of|in a way)\b",
+    r"[\s,]*(?:but\s+)?(?:only\s+)?(?:(?:if|unless|when)\b|(?:or\s+)?(?:maybe|perhaps|possibly|partly|partially|sort of|kind of|in a way|(?<=or )no)(?:\s+not?)?\s*(?:[.,;!\n]|$))",
     re.IGNORECASE,
 )
 _DENYING = re.compile(r"\b(?:nobody|no one|denie?s|deny)\b", re.IGNORECASE)
