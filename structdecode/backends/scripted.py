@@ -61,6 +61,8 @@ class _ScriptedSession:
         written = written[: row.max_tokens] if cut else written[:ended]
         end_of_text = not cut and ended is None
         ids = _encoded(written)
+        if row.watch is not None:
+            row.watch(written.split(stage.end)[0] if stage.end else written)
         return close_span(
             stage, written, prefix=request.forced(row.prefix), open_spans=request.open_spans(row.prefix), stops=stops, end_of_text=end_of_text,
             token_ids=ids, log_probs=(-1.0,) * len(ids), certainties=(1.0,) * len(ids), seed=row.seed,

@@ -162,15 +162,17 @@ class MeteredDecoder:
         if not places:
             return []
         stage, sampling = request.stage, request.sampling
+        self._trace.tell("stage", stage=stage.name, paths=[[*parent.path, choice] for parent, choice in places])
         with self._meter.call("generator", len(places), sampling.max_tokens) as call:
             kept = [(*place, limit) for place, limit in zip(places, call.limits, strict=True) if limit > 0]
-            rows = [
-                Row(parent, seeds.derive(*self._seed, (*parent.path, choice), stage.name), limit)
-                for parent, choice, limit in kept
-            ]
+            rows = [self._row(*place, request) for place in kept]
             work = await self._calls.run(self._session.extend(rows, request, account=call))
         self._note_cut(work.value, rows, len(places), sampling)
         return self._added([(parent, choice) for parent, choice, _ in kept], work.value, stage)
+
+    def _row(self, parent: Candidate, choice: int, limit: int, request: GenerationRequest) -> Row:
+        path, stage = (*parent.path, choice), request.stage.name
+        return Row(parent, seeds.derive(*self._seed, path, stage), limit, self._trace.watching(path, stage))
 
     def _added(self, places: Sequence[tuple[Candidate, int]], spans: Sequence[Span], stage: Stage) -> list[Candidate]:
         grown = [parent.extended(span, choice) for (parent, choice), span in zip(places, spans, strict=True)]
@@ -253,6 +255,8 @@ class MeteredDecoder:
     def keep(self, candidates: Sequence[Candidate]) -> None:
         kept = {candidate.token_ids for candidate in candidates}
         dropped = self._let_go(kept)
+        if dropped:
+            self._trace.add("keep", kept=[list(c.path) for c in candidates], pruned=[list(c.path) for c in dropped])
         top = self
         while top._outer is not None:
             top = top._outer

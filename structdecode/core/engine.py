@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Mapping
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -186,6 +186,15 @@ def _asked_by(backend: Backend) -> dict[str, Any]:
     return {"generation_config": dict(found)} if found else {}
 
 
+@dataclass(frozen=True)
+class _Listener:
+    hear: Observer
+    wants_tokens: bool
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        self.hear(event)
+
+
 async def astream(
     prompt: Prompt | str,
     *,
@@ -196,18 +205,23 @@ async def astream(
     seed: int = 0,
     sample_id: str = "",
     verifier_timeout: float | None = None,
+    tokens: bool = False,
 ) -> AsyncGenerator[Mapping[str, Any], None]:
-    """The events of a search as they happen; see `Trace.events`. The last one is the result's.
+    """The events of a search as they happen; see `Trace`. The last one is the result's.
 
     A slow consumer holds nothing up, and one that stops ends the search. Arguments and errors are those of `adecode`.
+
+    Args:
+        tokens: whether text comes while it is written, too.
     """
     events: asyncio.Queue[Mapping[str, Any] | None] = asyncio.Queue()
+    observer = _Listener(events.put_nowait, tokens)
 
     async def search() -> None:
         try:
             await adecode(
                 prompt, backend=backend, strategy=strategy, schema=schema, budget=budget, seed=seed,
-                sample_id=sample_id, observer=events.put_nowait, verifier_timeout=verifier_timeout,
+                sample_id=sample_id, observer=observer, verifier_timeout=verifier_timeout,
             )  # fmt: skip
         finally:
             events.put_nowait(None)

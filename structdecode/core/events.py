@@ -34,6 +34,11 @@ class FailureEvent(TypedDict):
     error: str
 
 
+class KeepEvent(TypedDict):
+    kept: list[list[int]]
+    pruned: list[list[int]]
+
+
 class ResultEvent(TypedDict):
     ranking: list[list[int]]
     answer: NotRequired[str]
@@ -53,7 +58,8 @@ class _Header(TypedDict):
 
 
 EVENTS: Mapping[str, Any] = {
-    "candidate": CandidateEvent, "score": ScoreEvent, "failure": FailureEvent, "result": ResultEvent,
+    "candidate": CandidateEvent, "score": ScoreEvent, "failure": FailureEvent, "keep": KeepEvent,
+    "result": ResultEvent,
 }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -28,11 +28,17 @@ class Work(Generic[T]):
 
 @dataclass(frozen=True)
 class Row:
-    """One generation of a batch: its seed, and the most tokens it may write (never more, whatever happens)."""
+    """One generation of a batch: its seed, and the most tokens it may write (never more, whatever happens).
+
+    Attributes:
+        watch: called from any thread with what was just written, whole characters and nothing of what ends the stage;
+            and with None where the row begins again, because the model was changed under it.
+    """
 
     prefix: Candidate
     seed: int = 0
     max_tokens: int = 0
+    watch: Callable[[str | None], None] | None = field(default=None, compare=False, repr=False)
 
 
 LogitsProcessor = Callable[[Any, Any], Any]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -28,7 +31,11 @@ class Trace:
     ``score`` (verifier, paths, values, reasons, details, asked: how many different candidates the verifier saw,
     resolution: differences up to which count as ties) · ``failure`` (verifier, error) ·
     ``warning`` (text) · ``view`` (question, images: digests; what is searched under another prompt follows) ·
-    ``result`` (ranking: paths, best first; answer; usage; stopped_by).
+    ``keep`` (kept, pruned: paths) · ``result`` (ranking: paths, best first; answer; usage; stopped_by).
+
+    An observer is also told what is kept in no trace: ``stage`` (stage, paths: of what is about to be written) and,
+    where it has a true ``wants_tokens``, ``tokens`` (path, stage, text: just written, whole characters; ``again``: the
+    model was changed, and the text begins anew).
     """
 
     header: dict[str, Any]
@@ -44,8 +51,31 @@ class Trace:
         return trace_fragment(self)
 
     def add(self, kind: str, **content: Any) -> None:
-        event = {"kind": kind, **content}
-        self.events.append(event)
+        self.events.append({"kind": kind, **content})
+        self._tell(self.events[-1])
+
+    def tell(self, kind: str, **content: Any) -> None:
+        """An event for the observer alone."""
+        self._tell({"kind": kind, **content})
+
+    def watching(self, path: Path, stage: str) -> Callable[[str | None], None] | None:
+        """Tells the observer on this event loop, from any thread, what is written at a place; None where it does not want to know."""
+        if self.observer is None or not getattr(self.observer, "wants_tokens", False):
+            return None
+        loop = asyncio.get_running_loop()
+
+        def written(text: str | None) -> None:
+            event = {
+                "path": list(path),
+                "stage": stage,
+                **({"text": text} if text is not None else {"text": "", "again": True}),
+            }
+            with suppress(RuntimeError):  # the loop is closed: nobody listens
+                loop.call_soon_threadsafe(partial(self.tell, "tokens", **event))
+
+        return written
+
+    def _tell(self, event: dict[str, Any]) -> None:
         if self.observer is None:
             return
         try:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from structdecode.backends.transformers.constraints import Constraint
 from structdecode.backends.transformers.encoding import Codec
+from structdecode.backends.transformers.streaming import TextStream
 from structdecode.core.border import said
 from structdecode.core.errors import StrategyError
 from structdecode.core.protocols import GenerationRequest, Row
@@ -50,6 +51,7 @@ class Writing:
         self._pending = self._open[-1].pending if self._open else ""
         self.processors = [make() for make in self.request.processors]
         self._stops = tuple(text for text in (self.request.stage.end, *self.request.stops) if text)
+        self._stream = self._listened_to()
 
     def restart(self) -> None:
         """Forgets what was written; the same seed writes it again."""
@@ -57,6 +59,17 @@ class Writing:
         self.processors = [make() for make in self.request.processors]
         self.end_of_text = self.done = False
         self.sampled = 0
+        if self._stream is not None:
+            self._stream.restart()
+
+    def _listened_to(self) -> TextStream | None:
+        if self.row.watch is None:
+            return None
+        ends = (self.request.stage.end,) if self.request.stage.end else ()
+        return TextStream(self.codec.decode, ends, self.row.watch, self._open_ids(), self._pending)
+
+    def _open_ids(self) -> list[int]:
+        return [token for span in self._open for token in span.token_ids]
 
     @property
     def free(self) -> bool:
@@ -97,6 +110,8 @@ class Writing:
         if token in self.codec.end_of_text:
             self.done = self.end_of_text = True
             return
+        if self._stream is not None:
+            self._stream.add(token)
         self.ids.append(token)
         self.log_probs.append(log_prob)
         self.proposals.append(proposal)
@@ -116,18 +131,21 @@ class Writing:
         if self.error is not None:
             raise self.error
         request = self.request
-        return close_span(
+        span = close_span(
             request.stage, self._written(), prefix=self.prefix, open_spans=self._open,
             stops=request.stops, end_of_text=self.end_of_text, leave_open=request.leave_open,
             token_ids=tuple(self.ids), log_probs=tuple(self.log_probs), proposal_log_probs=tuple(self.proposals),
             certainties=tuple(self.certainties), seed=None if self.forced else self.row.seed, encode=self.codec.encode,
         )  # fmt: skip
+        if self._stream is not None and not span.pending:
+            self._stream.end()
+        return span
 
     def _written(self) -> str:
         """The model's text. Behind an unfinished stage it is decoded with what is before it: a tokenizer may keep the
         space between two sentences in neither's own tokens, and a letter may be in the tokens of both.
         """
-        open_ids = [token for span in self._open for token in span.token_ids]
+        open_ids = self._open_ids()
         before = _whole_letters(self.codec.decode(open_ids)) if open_ids else ""
         both = self.codec.decode((*open_ids, *self.ids))
         text = both[len(before) :] if both.startswith(before) else self.codec.decode(self.ids)
