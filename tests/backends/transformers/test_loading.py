@@ -1,8 +1,9 @@
 """Checkpoints that cannot be used are named in one line."""
 
-from __future__ import re
+from __future__ import annotations
 
 import json
+import re
 import resource
 import shutil
 from functools import partial
