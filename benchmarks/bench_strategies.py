@@ -13,7 +13,7 @@ import torch
 
 import structdecode as sd
 from benchmarks import models, speed
-from structdecode.core import registry
+from structdecode.core.settings import build
 from structdecode.pocket import world
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -32,7 +32,7 @@ def pocket() -> Any:
 def test_strategy(benchmark: Any, pocket: Any, name: str) -> None:
     """Twelve held-out questions on the pocket model."""
     prompts = [sd.Prompt(s.question.text, s.render()) for s in itertools.islice(world.scenes("test"), 12)]
-    strategy = registry.build("strategies", name, {**SETTINGS[name], "max_tokens": 100})
+    strategy = build("strategies", name, {**SETTINGS[name], "max_tokens": 100})
 
     def run() -> list[sd.Result]:
         pocket.prefixes.clear()  # every round encodes its pictures

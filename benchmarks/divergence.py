@@ -25,8 +25,8 @@ import torch
 
 import structdecode as sd
 from benchmarks import speed
-from structdecode.core import registry
 from structdecode.core.lookup import load_backend
+from structdecode.core.settings import build
 from structdecode.core.types import Candidate
 from structdecode.core.types import Path as TreePath
 from structdecode.pocket import world
@@ -51,15 +51,14 @@ def arms(reward_model: str | None, n: int = 3) -> dict[str, Any]:
     """Every strategy, and every verifier in the search that depends on it most: each choice seeds what follows."""
     judge = SelfJudge(**JUDGE)  # type: ignore[arg-type]
     verifiers: dict[str, Any] = {
-        "log-prob": LogProb(), "self-certainty": registry.build("verifiers", "self-certainty"), "p-true": PTrue(),
+        "log-prob": LogProb(), "self-certainty": build("verifiers", "self-certainty"), "p-true": PTrue(),
         "self-judge": judge, "self-judge, round robin": SelfJudge(tournament="round-robin", **JUDGE),  # type: ignore[arg-type]
-        "rule": Rule(r"[02468]\.?$"), "agreement": registry.build("verifiers", "agreement"),
+        "rule": Rule(r"[02468]\.?$"), "agreement": build("verifiers", "agreement"),
         "callable": FunctionVerifier(shortest), "ensemble": Ensemble({"log-prob": LogProb(), "p-true": PTrue()}),
         "by-stage": ByStage({"CAPTION": PTrue()}, LogProb()),
     }  # fmt: skip
     if reward_model is not None:
         verifiers["reward-model"] = RewardModel(reward_model)
-    build = registry.build
     return {
         "direct": build("strategies", "direct"), "cot": build("strategies", "cot", SAMPLED),
         "staged, greedy": build("strategies", "staged", {"max_tokens": 120}),

@@ -28,7 +28,7 @@ from openai import AsyncOpenAI
 
 import structdecode as sd
 from benchmarks import models, speed
-from structdecode.core import registry
+from structdecode.core.settings import build
 
 QUESTIONS, N, TOKENS = 32, 8, 32
 
@@ -100,7 +100,7 @@ def main() -> None:
     torch.set_num_threads(os.cpu_count() or 1)
     bench = speed.Bench(models.idefics3(), tokens=TOKENS)
     prompts = [sd.Prompt(f"{speed.QUESTION} {i}", speed.picture(i, tiles=1)) for i in range(QUESTIONS)]
-    strategy = registry.build("strategies", "stage-beam", {"candidates": N, "temperature": 1.0})
+    strategy = build("strategies", "stage-beam", {"candidates": N, "temperature": 1.0})
 
     async def here() -> int:
         options: dict[str, Any] = {"schema": bench.schema, "strategy": strategy, "concurrency": QUESTIONS}

@@ -27,7 +27,7 @@ from PIL import Image
 
 import structdecode as sd
 from benchmarks import baselines, models
-from structdecode.core import registry
+from structdecode.core.settings import build
 
 RESULTS = Path(__file__).parent / "results"
 QUESTION = (
@@ -55,7 +55,7 @@ class Bench:
 
     def ours(self, strategy: str, **settings: Any) -> Callable[[], sd.Result]:
         """A search from a cold start: nothing of the prompt is in the cache."""
-        built = registry.build("strategies", strategy, settings)
+        built = build("strategies", strategy, settings)
 
         def way() -> sd.Result:
             self.backend.prefixes.clear()
@@ -65,7 +65,7 @@ class Bench:
 
     def one_stage(self, n: int) -> Way:
         schema = sd.Schema("one", self.schema.stages[:1])
-        built = registry.build("strategies", "best-of-n", {"n": n})
+        built = build("strategies", "best-of-n", {"n": n})
 
         def way() -> None:
             self.backend.prefixes.clear()
@@ -76,7 +76,7 @@ class Bench:
     def in_flight(self, questions: int, at_once: int) -> Way:
         """Staged answers to different questions about different pictures."""
         prompts = [sd.Prompt(f"{QUESTION} {i}", picture(i)) for i in range(questions)]
-        strategy = registry.build("strategies", "staged", {"temperature": 1.0})
+        strategy = build("strategies", "staged", {"temperature": 1.0})
 
         async def run() -> None:
             async for _ in sd.decode_many(
@@ -227,7 +227,7 @@ def model_for(device: str) -> Any:
 
 def measure(device: str, rounds: int, quick: bool) -> dict[str, Any]:
     bench = Bench(model_for(device))
-    judge = {"candidates": 4, "verifier": registry.build("verifiers", "self-judge", {"max_tokens": 24})}
+    judge = {"candidates": 4, "verifier": build("verifiers", "self-judge", {"max_tokens": 24})}
     print("stage beam", flush=True)
     beams = interleaved(
         {

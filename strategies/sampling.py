@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from structdecode.core import registry
+from structdecode.core.settings import check_settings
 from structdecode.core.types import Sampling, Stage
 
 
@@ -22,7 +22,7 @@ class SamplingOverrides:
     max_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        registry.check_settings(self)
+        check_settings(self)
         self.sampling(Stage("any"))  # raises ConfigError for a value out of range, before anything is decoded
 
     def sampling(self, stage: Stage) -> Sampling:

@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from structdecode.core.errors import StructdecodeError as StructdecodeError
     from structdecode.core.many import Task as Task
     from structdecode.core.many import decode_many as decode_many
-    from structdecode.core.registry import build as build
     from structdecode.core.registry import strategy as strategy
     from structdecode.core.registry import verifier as verifier
     from structdecode.core.results import Result as Result
     from structdecode.core.schemas import COT as COT
     from structdecode.core.schemas import DIRECT as DIRECT
     from structdecode.core.schemas import LLAVA_O1 as LLAVA_O1
+    from structdecode.core.settings import build as build
     from structdecode.core.types import Candidate as Candidate
     from structdecode.core.types import Message as Message
     from structdecode.core.types import Prompt as Prompt
@@ -52,9 +52,10 @@ _HOMES = {
     "structdecode.core.engine": ["adecode", "astream", "decode"],
     "structdecode.core.errors": ["StructdecodeError"],
     "structdecode.core.many": ["Task", "decode_many"],
-    "structdecode.core.registry": ["build", "strategy", "verifier"],
+    "structdecode.core.registry": ["strategy", "verifier"],
     "structdecode.core.results": ["Result"],
     "structdecode.core.schemas": ["COT", "DIRECT", "LLAVA_O1"],
+    "structdecode.core.settings": ["build"],
     "structdecode.core.types": [
         "Candidate", "Message", "Prompt", "Ranked", "Sampling", "Schema", "Score", "Span", "Stage", "rank",
     ],

@@ -9,8 +9,8 @@ import pytest
 
 from structdecode.backends.scripted import ScriptedBackend
 from structdecode.backends.transformers import TransformersBackend
-from structdecode.core import registry
 from structdecode.core.protocols import Decoder, Model
+from structdecode.core.settings import build
 from structdecode.core.types import Candidate, Prompt, Ranked, Schema, Score
 from structdecode.pocket import checkpoint_path
 from structdecode.testing import check_backend, check_strategy, check_verifier, scripted
@@ -20,14 +20,14 @@ NEEDS = {"rule": {"pattern": "c"}}
 
 @pytest.mark.parametrize("name", ["self-judge", "log-prob", "self-certainty", "p-true", "rule", "agreement"])
 def test_built_in_verifiers(name: str) -> None:
-    check_verifier(registry.build("verifiers", name, NEEDS.get(name)))
+    check_verifier(build("verifiers", name, NEEDS.get(name)))
 
 
 @pytest.mark.parametrize(
     "name", ["direct", "cot", "staged", "best-of-n", "self-consistency", "stage-beam", "sentence-beam"]
 )
 def test_built_in_strategies(name: str) -> None:
-    check_strategy(registry.build("strategies", name))
+    check_strategy(build("strategies", name))
 
 
 def test_built_in_backends() -> None:

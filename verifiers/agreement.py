@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from structdecode.core import registry
 from structdecode.core.protocols import Model
+from structdecode.core.settings import check_settings
 from structdecode.core.types import Candidate, Prompt, Score
 
 Check = Callable[[str, Mapping[str, str]], Mapping[str, bool]]
@@ -43,7 +43,7 @@ class Agreement:
     check: Check = counting
 
     def __post_init__(self) -> None:
-        registry.check_settings(self)
+        check_settings(self)
 
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:
         return [self._score(prompt, candidate) for candidate in candidates]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from structdecode.core import registry
 from structdecode.core.protocols import Model, Verifier
+from structdecode.core.settings import check_settings
 from structdecode.core.types import Candidate, Prompt, Score
 
 
@@ -22,7 +22,7 @@ class ByStage:
     default: Verifier | None = None
 
     def __post_init__(self) -> None:
-        registry.check_settings(self)
+        check_settings(self)
 
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:
         routes = {name.upper(): verifier for name, verifier in self.routes.items()}

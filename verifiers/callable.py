@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from structdecode.core import registry
 from structdecode.core.border import in_thread, number
 from structdecode.core.protocols import Model
+from structdecode.core.settings import check_settings
 from structdecode.core.types import Candidate, Prompt, Score
 
 
@@ -25,7 +25,7 @@ class FunctionVerifier:
     function: Callable[..., Any | Awaitable[Any]]
 
     def __post_init__(self) -> None:
-        registry.check_settings(self)
+        check_settings(self)
 
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:
         takes_prompt = len(inspect.signature(self.function).parameters) > 1

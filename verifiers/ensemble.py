@@ -9,9 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from structdecode.core import registry
 from structdecode.core.errors import ConfigError
 from structdecode.core.protocols import Model, Verifier
+from structdecode.core.settings import check_settings
 from structdecode.core.types import Candidate, Prompt, Score
 
 
@@ -32,7 +32,7 @@ class Ensemble:
     normalise: Literal["none", "z", "minmax"] = "z"
 
     def __post_init__(self) -> None:
-        registry.check_settings(self)
+        check_settings(self)
         if not self.members:
             raise ConfigError("ensemble has no members")
         unknown = set(self.weights) - set(self.members)

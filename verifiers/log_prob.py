@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from structdecode.core import registry
 from structdecode.core.protocols import Model
+from structdecode.core.settings import check_settings
 from structdecode.core.types import Candidate, Prompt, Score, Span
 
 Scope = Literal["answer", "stage"]
@@ -24,7 +24,7 @@ class LogProb:
     scope: Scope = "answer"
 
     def __post_init__(self) -> None:
-        registry.check_settings(self)
+        check_settings(self)
 
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:
         return [_mean([v for span in in_scope(c, self.scope) for v in span.log_probs]) for c in candidates]
@@ -37,7 +37,7 @@ class SelfCertainty:
     scope: Scope = "answer"
 
     def __post_init__(self) -> None:
-        registry.check_settings(self)
+        check_settings(self)
 
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:
         return [_mean([v for span in in_scope(c, self.scope) for v in span.certainties]) for c in candidates]

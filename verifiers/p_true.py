@@ -7,9 +7,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from structdecode.core import registry
 from structdecode.core.errors import ConfigError
 from structdecode.core.protocols import Model
+from structdecode.core.settings import check_settings
 from structdecode.core.types import Candidate, Prompt, Score
 from structdecode.verifiers import prompts
 from structdecode.verifiers.hints import earlier_stages, newest
@@ -29,7 +29,7 @@ class PTrue:
     template: str = prompts.P_TRUE
 
     def __post_init__(self) -> None:
-        registry.check_settings(self)
+        check_settings(self)
         if not self.yes or not self.no or self.yes == self.no:
             raise ConfigError(f"p-true: yes and no must be two different texts, not {self.yes!r} and {self.no!r}")
 

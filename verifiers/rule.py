@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from structdecode.core import registry
 from structdecode.core.errors import ConfigError
 from structdecode.core.protocols import Model
+from structdecode.core.settings import check_settings
 from structdecode.core.types import Candidate, Prompt, Score
 
 
@@ -27,7 +27,7 @@ class Rule:
     stage: str | None = None
 
     def __post_init__(self) -> None:
-        registry.check_settings(self)
+        check_settings(self)
         if not self.pattern and self.predicate is None:
             raise ConfigError("rule needs a pattern (a regular expression) or a predicate")
         try:

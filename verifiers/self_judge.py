@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from structdecode.core import registry
 from structdecode.core.protocols import Model, Verdict
+from structdecode.core.settings import check_settings
 from structdecode.core.types import Candidate, Path, Prompt, Sampling, Score
 from structdecode.verifiers import prompts
 from structdecode.verifiers.hints import earlier_stages, newest
@@ -43,7 +43,7 @@ class SelfJudge:
     max_tokens: int = 512
 
     def __post_init__(self) -> None:
-        registry.check_settings(self)
+        check_settings(self)
         _ = self._sampling  # raises ConfigError for a value out of range, before anything is judged
 
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from structdecode.core import registry, seeds
+from structdecode.core import seeds
 from structdecode.core.protocols import Model, PairwiseJudge, Verdict
+from structdecode.core.settings import check_settings
 from structdecode.core.types import Candidate, Prompt, Score
 
 
@@ -25,7 +26,7 @@ class Knockout:
     judge: PairwiseJudge
 
     def __post_init__(self) -> None:
-        registry.check_settings(self)
+        check_settings(self)
 
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:
         order = list(_rng(candidates).permutation(len(candidates)))
@@ -57,7 +58,7 @@ class RoundRobin:
     judge: PairwiseJudge
 
     def __post_init__(self) -> None:
-        registry.check_settings(self)
+        check_settings(self)
 
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:
         pairs = list(itertools.combinations(range(len(candidates)), 2))

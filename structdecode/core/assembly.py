@@ -7,7 +7,9 @@ from typing import Any
 
 from structdecode.core import registry
 from structdecode.core.errors import ConfigError, UnknownNameError
+from structdecode.core.labels import label_of
 from structdecode.core.presets import PRESETS
+from structdecode.core.settings import build, field_types, name_of_spec, verifier_from
 
 
 def make_strategy(
@@ -43,7 +45,7 @@ def assemble(
     """The strategy with its verifier in it, the name that the verifier goes by, and the strategy's.
 
     Args:
-        verifier: as `registry.verifier_from` reads it. given: settings of the strategy; ``verifier.key`` of the verifier.
+        verifier: as `verifier_from` reads it. given: settings of the strategy; ``verifier.key`` of the verifier.
 
     Raises:
         ConfigError: a name, key or value is unknown or wrong.
@@ -51,16 +53,14 @@ def assemble(
     name = strategy or "stage-beam"
     own = {k: v for k, v in given.items() if not k.startswith("verifier.")}
     for_verifier = {k.removeprefix("verifier."): v for k, v in given.items() if k.startswith("verifier.")}
-    fields = registry.field_types(registry.load("strategies", name))
+    fields = field_types(registry.load("strategies", name))
     if (verifier or for_verifier) and "verifier" not in fields:
-        with_one = [
-            n for n, kind in registry.load_all("strategies").items() if "verifier" in registry.field_types(kind)
-        ]
+        with_one = [n for n, kind in registry.load_all("strategies").items() if "verifier" in field_types(kind)]
         raise ConfigError(f"strategy {name!r} takes no verifier; these do: {', '.join(with_one)}")
     if for_verifier and verifier is None:
         raise ConfigError("--set verifier.… needs --verifier")
-    built = {"verifier": registry.verifier_from(verifier, for_verifier)} if verifier else {}
-    made = registry.build("strategies", name, {**own, **built})
-    named = registry.name_of_spec(verifier) if verifier else None
-    used = registry.label_of(made.verifier, named) if "verifier" in fields else None
+    built = {"verifier": verifier_from(verifier, for_verifier)} if verifier else {}
+    made = build("strategies", name, {**own, **built})
+    named = name_of_spec(verifier) if verifier else None
+    used = label_of(made.verifier, named) if "verifier" in fields else None
     return made, used, name

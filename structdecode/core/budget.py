@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Literal, NoReturn
 
-from structdecode.core import registry
 from structdecode.core.errors import BudgetSpent, ConfigError, UnknownNameError
+from structdecode.core.settings import check_settings
 
 if TYPE_CHECKING:
     from structdecode.core.protocols import Account
@@ -58,7 +58,7 @@ class Budget:
     seconds: float | None = None
 
     def __post_init__(self) -> None:
-        registry.check_settings(self, "budget")
+        check_settings(self, "budget")
         for f in fields(self):
             value = getattr(self, f.name)
             if value is not None and value < 0:

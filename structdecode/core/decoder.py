@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from structdecode.core import registry, seeds
+from structdecode.core import seeds
 from structdecode.core.asking import MeteredModel, OpenCalls, check_rows
 from structdecode.core.border import (
     GRACE,
@@ -29,6 +29,7 @@ from structdecode.core.border import (
 )
 from structdecode.core.budget import Budget, Meter, Usage
 from structdecode.core.errors import BudgetSpent, ConfigError, StrategyError
+from structdecode.core.labels import label_of
 from structdecode.core.protocols import ForcedText, GenerationRequest, MakeProcessor, Row, Session, Verifier
 from structdecode.core.trace import Trace
 from structdecode.core.types import (
@@ -387,4 +388,4 @@ def _is_empty(text: ForcedText) -> bool:
 
 def verifier_name(verifier: object) -> str:
     """The name that a verifier goes by: its registered one, a function's own, else its class's."""
-    return registry.label_of(verifier)
+    return label_of(verifier)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from structdecode.core import registry, seeds
+from structdecode.core import seeds
 from structdecode.core.border import (
     GRACE,
     ForeignValueError,
@@ -30,10 +30,12 @@ from structdecode.core.errors import (
     StrategyError,
     StructdecodeError,
 )
+from structdecode.core.labels import label_of
 from structdecode.core.lookup import find_schema, load_backend
 from structdecode.core.protocols import Backend, Strategy
 from structdecode.core.reading import cut
 from structdecode.core.results import Result, result_of
+from structdecode.core.settings import build
 from structdecode.core.trace import Observer, Trace
 from structdecode.core.types import Prompt, Ranked, Schema
 
@@ -128,14 +130,14 @@ def _check(backend: Any) -> None:
 
 
 def _strategy(given: Any) -> Strategy:
-    search: Strategy = registry.build("strategies", given) if isinstance(given, str) else given
+    search: Strategy = build("strategies", given) if isinstance(given, str) else given
     if isinstance(search, type) or not callable(search):
         raise ConfigError(f"a strategy is a name or an object such as BestOfN(n=4), not {cut(repr(search), 60)}")
     return search
 
 
 def _name(search: Any) -> str:
-    return getattr(search, "__name__", None) or registry.label_of(search)
+    return getattr(search, "__name__", None) or label_of(search)
 
 
 async def _found(search: Strategy, schema: Schema, decoder: MeteredDecoder, meter: Meter) -> Any:

@@ -9,10 +9,10 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any, Literal
 
-from structdecode.core import registry
 from structdecode.core.errors import ConfigError, PromptError, SchemaError
 from structdecode.core.images import ImageSource, Picture, load_picture
 from structdecode.core.reading import cut
+from structdecode.core.settings import check_settings
 from structdecode.core.visible import visible_text
 
 FinishReason = Literal["stop", "length", "invalid"]
@@ -36,7 +36,7 @@ class Sampling:
     max_tokens: int = 512
 
     def __post_init__(self) -> None:
-        registry.check_settings(self, "sampling")
+        check_settings(self, "sampling")
         if self.temperature < 0:
             raise ConfigError(f"temperature must be 0 (greedy) or more, not {self.temperature}")
         if not 0 < self.top_p <= 1:

@@ -14,6 +14,7 @@ from structdecode.core.budget import Budget
 from structdecode.core.errors import ConfigError, UnknownNameError
 from structdecode.core.lookup import find_schema
 from structdecode.core.protocols import Strategy, StrategyTraits, traits_of
+from structdecode.core.settings import field_types, name_and_settings
 from structdecode.core.types import Schema
 from structdecode.evaluation.code import Code, code_of
 from structdecode.evaluation.plain import digest_of, plain
@@ -27,7 +28,7 @@ class Plan:
     """Cells before a sweep is expanded: one entry of a study's ``cells``.
 
     Attributes:
-        verifiers: as `registry.verifier_from` reads them: names, ``{name: settings}``, or a mapping with ``name`` and
+        verifiers: as `verifier_from` reads them: names, ``{name: settings}``, or a mapping with ``name`` and
             settings, verifiers inside it likewise; empty: the strategy's own default.
         settings: of the strategy; ``verifier.key`` of every verifier.
         defaults: settings that are taken where the strategy (or verifier) has them, under ``settings``.
@@ -139,7 +140,7 @@ def expand(plans: Iterable[Plan], seeds: Sequence[int]) -> list[Cell]:
 
 def _expand_plan(plan: Plan) -> list[Cell]:
     kind = registry.load("strategies", plan.strategy)
-    known = registry.field_types(kind)
+    known = field_types(kind)
     sweep = _own_names(plan, known, traits_of(kind))
     found = []
     for verifier in plan.verifiers or (None,):
@@ -163,7 +164,7 @@ def _has(verifier: str | None, key: str) -> bool:
 
 def _fields(verifier: str) -> Mapping[str, Any]:
     kind = registry.load("verifiers", verifier)
-    return registry.field_types(kind) if isinstance(kind, type) else {}
+    return field_types(kind) if isinstance(kind, type) else {}
 
 
 def _cell(plan: Plan, verifier: str | None, settings: dict[str, Any], spelled: dict[str, Any]) -> Cell:
@@ -217,7 +218,7 @@ def _verifier(
     if given is None:
         return None, {}
     name = _name(given)
-    own = {} if isinstance(given, str) else registry.name_and_settings(given)[1]
+    own = {} if isinstance(given, str) else name_and_settings(given)[1]
     defaults = {key.removeprefix("verifier."): v for key, v in plan.defaults.items() if key.startswith("verifier.")}
     if "verifier" not in known:
         defaults = {}  # `assemble` says which strategies take one
@@ -226,7 +227,7 @@ def _verifier(
 
 def _name(given: str | Mapping[str, Any]) -> str:
     """A verifier's name, from one of the forms that a plan takes."""
-    return given if isinstance(given, str) else registry.name_and_settings(given)[0]
+    return given if isinstance(given, str) else name_and_settings(given)[0]
 
 
 def _taken(defaults: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
@@ -244,7 +245,7 @@ def _text(value: Any) -> Any:
 
 def _check_defaults(plans: Sequence[Plan]) -> None:
     """A default that no strategy and no verifier of the study knows is a typo."""
-    known = {name for plan in plans for name in registry.field_types(registry.load("strategies", plan.strategy))}
+    known = {name for plan in plans for name in field_types(registry.load("strategies", plan.strategy))}
     of_verifiers = {f"verifier.{name}" for plan in plans for v in plan.verifiers for name in _fields(_name(v))}
     for key in {key for plan in plans for key in plan.defaults}:
         parts = key.split(".")

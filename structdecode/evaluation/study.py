@@ -12,6 +12,7 @@ from structdecode.core.errors import ConfigError, UnknownNameError
 from structdecode.core.protocols import traits_of
 from structdecode.core.reading import parse_yaml, read_text
 from structdecode.core.seeds import checked
+from structdecode.core.settings import field_types, from_text
 from structdecode.evaluation.cells import COUNT, Cell, Plan, expand, own_name
 
 _KEYS = ("model", "judge", "data", "schema", "seed", "seeds", "defaults", "budget", "cells")
@@ -78,7 +79,7 @@ def from_options(
     if not strategies:
         raise ConfigError("name at least one --strategy, or a study file; see `structdecode list strategies`")
     kinds = {name: registry.load("strategies", name) for name in strategies}
-    taking = {name: registry.field_types(kind) for name, kind in kinds.items()}
+    taking = {name: field_types(kind) for name, kind in kinds.items()}
     swept = dict(_sweep(item) for item in sweep)
     for key in swept:
         if not any(_sweepable(key, kind) for kind in kinds.values()):
@@ -87,7 +88,7 @@ def from_options(
         raise ConfigError(f"none of {', '.join(strategies)} takes a verifier: leave --verifier out")
     plans = tuple(
         Plan(
-            name, verifiers=tuple(map(registry.from_text, verifiers)) if "verifier" in known else (), budget=budget, schema=schema,
+            name, verifiers=tuple(map(from_text, verifiers)) if "verifier" in known else (), budget=budget, schema=schema,
             defaults=dict(_setting(item) for item in settings),
             sweep={key: values for key, values in swept.items() if _sweepable(key, kinds[name])},
         )
@@ -192,7 +193,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _sweepable(key: str, kind: type) -> bool:
-    return own_name(key, traits_of(kind)).partition(".")[0] in registry.field_types(kind)
+    return own_name(key, traits_of(kind)).partition(".")[0] in field_types(kind)
 
 
 def _setting(text: str) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from structdecode.core.lookup import find_schema, load_backend
 from structdecode.core.presets import PRESETS
 from structdecode.core.protocols import Backend, Strategy
 from structdecode.core.results import Result
+from structdecode.core.settings import field_types
 from structdecode.core.types import Schema, Stage
 
 POCKET = "pocket"
@@ -133,7 +134,7 @@ def token_counts(result: Result) -> dict[str, int]:
 def _check_keys(arguments: Mapping[str, Any]) -> None:
     preset = PRESETS.get(str(arguments.get("preset")))
     name = _name(arguments, "strategy") or (preset.strategy if preset else "stage-beam")
-    known = [*_OWN, *_BACKEND, *_BUDGET, *registry.field_types(registry.load("strategies", name))]
+    known = [*_OWN, *_BACKEND, *_BUDGET, *field_types(registry.load("strategies", name))]
     for key in arguments:
         if key not in known and not key.startswith("verifier."):
             raise UnknownNameError("model argument", key, known)

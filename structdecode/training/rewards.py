@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from structdecode.core import registry
 from structdecode.core.border import check_timeout
 from structdecode.core.budget import Budget
 from structdecode.core.decoder import verifier_name
@@ -24,6 +23,7 @@ from structdecode.core.errors import ConfigError
 from structdecode.core.lookup import find_schema
 from structdecode.core.protocols import Backend, Verifier
 from structdecode.core.seeds import checked
+from structdecode.core.settings import verifier_from
 from structdecode.core.types import Schema
 from structdecode.matching import match
 from structdecode.matching.types import Kind, Question
@@ -68,7 +68,7 @@ def as_reward(
     Raises:
         ConfigError: the verifier asks a model and there is no backend, or a name or value is wrong.
     """
-    made: Verifier = registry.verifier_from(verifier)
+    made: Verifier = verifier_from(verifier)
     called = name or (verifier if isinstance(verifier, str) else verifier_name(made))
     asking = asks_model(made)
     if backend is None and asking is not None:

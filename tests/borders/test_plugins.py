@@ -31,6 +31,7 @@ from structdecode.core.errors import (
     StrategyError,
     StructdecodeError,
 )
+from structdecode.core.settings import build
 from structdecode.core.trace import Trace
 from structdecode.core.types import Candidate, Prompt, Ranked, Schema, Score, Stage, rank
 from structdecode.strategies.best_of_n import BestOfN
@@ -52,7 +53,7 @@ class Verifier:
 
 
 def search(verifier: Any, **options: Any) -> sd.Result:
-    strategy = registry.build("strategies", "best-of-n", {"n": 4, "verifier": verifier})
+    strategy = build("strategies", "best-of-n", {"n": 4, "verifier": verifier})
     return sd.decode(sd.Prompt("?"), backend=BACKEND, strategy=strategy, **options)
 
 
@@ -181,7 +182,7 @@ def test_no_verifier_outlasts_its_time(how: str, limit: str) -> None:
     verifier: Any = {
         "waits": Verifier(lambda c, m: _never()), "swallows its cancellation": Verifier(lambda c, m: _never(True)),
         "sleeps in a plain method": Plain(),
-        "sleeps in a function": registry.build("verifiers", "callable", {"function": lambda candidate: time.sleep(30)}),
+        "sleeps in a function": build("verifiers", "callable", {"function": lambda candidate: time.sleep(30)}),
     }[how]  # fmt: skip
     began = time.monotonic()
     options: dict[str, Any] = {"verifier_timeout": 0.2} if limit == "timeout" else {"budget": Budget(seconds=0.4)}
@@ -192,7 +193,7 @@ def test_no_verifier_outlasts_its_time(how: str, limit: str) -> None:
 
 
 async def _search(verifier: Any, **options: Any) -> sd.Result:
-    strategy = registry.build("strategies", "best-of-n", {"n": 4, "verifier": verifier})
+    strategy = build("strategies", "best-of-n", {"n": 4, "verifier": verifier})
     return await sd.adecode(sd.Prompt("?"), backend=BACKEND, strategy=strategy, **options)
 
 
@@ -245,7 +246,7 @@ def test_a_strategy_asks_for_no_more_rows_than_there_may_be(amount: Any) -> None
 
 def test_rows_beyond_the_budget_are_never_made() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    strategy = registry.build("strategies", "best-of-n", {"n": 1_000_000})
+    strategy = build("strategies", "best-of-n", {"n": 1_000_000})
     result = sd.decode(sd.Prompt("?"), backend=BACKEND, strategy=strategy, budget=Budget(tokens=20))
     assert result.usage.generated_tokens <= 20 and result.stopped_by == "tokens"
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18  # KiB
@@ -454,7 +455,7 @@ def test_a_strategy_that_ranks_by_what_is_no_score_is_named(score: Any) -> None:
 def test_the_rest_of_a_schema_is_not_written_from_the_root(name: str) -> None:
     async def strategy(schema: Schema, decoder: Any) -> Any:
         await decoder.extend([decoder.root], schema.stages[0])
-        return await registry.build("strategies", name)(replace(schema, stages=schema.stages[1:]), decoder)
+        return await build("strategies", name)(replace(schema, stages=schema.stages[1:]), decoder)
 
     with pytest.raises(StrategyError, match="'CAPTION' was asked for behind the root, without 'SUMMARY'"):
         sd.decode(sd.Prompt("?", PICTURE), backend=BACKEND, strategy=strategy, schema="llava-o1")

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 import structdecode as sd
-from structdecode.core import registry
 from structdecode.core.errors import StructdecodeError
+from structdecode.core.settings import build
 from structdecode.core.trace import Trace
 from structdecode.core.view import render
 from tests.borders.commands import command, one_line
@@ -25,8 +25,8 @@ SCRIPT = "</summary></pre><img src=x onerror=alert(1)><script>document.title = '
 @pytest.fixture(scope="module")
 def trace() -> dict[str, Any]:
     backend = sd.ScriptedBackend(lambda prompt, prefix, stage, seed: f"{seed} {stage.end}")
-    strategy = registry.build(
-        "strategies", "stage-beam", {"candidates": 2, "verifier": registry.build("verifiers", "rule", {"pattern": "1"})}
+    strategy = build(
+        "strategies", "stage-beam", {"candidates": 2, "verifier": build("verifiers", "rule", {"pattern": "1"})}
     )
     return sd.decode(sd.Prompt("?"), backend=backend, strategy=strategy).trace.as_dict()
 

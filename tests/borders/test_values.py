@@ -14,9 +14,9 @@ import pytest
 
 import structdecode as sd
 from structdecode.backends.transformers import TransformersBackend
-from structdecode.core import registry
 from structdecode.core.budget import Budget
 from structdecode.core.errors import ConfigError, ModelError
+from structdecode.core.settings import build, verifier_from
 from structdecode.evaluation.study import DataSource, Study
 from structdecode.pocket import checkpoint_path
 from structdecode.pocket.samples import write_samples
@@ -77,7 +77,7 @@ def test_settings_from_python_are_checked(kind: Any, settings: dict[str, Any]) -
 
 def test_numbers_of_another_library_and_names_of_verifiers_are_taken_as_a_command_line_has_them() -> None:
     made = BestOfN(n=np.int64(4), temperature=np.float32(1), verifier="log-prob")  # type: ignore[arg-type]
-    assert made == registry.build("strategies", "best-of-n", {"n": "4", "temperature": "1", "verifier": "log-prob"})
+    assert made == build("strategies", "best-of-n", {"n": "4", "temperature": "1", "verifier": "log-prob"})
     assert repr(made) == repr(BestOfN(n=4, temperature=1.0))
     assert repr(Budget(tokens=np.int64(5), seconds=2)) == repr(Budget(tokens=5, seconds=2.0))  # type: ignore[arg-type]
     assert Ensemble({"a.b": LogProb()}, {"a.b": 2}).weights == {"a.b": 2.0}
@@ -113,7 +113,7 @@ def test_a_world_has_no_negative_seed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("given", [3, len, LogProb, None])
 def test_what_is_no_verifier(given: Any) -> None:
-    for use in (registry.verifier_from, as_reward):
+    for use in (verifier_from, as_reward):
         with pytest.raises(ConfigError, match="a verifier is a name"):
             use(given)
 
@@ -126,7 +126,7 @@ def test_what_is_no_strategy(given: Any) -> None:
 
 def test_settings_of_a_function_are_not_dropped() -> None:
     with pytest.raises(ConfigError, match="weight"):
-        registry.verifier_from(len, {"weight": 2})
+        verifier_from(len, {"weight": 2})
 
 
 def test_a_verifier_is_checked_on_a_prompt_of_ones_own() -> None:
@@ -136,7 +136,7 @@ def test_a_verifier_is_checked_on_a_prompt_of_ones_own() -> None:
         seen.append(prompt.question)
         return 1.0
 
-    check_verifier(registry.build("verifiers", "callable", {"function": function}), prompt=sd.Prompt("Mine?"))
+    check_verifier(build("verifiers", "callable", {"function": function}), prompt=sd.Prompt("Mine?"))
     assert set(seen) == {"Mine?"}
 
 

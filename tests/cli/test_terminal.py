@@ -11,7 +11,7 @@ from rich.console import Console
 import structdecode as sd
 from structdecode.cli import demo
 from structdecode.cli.terminal import _choices
-from structdecode.core import registry
+from structdecode.core.settings import build
 from structdecode.core.view import render
 
 SCORES = {(0,): 1.0, (1,): 2 / 3, (0, 0): 0.2, (0, 1): 0.3, (1, 0): 0.9, (1, 1): 0.4, (1, 0, 0): 0.5, (1, 0, 1): 0.8}
@@ -24,8 +24,8 @@ def searched(beams: int) -> sd.Result:
         return SCORES.get(candidate.path, 0.1)
 
     settings: dict[str, Any] = {"candidates": 2, "beams": beams}
-    verifier = registry.build("verifiers", "callable", {"function": score})
-    strategy = registry.build("strategies", "stage-beam", {**settings, "verifier": verifier})
+    verifier = build("verifiers", "callable", {"function": score})
+    strategy = build("strategies", "stage-beam", {**settings, "verifier": verifier})
     backend = sd.ScriptedBackend(lambda prompt, prefix, stage, seed: f"{seed} {stage.end}")
     return sd.decode(sd.Prompt("?"), backend=backend, strategy=strategy)
 

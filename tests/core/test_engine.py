@@ -15,6 +15,7 @@ import structdecode as sd
 from structdecode.backends.scripted import ScriptedBackend
 from structdecode.core import registry
 from structdecode.core.protocols import Model
+from structdecode.core.settings import build
 from structdecode.core.types import Candidate, Prompt, Score, Stage
 from structdecode.testing import scripted
 
@@ -43,7 +44,7 @@ class Broken:
 
 @pytest.mark.parametrize("how", ["raises", "sleeps", "short", "numbers", "nan", "inf"])
 def test_failing_verifier_is_named_and_the_search_goes_on(how: str) -> None:
-    strategy = registry.build("strategies", "stage-beam", {"verifier": Broken(how)})
+    strategy = build("strategies", "stage-beam", {"verifier": Broken(how)})
     result = sd.decode(QUESTION, backend=BACKEND, strategy=strategy, verifier_timeout=0.05)
     assert result.answer
     assert {f["verifier"] for f in result.trace.failures} == {"Broken"}
@@ -55,7 +56,7 @@ def test_one_bad_score_costs_only_its_own_candidate() -> None:
         async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:
             return [Score(math.nan if i % 2 else 1.0) for i in range(len(candidates))]
 
-    strategy = registry.build("strategies", "best-of-n", {"n": 4, "verifier": Half()})
+    strategy = build("strategies", "best-of-n", {"n": 4, "verifier": Half()})
     result = sd.decode(QUESTION, backend=BACKEND, strategy=strategy)
     assert sorted(r.score.scored for r in result.candidates) == [False, False, True, True]
 
@@ -99,9 +100,7 @@ def test_verifier_work_is_counted_in_full() -> None:
     def judge(prompt: Prompt, prefix: Candidate, stage: Stage, seed: int) -> str:
         return "I choose response 1" if stage.name == "REPLY" else scripted(prompt, prefix, stage, seed)
 
-    strategy = registry.build(
-        "strategies", "best-of-n", {"n": 3, "verifier": registry.build("verifiers", "self-judge")}
-    )
+    strategy = build("strategies", "best-of-n", {"n": 3, "verifier": build("verifiers", "self-judge")})
     result = sd.decode(QUESTION, backend=ScriptedBackend(judge), strategy=strategy)
     verifier = result.usage_by_part["verifier"]
     assert verifier.generated_tokens == 2 * len("I choose response 1")
@@ -114,7 +113,7 @@ def test_judge_cannot_dodge_the_budget() -> None:
     def judge(prompt: Prompt, prefix: Candidate, stage: Stage, seed: int) -> str:
         return "hm " * 500 if stage.name == "REPLY" else f" ok {stage.end}"
 
-    strategy = registry.build("strategies", "stage-beam", {"verifier": registry.build("verifiers", "self-judge")})
+    strategy = build("strategies", "stage-beam", {"verifier": build("verifiers", "self-judge")})
     for tokens in (50, 100, 700):
         result = sd.decode(QUESTION, backend=ScriptedBackend(judge), strategy=strategy, budget=sd.Budget(tokens=tokens))
         assert result.usage.generated_tokens <= tokens
@@ -197,7 +196,7 @@ def test_trace_is_json_and_comes_back(tmp_path: Any) -> None:
 @pytest.mark.parametrize("verifier", ["p-true", "self-judge"])
 @pytest.mark.parametrize("most", [1, 2, 3, 5, 8])
 def test_parallel_calls_of_a_verifier_do_not_overshoot_either(verifier: str, most: int) -> None:
-    strategy = registry.build("strategies", "stage-beam", {"verifier": registry.build("verifiers", verifier)})
+    strategy = build("strategies", "stage-beam", {"verifier": build("verifiers", verifier)})
     result = sd.decode(QUESTION, backend=BACKEND, strategy=strategy, budget=sd.Budget(model_calls=most))
     assert result.usage.model_calls <= most
     assert result.stopped_by == "model_calls"
@@ -206,7 +205,7 @@ def test_parallel_calls_of_a_verifier_do_not_overshoot_either(verifier: str, mos
 @pytest.mark.parametrize("verifier", ["p-true", "self-judge"])
 @pytest.mark.parametrize("most", [0, 10, 31, 200, 500])
 def test_prefill_budget_is_never_overshot(verifier: str, most: int) -> None:
-    strategy = registry.build("strategies", "stage-beam", {"verifier": registry.build("verifiers", verifier)})
+    strategy = build("strategies", "stage-beam", {"verifier": build("verifiers", verifier)})
     result = sd.decode(QUESTION, backend=BACKEND, strategy=strategy, budget=sd.Budget(prefill_tokens=most))
     assert result.usage.prefilled_tokens <= most
     assert result.stopped_by == "prefill_tokens"

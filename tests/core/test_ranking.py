@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import structdecode as sd
-from structdecode.core import registry
 from structdecode.core.protocols import Model
 from structdecode.core.resolution import resolution
+from structdecode.core.settings import build
 from structdecode.core.types import Candidate, Prompt, Schema, Score, Stage, rank, twins
 from structdecode.testing import EchoModel, candidate
 from structdecode.verifiers.ensemble import Ensemble
@@ -132,7 +132,7 @@ class Counting:
 def test_a_verifier_sees_each_of_several_twins_once_and_the_saving_is_counted(name: str) -> None:
     verifier = Counting()
     settings = {"n": 9} if name == "best-of-n" else {"candidates": 9}
-    strategy = registry.build("strategies", name, {**settings, "verifier": verifier})
+    strategy = build("strategies", name, {**settings, "verifier": verifier})
     backend = sd.ScriptedBackend(lambda prompt, prefix, stage, seed: "x" * (1 + seed % 2) + stage.end)
     result = sd.decode(Prompt("?"), backend=backend, schema=SCHEMA, strategy=strategy)
     for asked in verifier.asked:
@@ -150,7 +150,7 @@ def test_a_verifier_sees_each_of_several_twins_once_and_the_saving_is_counted(na
 def test_votes_count_each_draw() -> None:
     backend = sd.ScriptedBackend(lambda prompt, prefix, stage, seed: ("7" if seed % 4 else "8") + stage.end)
     schema = Schema("one", (Stage.tagged("A"),))
-    strategy = registry.build("strategies", "self-consistency", {"n": 12})
+    strategy = build("strategies", "self-consistency", {"n": 12})
     result = sd.decode(Prompt("?"), backend=backend, schema=schema, strategy=strategy, seed=3)
     votes = {r.candidate.stages["A"]: r.draws for r in result.candidates}
     assert sum(votes.values()) == 12 and len(votes) == 2
@@ -163,7 +163,7 @@ def test_sentences_keep_the_white_space_between_them() -> None:
     pieces = iter([" One.", "  Two.", "\nThree.", "5 left </A>"])
     backend = sd.ScriptedBackend(lambda prompt, prefix, stage, seed: next(pieces))
     schema = Schema("one", (Stage.tagged("A"),))
-    strategy = registry.build("strategies", "sentence-beam", {"candidates": 1})
+    strategy = build("strategies", "sentence-beam", {"candidates": 1})
     result = sd.decode(Prompt("?"), backend=backend, schema=schema, strategy=strategy)
     assert result.best is not None
     assert result.best.text == "<A> One.  Two.\nThree.5 left </A>"
@@ -222,7 +222,7 @@ def test_noise_in_the_last_bits_never_changes_a_path(name: str, settings: dict[s
     for seed in range(12):
         result = sd.decode(
             Prompt("?"), backend=Jittered(random.Random(seed)), schema=SCHEMA,
-            strategy=registry.build("strategies", name, given_), seed=1,
+            strategy=build("strategies", name, given_), seed=1,
         )  # fmt: skip
         found.add(tuple((r.candidate.path, r.paths) for r in result.candidates))
     assert len(found) == 1

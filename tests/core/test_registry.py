@@ -7,7 +7,9 @@ import pytest
 
 from structdecode.core import registry
 from structdecode.core.errors import ConfigError, UnknownNameError
+from structdecode.core.labels import label_of
 from structdecode.core.protocols import PairwiseJudge, Verifier
+from structdecode.core.settings import build, verifier_from
 from structdecode.strategies.stage_beam import StageBeam
 from structdecode.verifiers.by_stage import ByStage
 from structdecode.verifiers.callable import FunctionVerifier
@@ -28,11 +30,11 @@ def test_every_entry_point_loads() -> None:
 
 
 def test_texts_become_the_fields_types() -> None:
-    made = registry.build(
+    made = build(
         "strategies", "stage-beam", {"candidates": "6", "temperature": "0.5", "top_k": "none", "verifier": "p-true"}
     )
     assert made == StageBeam(candidates=6, temperature=0.5, top_k=None, verifier=PTrue())
-    judge = registry.build("verifiers", "self-judge", {"both_orders": "true", "tournament": "round-robin"})
+    judge = build("verifiers", "self-judge", {"both_orders": "true", "tournament": "round-robin"})
     assert (judge.both_orders, judge.tournament) == (True, "round-robin")
 
 
@@ -64,7 +66,7 @@ def test_bad_settings_say_what_and_how(
     group: registry.Group, name: str, settings: dict[str, str], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        registry.build(group, name, settings)
+        build(group, name, settings)
 
 
 def test_decorators_return_what_they_decorate_and_register_it() -> None:
@@ -78,8 +80,8 @@ def test_decorators_return_what_they_decorate_and_register_it() -> None:
         n: int = 2
 
     assert likes_a(None) == 1.0
-    assert registry.build("verifiers", "likes-a").function is likes_a
-    assert registry.build("strategies", "mine", {"n": "3"}) == Mine(3)
+    assert build("verifiers", "likes-a").function is likes_a
+    assert build("strategies", "mine", {"n": "3"}) == Mine(3)
     assert registry.name_of("strategies", Mine) == "mine"
     assert registry.name_of("verifiers", PTrue) == "p-true"
     with pytest.raises(UnknownNameError, match="likes-a"):
@@ -99,7 +101,7 @@ NESTED = ByStage({"caption": Ensemble({"a": LogProb("stage"), "b": Rule("7")}, {
     ],
 )  # fmt: skip
 def test_verifiers_inside_verifiers_are_read_in_every_form(given: object) -> None:
-    assert registry.verifier_from(given) == NESTED
+    assert verifier_from(given) == NESTED
 
 
 def test_keys_with_dots_reach_inside() -> None:
@@ -108,8 +110,8 @@ def test_keys_with_dots_reach_inside() -> None:
         "routes.caption.members.a.scope": "stage", "routes.caption.members.b.pattern": "7",
         "routes.caption.weights.a": "2", "default": "p-true",
     }  # fmt: skip
-    assert registry.verifier_from("by-stage", settings) == NESTED
-    made = registry.build("strategies", "stage-beam", {"verifier": "log-prob", "verifier.scope": "stage"})
+    assert verifier_from("by-stage", settings) == NESTED
+    made = build("strategies", "stage-beam", {"verifier": "log-prob", "verifier.scope": "stage"})
     assert made.verifier == LogProb("stage")
 
 
@@ -120,11 +122,9 @@ def test_settings_that_are_lists_of_verifiers_and_judges_are_read_too() -> None:
         members: tuple[Verifier, ...]
         judge: PairwiseJudge | None = None
 
-    made = registry.verifier_from(
-        {"first-of": {"members": ["log-prob", {"rule": {"pattern": "7"}}], "judge": "self-judge"}}
-    )
+    made = verifier_from({"first-of": {"members": ["log-prob", {"rule": {"pattern": "7"}}], "judge": "self-judge"}})
     assert made == FirstOf((LogProb(), Rule("7")), SelfJudge())
-    assert registry.label_of(made) == "first-of(log-prob, rule, judge=self-judge)"
+    assert label_of(made) == "first-of(log-prob, rule, judge=self-judge)"
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_settings_that_are_lists_of_verifiers_and_judges_are_read_too() -> None:
 )  # fmt: skip
 def test_mistakes_inside_say_where(given: object, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        registry.verifier_from(given)
+        verifier_from(given)
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -158,8 +158,8 @@ def test_what_a_verifier_goes_by() -> None:
     def plain(candidate: object) -> float:
         return 1.0
 
-    label = registry.label_of
-    assert label(registry.build("verifiers", "likes-b")) == "likes-b"
+    label = label_of
+    assert label(build("verifiers", "likes-b")) == "likes-b"
     assert label(FunctionVerifier(plain)) == "plain"
     assert label(FunctionVerifier(functools.partial(functools.partial(plain), 1))) == "plain"
     assert label(FunctionVerifier(lambda candidate: 1.0)) == "<lambda>"

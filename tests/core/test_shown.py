@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 import structdecode as sd
-from structdecode.core import registry
 from structdecode.core.errors import MissingExtraError
 from structdecode.core.images import THUMBNAIL
+from structdecode.core.settings import build
 
 NASTY = "<script>alert('x')</script> & </details></div><img src=http://example.com>"
 PICTURE = Image.new("RGB", (1000, 10), "red")
@@ -21,8 +21,8 @@ PICTURE = Image.new("RGB", (1000, 10), "red")
 
 def searched(text: str = "five", **options: object) -> sd.Result:
     backend = sd.ScriptedBackend(lambda prompt, prefix, stage, seed: f"{text} {seed % 5} {stage.end}", name=text)
-    verifier = registry.build("verifiers", "rule", {"pattern": "2"})
-    strategy = registry.build("strategies", "stage-beam", {"candidates": 6, "verifier": verifier})
+    verifier = build("verifiers", "rule", {"pattern": "2"})
+    strategy = build("strategies", "stage-beam", {"candidates": 6, "verifier": verifier})
     return sd.decode(sd.Prompt(f"{text}?", PICTURE), backend=backend, strategy=strategy, **options)  # type: ignore[arg-type]
 
 

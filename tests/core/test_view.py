@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import structdecode as sd
-from structdecode.core import registry
+from structdecode.core.settings import build
 from structdecode.core.view import render
 
 NASTY = "<script>alert('x')</script> & \"quotes\" </details>"
@@ -9,7 +9,7 @@ NASTY = "<script>alert('x')</script> & \"quotes\" </details>"
 
 def test_everything_is_escaped_and_every_candidate_is_there() -> None:
     backend = sd.ScriptedBackend(lambda prompt, prefix, stage, seed: f"{NASTY} {seed} {stage.end}", name=NASTY)
-    strategy = registry.build("strategies", "stage-beam", {"candidates": 3, "beams": 2})
+    strategy = build("strategies", "stage-beam", {"candidates": 3, "beams": 2})
     result = sd.decode(sd.Prompt(NASTY), backend=backend, strategy=strategy)
     page = render(result.trace)
     assert "<script" not in page and page.count("&lt;script&gt;") >= 15
@@ -25,8 +25,8 @@ def test_why_something_was_pruned() -> None:
     def model(prompt: sd.Prompt, prefix: sd.Candidate, stage: sd.Stage, seed: int) -> str:
         return {0: "never closed", 1: f"long {stage.end}"}.get(seed % 3, f"x {stage.end}")
 
-    strategy = registry.build(
-        "strategies", "stage-beam", {"candidates": 8, "verifier": registry.build("verifiers", "rule", {"pattern": "x"})}
+    strategy = build(
+        "strategies", "stage-beam", {"candidates": 8, "verifier": build("verifiers", "rule", {"pattern": "x"})}
     )
     result = sd.decode(sd.Prompt("?"), backend=sd.ScriptedBackend(model), strategy=strategy)
     page = render(result.trace)

@@ -11,6 +11,7 @@ import pytest
 import structdecode as sd
 from structdecode.backends.transformers import TransformersBackend
 from structdecode.core import registry
+from structdecode.core.settings import build
 from structdecode.matching.answers import final_answer
 from structdecode.pocket import checkpoint_path, world
 from structdecode.training.pocket import lessons
@@ -40,7 +41,7 @@ def shares(backend: TransformersBackend) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {name: [0.0] * N for name in (*cells, "sample")}
 
     async def run(cell: str, name: str, settings: dict[str, object]) -> None:
-        strategy = registry.build("strategies", name, settings)
+        strategy = build("strategies", name, settings)
         questions = [sd.Prompt(scene.question.text, scene.render()) for scene in SCENES]
         async for at, result in sd.decode_many(questions, backend=backend, strategy=strategy, concurrency=16):
             right = [

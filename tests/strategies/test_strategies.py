@@ -8,8 +8,8 @@ import pytest
 
 import structdecode as sd
 from structdecode.backends.scripted import ScriptedBackend
-from structdecode.core import registry
 from structdecode.core.protocols import Model
+from structdecode.core.settings import build
 from structdecode.core.types import Candidate, Prompt, Schema, Score, Stage
 
 SCHEMA = Schema("abc", tuple(Stage.tagged(name) for name in "ABC"))
@@ -45,8 +45,8 @@ def share_right(strategy: object, n: int = 150) -> tuple[float, float]:
 
 def test_choosing_after_each_stage_beats_choosing_at_the_end_at_equal_cost() -> None:
     """With a perfect verifier: 1-(2/3)^4 a stage, cubed, against 1-(26/27)^4."""
-    beam, beam_cost = share_right(registry.build("strategies", "stage-beam", {"candidates": 4, "verifier": Oracle()}))
-    best, best_cost = share_right(registry.build("strategies", "best-of-n", {"n": 4, "verifier": Oracle()}))
+    beam, beam_cost = share_right(build("strategies", "stage-beam", {"candidates": 4, "verifier": Oracle()}))
+    best, best_cost = share_right(build("strategies", "best-of-n", {"n": 4, "verifier": Oracle()}))
     assert beam_cost == best_cost == 12
     assert beam == pytest.approx((1 - (2 / 3) ** 4) ** 3, abs=0.12)
     assert best == pytest.approx(1 - (26 / 27) ** 4, abs=0.09)
@@ -60,13 +60,13 @@ def test_more_beams_find_what_a_late_verifier_shows() -> None:
             scores = await super().score(prompt, candidates, model)
             return scores if candidates[0].last_stage == "C" else [Score(0.0)] * len(candidates)
 
-    one, _ = share_right(registry.build("strategies", "stage-beam", {"candidates": 6, "beams": 1, "verifier": Late()}))
-    six, _ = share_right(registry.build("strategies", "stage-beam", {"candidates": 6, "beams": 6, "verifier": Late()}))
+    one, _ = share_right(build("strategies", "stage-beam", {"candidates": 6, "beams": 1, "verifier": Late()}))
+    six, _ = share_right(build("strategies", "stage-beam", {"candidates": 6, "beams": 6, "verifier": Late()}))
     assert six > one + 0.15
 
 
 def test_beams_are_kept_and_extended() -> None:
-    strategy = registry.build("strategies", "stage-beam", {"candidates": 3, "beams": 2, "verifier": Oracle()})
+    strategy = build("strategies", "stage-beam", {"candidates": 3, "beams": 2, "verifier": Oracle()})
     result = sd.decode(Prompt("?"), backend=ScriptedBackend(noisy), schema=SCHEMA, strategy=strategy)
     events = [event for event in result.trace.events if event["kind"] == "candidate"]
     by_stage = [sum(len(e["path"]) == depth for e in events) for depth in (1, 2, 3)]
@@ -87,7 +87,7 @@ def test_sentence_beam_chooses_at_every_full_stop() -> None:
             texts = [" ".join(c.stages.values()) for c in candidates]
             return [Score(float(t.count("right") - t.count("wrong"))) for t in texts]
 
-    strategy = registry.build("strategies", "sentence-beam", {"candidates": 8, "verifier": Words()})
+    strategy = build("strategies", "sentence-beam", {"candidates": 8, "verifier": Words()})
     result = sd.decode(Prompt("?"), backend=ScriptedBackend(sentences), schema=SCHEMA, strategy=strategy)
     assert result.stages == dict.fromkeys("ABC", "right. right. right")
     assert result.best is not None and result.best.valid
@@ -97,7 +97,7 @@ def test_sentence_beam_chooses_at_every_full_stop() -> None:
 
 def test_sentence_beam_ends_with_a_model_that_never_closes_a_stage() -> None:
     endless = ScriptedBackend(lambda *_: " on and on.")
-    strategy = registry.build("strategies", "sentence-beam", {"candidates": 2, "max_sentences": 5})
+    strategy = build("strategies", "sentence-beam", {"candidates": 2, "max_sentences": 5})
     result = sd.decode(Prompt("?"), backend=endless, schema=SCHEMA, strategy=strategy)
     assert list(result.stages) == ["A", "B", "C"]
 
@@ -110,7 +110,7 @@ def test_majority_wins_and_malformed_answers_do_not_vote() -> None:
         return text if text == "(broken" else text + stage.end
 
     schema = Schema("one", (Stage.tagged("A"),))
-    strategy = registry.build("strategies", "self-consistency", {"n": 6})
+    strategy = build("strategies", "self-consistency", {"n": 6})
     result = sd.decode(Prompt("?"), backend=ScriptedBackend(model), schema=schema, strategy=strategy)
     assert result.candidates[0].score.value == 0.5
     assert "3" in result.answer
@@ -119,15 +119,15 @@ def test_majority_wins_and_malformed_answers_do_not_vote() -> None:
 
 def test_single_paths_are_greedy_unless_told_otherwise() -> None:
     for name in ("direct", "cot", "staged"):
-        assert registry.build("strategies", name).sampling(Stage("A")).greedy
-        assert not registry.build("strategies", name, {"temperature": "none"}).sampling(Stage("A")).greedy
+        assert build("strategies", name).sampling(Stage("A")).greedy
+        assert not build("strategies", name, {"temperature": "none"}).sampling(Stage("A")).greedy
 
 
 def test_malformed_candidates_rank_last_and_are_kept() -> None:
     def model(prompt: Prompt, prefix: Candidate, stage: Stage, seed: int) -> str:
         return "right" if seed % 2 else f"wrong{stage.end}"
 
-    strategy = registry.build("strategies", "stage-beam", {"candidates": 8, "verifier": Oracle()})
+    strategy = build("strategies", "stage-beam", {"candidates": 8, "verifier": Oracle()})
     result = sd.decode(Prompt("?"), backend=ScriptedBackend(model), schema=SCHEMA, strategy=strategy)
     assert len(result.draws) == 8
     validity = [r.candidate.valid for r in result.candidates]

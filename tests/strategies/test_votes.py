@@ -10,7 +10,7 @@ import pytest
 
 import structdecode as sd
 from structdecode.backends.scripted import ScriptedBackend
-from structdecode.core import registry
+from structdecode.core.settings import build
 from structdecode.core.types import Candidate, Prompt, Schema, Stage
 from structdecode.matching.types import Question
 
@@ -26,7 +26,7 @@ def votes(answers: list[str], question: str = "?", **known: Any) -> dict[str, fl
         assert prompt.question == question
         return next(given) + stage.end
 
-    strategy = registry.build("strategies", "self-consistency", {"n": len(answers)})
+    strategy = build("strategies", "self-consistency", {"n": len(answers)})
     result = sd.decode(Prompt(question, **known), backend=ScriptedBackend(model), schema=ONE, strategy=strategy)
     return {r.candidate.answer(ONE): r.score.value for r in result.candidates}
 
@@ -86,7 +86,7 @@ def test_a_question_tells_its_prompt_the_options_and_the_kind() -> None:
 def test_options_and_kind_are_neither_shown_nor_traced() -> None:
     def traced(**known: Any) -> Any:
         backend = ScriptedBackend(lambda prompt, prefix, stage, seed: f"B{stage.end}")
-        strategy = registry.build("strategies", "self-consistency", {"n": 2})
+        strategy = build("strategies", "self-consistency", {"n": 2})
         result = sd.decode(Prompt("Which?", **known), backend=backend, schema=ONE, strategy=strategy)
         candidates = [event for event in result.trace.events if event["kind"] == "candidate"]
         return result.answer, result.usage.prefilled_tokens, result.trace.header, candidates

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from structdecode.backends.scripted import ScriptedBackend
-from structdecode.core import registry
 from structdecode.core.budget import Budget, Usage
 from structdecode.core.engine import decode
 from structdecode.core.errors import ConfigError, ModelError
 from structdecode.core.schemas import LLAVA_O1
+from structdecode.core.settings import build
 from structdecode.core.types import Candidate, Message, Prompt, Score, Span
 from structdecode.pocket import world
 from structdecode.strategies.best_of_n import BestOfN
@@ -188,17 +188,17 @@ def test_mistakes_are_said_before_any_work(tmp_path: Path, directory: Path) -> N
     with pytest.raises(
         ConfigError, match="reward model 'none': no such directory: make one with `structdecode train-v"
     ):
-        registry.build("verifiers", "reward-model", {"path": "none"})
+        build("verifiers", "reward-model", {"path": "none"})
     with pytest.raises(ConfigError, match="'reward-model' needs path"):
-        registry.build("verifiers", "reward-model")
+        build("verifiers", "reward-model")
     with pytest.raises(ConfigError, match="aggregate must be one of last, min, product, not 'mean'"):
-        registry.build("verifiers", "reward-model", {"path": str(directory), "aggregate": "mean"})
+        build("verifiers", "reward-model", {"path": str(directory), "aggregate": "mean"})
     with pytest.raises(ConfigError, match="aggregate must be one of last, min, product, not 'mean'"):
         RewardModel(str(directory), "mean")  # type: ignore[arg-type]
     (tmp_path / FILE).write_text('{"format": "other"}')
     with pytest.raises(ModelError, match="format 'other', not"):
         RewardModel(str(tmp_path))
-    assert registry.build("verifiers", "reward-model", {"path": str(directory)}) == RewardModel(str(directory))
+    assert build("verifiers", "reward-model", {"path": str(directory)}) == RewardModel(str(directory))
 
 
 def test_untrained_with_likelihood_it_ranks_as_the_model_does(tmp_path: Path) -> None:

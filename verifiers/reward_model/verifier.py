@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from structdecode.core import registry
 from structdecode.core.protocols import Model
 from structdecode.core.resolution import resolution
+from structdecode.core.settings import check_settings
 from structdecode.core.types import Candidate, Prompt, Score
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class RewardModel:
         """Before any work is done: a wrong path should not cost a search."""
         from structdecode.verifiers.reward_model.config import RewardConfig
 
-        registry.check_settings(self)
+        check_settings(self)
         object.__setattr__(self, "digest", RewardConfig.load(self.path).digest)
 
     @cached_property

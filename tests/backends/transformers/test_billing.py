@@ -15,10 +15,11 @@ from PIL import Image
 import structdecode as sd
 from structdecode.backends.transformers import TransformersBackend
 from structdecode.backends.transformers.writing import Writing
-from structdecode.core import engine, registry
+from structdecode.core import engine
 from structdecode.core.budget import Budget, Meter
 from structdecode.core.decoder import MeteredDecoder
 from structdecode.core.protocols import Decoder, Model
+from structdecode.core.settings import build
 from structdecode.core.trace import Trace
 from structdecode.core.types import Candidate, Prompt, Ranked, Sampling, Schema, Score, Stage
 from structdecode.verifiers.p_true import PTrue
@@ -115,7 +116,7 @@ class Slow:
 def test_what_a_timed_out_verifier_drew_is_in_the_result(
     backend: TransformersBackend, drawn: list[int], prompt: Prompt
 ) -> None:
-    strategy = registry.build("strategies", "best-of-n", {"n": 2, "verifier": Slow()})
+    strategy = build("strategies", "best-of-n", {"n": 2, "verifier": Slow()})
     result = sd.decode(prompt, backend=backend, schema=SCHEMA, strategy=strategy, verifier_timeout=0.3)
     verifier = result.usage_by_part["verifier"]
     assert [failure["error"] for failure in result.trace.failures] == ["no score within 0.3 s"]
@@ -141,7 +142,7 @@ def test_calls_that_a_failing_verifier_leaves_behind_are_ended_and_billed(
             await asyncio.gather(long, fail())
             return []
 
-    strategy = registry.build("strategies", "best-of-n", {"n": 2, "verifier": Hasty()})
+    strategy = build("strategies", "best-of-n", {"n": 2, "verifier": Hasty()})
     result = sd.decode(prompt, backend=backend, schema=SCHEMA, strategy=strategy)
     assert result.usage.generated_tokens == len(drawn)
     assert result.usage_by_part["verifier"].generated_tokens >= 5
@@ -192,7 +193,7 @@ def test_the_best_line_so_far_wins_when_the_budget_ends_a_search() -> None:
     def write(prompt: Prompt, prefix: Candidate, stage: Stage, seed: int) -> str:
         return (next(texts) if stage.name == "A" else f"b{seed}") + stage.end
 
-    strategy = registry.build("strategies", "stage-beam", {"candidates": 3, "beams": 2, "verifier": Second()})
+    strategy = build("strategies", "stage-beam", {"candidates": 3, "beams": 2, "verifier": Second()})
     result = sd.decode(
         Prompt("?"),
         backend=sd.ScriptedBackend(write),
@@ -235,7 +236,7 @@ class Planned:
 
 def plans(rng: random.Random) -> Iterator[Planned]:
     verifiers = [
-        PTrue(), SelfJudge(max_tokens=8), Slow(3), registry.build("verifiers", "log-prob"),
+        PTrue(), SelfJudge(max_tokens=8), Slow(3), build("verifiers", "log-prob"),
         SelfJudge(tournament="round-robin", both_orders=True, max_tokens=5),
     ]  # fmt: skip
     while True:
@@ -247,7 +248,7 @@ def plans(rng: random.Random) -> Iterator[Planned]:
         budget = {"none": Budget(), "seconds": Budget(seconds=rng.uniform(0, 0.1))}.get(limit)
         slow = isinstance(verifier, Slow)
         yield Planned(
-            registry.build("strategies", name, {**settings, "verifier": verifier}),
+            build("strategies", name, {**settings, "verifier": verifier}),
             budget or Budget(**{limit: value[limit]}),  # type: ignore[arg-type]
             rng.uniform(0.001, 0.06) if slow or rng.random() < 0.3 else None,
             rng.uniform(0, 0.1) if rng.random() < 0.3 else None,

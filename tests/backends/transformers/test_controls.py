@@ -11,8 +11,8 @@ from PIL import Image
 
 from structdecode.backends.transformers import TransformersBackend
 from structdecode.backends.transformers.controls import Escaper, control_tokens
-from structdecode.core import registry
 from structdecode.core.engine import decode
+from structdecode.core.settings import build
 from structdecode.core.types import Message, Prompt, Sampling, Schema, Stage
 from tests.backends.transformers import tiny
 from tests.backends.transformers.conftest import shared_backend
@@ -59,7 +59,7 @@ def test_an_answer_that_holds_one_is_judged(
         return decoded(ids) + "<|image|>"
 
     monkeypatch.setattr(backend.codec, "decode", with_picture)
-    strategy = registry.build("strategies", "best-of-n", {"n": 2, "verifier": verifier})
+    strategy = build("strategies", "best-of-n", {"n": 2, "verifier": verifier})
     result = decode(Prompt("What is it?", [picture]), backend=backend, schema=schema, strategy=strategy, seed=1)
     assert all("<|image|>" in ranked.candidate.text for ranked in result.candidates)
     assert not result.trace.failures

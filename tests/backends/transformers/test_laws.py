@@ -14,11 +14,11 @@ from scipy import stats
 from structdecode.backends.transformers import TransformersBackend
 from structdecode.backends.transformers.sampling import draw, filtered, uniforms
 from structdecode.backends.transformers.slots.attention import text_configs
-from structdecode.core import registry
 from structdecode.core.engine import adecode, decode
 from structdecode.core.many import decode_many
 from structdecode.core.protocols import GenerationRequest, Row
 from structdecode.core.schemas import LLAVA_O1
+from structdecode.core.settings import build
 from structdecode.core.types import Candidate, Prompt, Sampling, Schema, Stage
 from tests.backends.transformers import tiny
 
@@ -316,7 +316,7 @@ def test_no_strategy_computes_the_prompt_twice(
     """Of all that reaches the model's forward only the first is as long as the prompt."""
     fed = fed_lengths(mllama, monkeypatch)
     prompt = Prompt("How many objects are there, if you look at all of the picture? " * 3, [picture])
-    built = registry.build("strategies", strategy, {"max_tokens": 6, "temperature": 1.0})
+    built = build("strategies", strategy, {"max_tokens": 6, "temperature": 1.0})
     result = decode(prompt, backend=mllama, strategy=built, seed=2)
     assert result.usage.images_encoded == 1
     assert len(fed) > 3 and fed[0] > 60

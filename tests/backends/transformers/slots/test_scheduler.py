@@ -15,13 +15,13 @@ from structdecode.backends.transformers import TransformersBackend
 from structdecode.backends.transformers.backend import Engine
 from structdecode.backends.transformers.slots import scheduler
 from structdecode.backends.transformers.slots.kv import Pool
-from structdecode.core import registry
 from structdecode.core.budget import Budget, Meter, Usage
 from structdecode.core.decoder import MeteredDecoder
 from structdecode.core.engine import adecode
 from structdecode.core.errors import ModelError, ModelFailedError
 from structdecode.core.many import decode_many
 from structdecode.core.protocols import GenerationRequest, Row
+from structdecode.core.settings import build
 from structdecode.core.trace import Trace
 from structdecode.core.types import Candidate, Prompt, Sampling, Schema, Stage
 from tests.backends.transformers import tiny
@@ -293,7 +293,7 @@ def test_prefix_cache_stays_within_its_bytes(picture: Image.Image) -> None:
 def test_judges_share_the_picture_and_their_rubric(picture: Image.Image) -> None:
     """All comparisons of a round: one picture, and the words before the responses once."""
     built = backend()
-    strategy = registry.build("strategies", "stage-beam", {"candidates": 4, "verifier": "self-judge"})
+    strategy = build("strategies", "stage-beam", {"candidates": 4, "verifier": "self-judge"})
     result = asyncio.run(adecode(Prompt("How many?", [picture]), backend=built, schema=SHORT, strategy=strategy))
     verifier = result.usage_by_part["verifier"]
     assert result.usage.images_encoded == 1
