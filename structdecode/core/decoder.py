@@ -30,6 +30,7 @@ from structdecode.core.border import (
 from structdecode.core.budget import Budget, Meter, Usage
 from structdecode.core.errors import BudgetSpent, ConfigError, StrategyError
 from structdecode.core.labels import label_of
+from structdecode.core.lifetimes import Lifetimes
 from structdecode.core.protocols import ForcedText, GenerationRequest, MakeProcessor, Row, Session, Verifier
 from structdecode.core.trace import Trace
 from structdecode.core.types import (
@@ -61,7 +62,9 @@ class MeteredDecoder:
         trace: Trace,
         seed: tuple[int, str],
         verifier_timeout: float | None,
+        lifetimes: Lifetimes,
     ) -> None:
+        self._lifetimes = lifetimes
         self.prompt, self.root = prompt, Candidate()
         self.rng = np.random.default_rng(seeds.derive(*seed, "strategy"))
         self._schema, self._session, self._meter, self._trace = schema, session, meter, trace
@@ -313,6 +316,7 @@ class MeteredDecoder:
         limit = min((s for s in (left, self._timeout) if s is not None), default=None)
         try:
             with self._meter.working("verifier"):
+                await within(partial(self._lifetimes.enter, verifier), left)
                 async with MeteredModel(self._session, self._meter, self._seed) as model:
                     call, plain = partial(verifier.score, self.prompt, given, model), not is_async(verifier.score)
                     began = time.monotonic()

@@ -31,6 +31,7 @@ from structdecode.core.errors import (
     StructdecodeError,
 )
 from structdecode.core.labels import label_of
+from structdecode.core.lifetimes import lifetimes
 from structdecode.core.lookup import find_schema, load_backend
 from structdecode.core.protocols import Backend, Strategy
 from structdecode.core.reading import cut
@@ -89,8 +90,10 @@ async def adecode(
         "seed": seed, "sample_id": sample_id, **_asked_by(backend),
     }  # fmt: skip
     trace = Trace(header, observer=observer)
-    async with backend.open(schema.ask(prompt)) as session:
-        decoder = MeteredDecoder(prompt, schema, session, meter, trace, (seed, sample_id), verifier_timeout)
+    async with lifetimes() as open_verifiers, backend.open(schema.ask(prompt)) as session:
+        decoder = MeteredDecoder(
+            prompt, schema, session, meter, trace, (seed, sample_id), verifier_timeout, open_verifiers
+        )
         try:
             ranked = _ranking(await _found(search, schema, decoder, meter), search, decoder)
         except BudgetSpent:

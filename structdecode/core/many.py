@@ -11,6 +11,7 @@ from structdecode.core import seeds
 from structdecode.core.budget import Budget
 from structdecode.core.engine import adecode
 from structdecode.core.errors import ConfigError, ImageError, PromptError
+from structdecode.core.lifetimes import lifetimes
 from structdecode.core.protocols import Backend, Strategy
 from structdecode.core.results import Result, unasked
 from structdecode.core.types import Prompt, Schema
@@ -69,7 +70,7 @@ async def decode_many(
         except (PromptError, ImageError) as error:
             return unasked(task.prompt, str(task.sample_id), own_seed, str(error))
 
-    async with aclosing(as_done(_tasks(prompts, sample_ids), answered, concurrency)) as results:
+    async with lifetimes(), aclosing(as_done(_tasks(prompts, sample_ids), answered, concurrency)) as results:
         async for index, result in results:
             yield index, result
 

@@ -140,6 +140,9 @@ class Verifier(Protocol):
     on the search's event loop, where it can ask the model; it must not block there (``time.sleep``, a synchronous
     request): it holds up all searches, and no limit can end it before it is done. Its scores are late then and do not
     count. `asyncio.to_thread` is for work that blocks.
+
+    One that is an async context manager too (``__aenter__``, ``__aexit__``) is entered before it is first asked, once
+    for a whole `decode_many` or comparison, and left when that ends: the place to load and to free what it runs on.
     """
 
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]: ...

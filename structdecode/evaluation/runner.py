@@ -26,6 +26,7 @@ from structdecode.core.errors import (
 from structdecode.core.flops import ModelCost
 from structdecode.core.images import Picture
 from structdecode.core.jsonl import Appender
+from structdecode.core.lifetimes import lifetimes
 from structdecode.core.paths import FULL, whole
 from structdecode.core.protocols import Backend
 from structdecode.core.results import Result
@@ -132,7 +133,7 @@ class Runner:
             self._traces.close()
 
     async def _run(self, jobs: Sequence[Job], progress: LiveCells) -> None:
-        async with aclosing(as_done(self._promising(jobs), self._kept, self.concurrency)) as done:
+        async with lifetimes(), aclosing(as_done(self._promising(jobs), self._kept, self.concurrency)) as done:
             async for _, record in done:
                 if record is not None:
                     progress.add(record)

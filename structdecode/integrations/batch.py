@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from structdecode.core.engine import adecode, run_sync
 from structdecode.core.errors import ImageError, PromptError
+from structdecode.core.lifetimes import lifetimes
 from structdecode.core.protocols import Backend
 from structdecode.core.results import Result
 from structdecode.core.types import Prompt, Schema
@@ -78,7 +79,7 @@ async def _answer_all(
         return answer
 
     answers: dict[int, Answer] = {}
-    async with aclosing(as_done(jobs, one, search.concurrency)) as done:
+    async with lifetimes(), aclosing(as_done(jobs, one, search.concurrency)) as done:
         async for index, answer in done:
             answers[index] = answer
     return [answers[index] for index in range(len(jobs))]

@@ -15,6 +15,7 @@ from structdecode.core import tags
 from structdecode.core.asking import MeteredModel
 from structdecode.core.budget import Budget, Meter
 from structdecode.core.decoder import MeteredDecoder
+from structdecode.core.lifetimes import lifetimes
 from structdecode.core.problems import BadRow, shown
 from structdecode.core.protocols import Backend, Verifier
 from structdecode.core.reading import cut, one_line
@@ -115,9 +116,9 @@ class Filter:
         spans = tags.parse(schema, assembled(stages))
         candidate = Candidate(spans, tuple(0 for _ in spans))
         backend: Backend = self.backend or api
-        async with backend.open(prompt) as session:
+        async with lifetimes() as open_verifiers, backend.open(prompt) as session:
             trace = Trace({})
-            decoder = MeteredDecoder(prompt, schema, session, Meter(Budget()), trace, seed, None)
+            decoder = MeteredDecoder(prompt, schema, session, Meter(Budget()), trace, seed, None, open_verifiers)
             score = (await decoder.score(self.verifier, [candidate]))[0]
         if api.failure is not None:
             raise api.failure

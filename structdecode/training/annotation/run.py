@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from structdecode.core.errors import ImageError, PromptError, StructdecodeError
+from structdecode.core.lifetimes import lifetimes
 from structdecode.core.paths import write_whole
 from structdecode.core.problems import Rejected
 from structdecode.core.workers import as_done
@@ -146,7 +147,7 @@ class _Run:
             await self._one(at, annotator)
 
         # to the end after a stop, too: a reply that just came may decide another record as well
-        async with aclosing(as_done(todo, one, self.settings.concurrency)) as done:
+        async with lifetimes(), aclosing(as_done(todo, one, self.settings.concurrency)) as done:
             async for _ in done:
                 pass
 

@@ -18,6 +18,7 @@ from structdecode.backends.transformers.writing import Writing
 from structdecode.core import engine
 from structdecode.core.budget import Budget, Meter
 from structdecode.core.decoder import MeteredDecoder
+from structdecode.core.lifetimes import Lifetimes
 from structdecode.core.protocols import Decoder, Model
 from structdecode.core.settings import build
 from structdecode.core.trace import Trace
@@ -82,7 +83,7 @@ def test_what_a_cancelled_call_drew_is_billed_and_its_rows_stop(
 
     async def run() -> int:
         async with backend.open(SCHEMA.ask(prompt)) as session:
-            decoder = MeteredDecoder(prompt, SCHEMA, session, meter, Trace({}), (0, ""), None)
+            decoder = MeteredDecoder(prompt, SCHEMA, session, meter, Trace({}), (0, ""), None, Lifetimes())
             for _ in range(5):
                 before = len(drawn)
                 call = asyncio.ensure_future(decoder.extend([decoder.root], LONG, n=3))

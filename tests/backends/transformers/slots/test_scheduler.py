@@ -19,6 +19,7 @@ from structdecode.core.budget import Budget, Meter, Usage
 from structdecode.core.decoder import MeteredDecoder
 from structdecode.core.engine import adecode
 from structdecode.core.errors import ModelError, ModelFailedError
+from structdecode.core.lifetimes import Lifetimes
 from structdecode.core.many import decode_many
 from structdecode.core.protocols import GenerationRequest, Row
 from structdecode.core.settings import build
@@ -71,7 +72,7 @@ def test_what_the_search_dropped_is_freed(engine: Any, prompt: Prompt) -> None:
     async def run(keep: bool) -> tuple[int, int, Usage]:
         async with backend(engine=engine).open(SHORT.ask(prompt)) as session:
             meter = Meter(Budget())
-            decoder = MeteredDecoder(prompt, SHORT, session, meter, Trace({}), (0, ""), None)
+            decoder = MeteredDecoder(prompt, SHORT, session, meter, Trace({}), (0, ""), None, Lifetimes())
             made = await decoder.extend([decoder.root], SHORT.stages[0], n=4)
             branches: Any = session
             before = len(branches.branches)
