@@ -22,7 +22,7 @@ from structdecode.core.schemas import LLAVA_O1
 from structdecode.core.types import Prompt
 from structdecode.pocket import world
 from structdecode.strategies.best_of_n import BestOfN
-from structdecode.training.sft.adapters import language_linears, merge
+from structdecode.training.sft.adapters import attached, language_linears, merge
 from structdecode.training.sft.base import load_base
 from structdecode.training.sft.recipe import Recipe, load_recipe
 from structdecode.training.sft.run import train
@@ -116,6 +116,25 @@ def test_new_tags_are_merged_whatever_rows_a_model_has_to_spare(
     assert found.shape == expected.shape and torch.allclose(found, expected, atol=1e-4)
     same = again.get_input_embeddings().weight is again.get_output_embeddings().weight
     assert not same and not json.loads((tmp_path / "merged" / "config.json").read_text()).get("tie_word_embeddings")
+
+
+@pytest.mark.parametrize("rows", [320, 321, 384])
+def test_adapters_of_a_vocabulary_padded_beyond_the_tokenizer_are_merged(tmp_path: Path, rows: int) -> None:
+    """Other tools pad the embeddings before they train them: the tokenizer, of 320 tokens, says nothing of it."""
+    model, processor = processors.build("llava")
+    model.to(torch.float32).save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    grow(model, rows)
+    trained = attached(model, 2, 4, 0.0, saved_whole=["embed_tokens", "lm_head"])
+    trained.save_pretrained(tmp_path / "adapter")
+    processor.save_pretrained(tmp_path / "adapter")
+    merge(tmp_path / "adapter", tmp_path / "merged", base=str(tmp_path / "base"))
+    again = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged")
+    for layer, of in (
+        (again.get_output_embeddings(), model.lm_head),
+        (again.get_input_embeddings(), model.get_input_embeddings()),
+    ):
+        assert layer.weight.shape[0] == rows and torch.equal(layer.weight, of.weight)
 
 
 def test_merging_says_what_is_missing(tmp_path: Path, recipe_file: Any) -> None:
