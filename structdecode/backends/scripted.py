@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from structdecode.core.budget import Tally, Usage
 from structdecode.core.protocols import UNMETERED, Account, ForcedText, GenerationRequest, Row, Session, Work
-from structdecode.core.tags import close_span
+from structdecode.core.tags import close_span, to_put_in
 from structdecode.core.types import Candidate, NextToken, Prompt, Span, Stage
 
 Script = Callable[[Prompt, Candidate, Stage, int], str]
@@ -85,12 +85,13 @@ class _ScriptedSession:
         return Work(spans, bill.usage)
 
     def _forced(self, prefix: Candidate, text: ForcedText, request: GenerationRequest) -> Span:
-        stage, written = request.stage, _text_of(text)
-        if isinstance(text, str) and not request.leave_open and stage.end not in text:
-            written += stage.end
-        ids = _encoded(written)
+        stage = request.stage
+        if isinstance(text, str):
+            ids = _encoded("".join(to_put_in(text, stage, leave_open=request.leave_open)))
+        else:
+            ids = (*text.token_ids, *text.suffix_ids) if isinstance(text, Span) else tuple(text)
         return close_span(
-            stage, written, prefix=request.forced(prefix),
+            stage, "".join(map(chr, ids)), prefix=request.forced(prefix),
             open_spans=request.open_spans(prefix), stops=(), end_of_text=False,
             leave_open=request.leave_open, token_ids=ids, log_probs=(-1.0,) * len(ids),
             proposal_log_probs=(0.0,) * len(ids), certainties=(1.0,) * len(ids), seed=None, encode=_encoded,
@@ -130,10 +131,3 @@ class _ScriptedSession:
 
 def _encoded(text: str) -> tuple[int, ...]:
     return tuple(map(ord, text))
-
-
-def _text_of(text: ForcedText) -> str:
-    if isinstance(text, str):
-        return text
-    ids = (*text.token_ids, *text.suffix_ids) if isinstance(text, Span) else text
-    return "".join(map(chr, ids))

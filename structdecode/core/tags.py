@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from structdecode.core.errors import ConfigError
+from structdecode.core.reading import cut
 from structdecode.core.types import FinishReason, Schema, Span, Stage
 from structdecode.core.visible import is_whole
 
@@ -31,6 +33,18 @@ def forced_prefix(stage: Stage, previous: Span | None, separator: str) -> str:
     if stage.begin.startswith(written.strip()):
         return stage.begin[len(written.strip()) :]
     return due
+
+
+def to_put_in(text: str, stage: Stage, *, leave_open: bool) -> tuple[str, str]:
+    """A text that is put in as a stage, and the end tag behind it: empty where the stage is left open.
+
+    Raises:
+        ConfigError: the text goes on behind the end tag.
+    """
+    body, found, behind = text.partition(stage.end) if stage.end else (text, "", "")
+    if behind:
+        raise ConfigError(f"the text put in for {stage.name!r} goes on behind {stage.end!r}: {cut(behind, 60)!r}")
+    return body, found or ("" if leave_open else stage.end)
 
 
 def close_span(

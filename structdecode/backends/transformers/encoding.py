@@ -13,7 +13,7 @@ from structdecode.backends.transformers.controls import Escaper, control_tokens
 from structdecode.backends.transformers.templates import SECONDS, rendered, within
 from structdecode.core.errors import ConfigError, PromptError
 from structdecode.core.protocols import ForcedText, GenerationRequest
-from structdecode.core.reading import cut
+from structdecode.core.tags import to_put_in
 from structdecode.core.types import NextToken, Prompt, Span
 
 if TYPE_CHECKING:
@@ -96,11 +96,7 @@ class Codec:
             if wrong is not None:
                 raise ConfigError(f"{wrong!r} is no token of the model: ids go from 0 to {self.vocabulary - 1}")
             return tuple(text)
-        end = request.stage.end
-        body, found, behind = text.partition(end) if end else (text, "", "")
-        if behind:
-            raise ConfigError(f"the text put in for {request.stage.name!r} goes on behind {end!r}: {cut(behind, 60)!r}")
-        closing = found or ("" if request.leave_open else end)
+        body, closing = to_put_in(text, request.stage, leave_open=request.leave_open)
         return self._encode(self._as_text(body) + closing)
 
     def next_tokens(self, logits: Tensor, k: int) -> list[NextToken]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,11 +13,13 @@ import torch
 from PIL import Image
 
 import structdecode as sd
+from structdecode.backends.scripted import ScriptedBackend
 from structdecode.backends.transformers import TransformersBackend
 from structdecode.backends.transformers.sampling import filtered
 from structdecode.core.errors import ConfigError, PromptError
-from structdecode.core.protocols import Decoder
+from structdecode.core.protocols import Backend, Decoder
 from structdecode.core.types import Candidate, Prompt, Ranked, Sampling, Schema, Score, Stage
+from structdecode.testing import scripted
 from tests.backends.transformers import tiny
 from tests.backends.transformers.test_billing import drawn as drawn
 
@@ -41,9 +44,7 @@ def backend(request: pytest.FixtureRequest) -> TransformersBackend:
     return TransformersBackend(*tiny.build("mllama"), engine=request.param)
 
 
-def run(
-    backend: TransformersBackend, steps: Steps, prompt: Prompt = PROMPT, schema: Schema = SCHEMA
-) -> tuple[Any, sd.Result]:
+def run(backend: Backend, steps: Steps, prompt: Prompt = PROMPT, schema: Schema = SCHEMA) -> tuple[Any, sd.Result]:
     """What the steps of a search give, and its result."""
     found: list[Any] = []
 
@@ -100,6 +101,20 @@ def test_wrong_texts_are_refused(backend: TransformersBackend) -> None:
 
         with pytest.raises(error):
             run(backend, steps)
+
+
+@pytest.mark.parametrize("leave_open", [False, True])
+def test_text_behind_the_end_is_refused_in_the_same_words_without_a_model(
+    backend: TransformersBackend, leave_open: bool
+) -> None:
+    async def put(decoder: Decoder, text: str) -> str:
+        return (await decoder.force([decoder.root], A, [text], leave_open=leave_open))[0].text
+
+    for each in (backend, ScriptedBackend(scripted)):
+        with pytest.raises(ConfigError, match=r"^the text put in for 'A' goes on behind '</A>': ' b'$"):
+            run(each, partial(put, text="a</A> b"))
+        assert run(each, partial(put, text=" a</A>"))[0] == "<A> a</A>"
+        assert run(each, partial(put, text=" a"))[0] == ("<A> a" if leave_open else "<A> a</A>")
 
 
 # ------------------------------------------------------------------ left open
