@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -70,13 +71,6 @@ async def adecode(
         StructdecodeError: a mistake in what was given; nothing that goes wrong during the search raises.
     """
     prompt, limits = prompt_of(prompt), _budget(budget)
-    if isinstance(backend, str | os.PathLike):
-        with load_backend(os.fspath(backend)) as loaded:  # type: ignore[attr-defined]
-            return await adecode(
-                prompt, backend=loaded, strategy=strategy, schema=schema, budget=limits, seed=seed,
-                sample_id=sample_id, observer=observer, verifier_timeout=verifier_timeout,
-            )  # fmt: skip
-    _check(backend)
     seed, sample_id = seeds.checked(seed), str(sample_id)
     verifier_timeout = check_timeout(verifier_timeout, "verifier_timeout")
     search = _strategy(strategy)
@@ -84,22 +78,23 @@ async def adecode(
         schema = find_schema(schema or str(getattr(search, "default_schema", "llava-o1")))
     schema = schema.for_prompt(prompt)
     meter = Meter(limits)
-    header = {
-        "question": prompt.question, "images": [p.digest for p in prompt.images], "schema": schema.name,
-        "stages": [s.name for s in schema.stages], "strategy": repr(search), "backend": backend.name,
-        "seed": seed, "sample_id": sample_id, **_asked_by(backend),
-    }  # fmt: skip
-    trace = Trace(header, observer=observer)
-    async with lifetimes() as open_verifiers, backend.open(schema.ask(prompt)) as session:
-        decoder = MeteredDecoder(
-            prompt, schema, session, meter, trace, (seed, sample_id), verifier_timeout, open_verifiers
-        )
-        try:
-            ranked = _ranking(await _found(search, schema, decoder, meter), search, decoder)
-        except BudgetSpent:
-            ranked = decoder.salvage()
-        finally:
-            await decoder.stop()
+    with _ready(backend) as model:
+        header = {
+            "question": prompt.question, "images": [p.digest for p in prompt.images], "schema": schema.name,
+            "stages": [s.name for s in schema.stages], "strategy": repr(search), "backend": model.name,
+            "seed": seed, "sample_id": sample_id, **_asked_by(model),
+        }  # fmt: skip
+        trace = Trace(header, observer=observer)
+        async with lifetimes() as open_verifiers, model.open(schema.ask(prompt)) as session:
+            decoder = MeteredDecoder(
+                prompt, schema, session, meter, trace, (seed, sample_id), verifier_timeout, open_verifiers
+            )
+            try:
+                ranked = _ranking(await _found(search, schema, decoder, meter), search, decoder)
+            except BudgetSpent:
+                ranked = decoder.salvage()
+            finally:
+                await decoder.stop()
     return result_of(ranked, prompt, schema, meter, trace, seed)
 
 
@@ -124,12 +119,19 @@ def _budget(given: Any) -> Budget:
     return given or Budget()
 
 
-def _check(backend: Any) -> None:
+@contextmanager
+def _ready(backend: Any) -> Iterator[Backend]:
+    """A backend as it was given; of a path, one that is loaded for as long as it is asked."""
+    if isinstance(backend, str | os.PathLike):
+        with load_backend(os.fspath(backend)) as loaded:  # type: ignore[attr-defined]
+            yield loaded
+        return
     if not hasattr(backend, "open"):
         raise ConfigError(
             f"a backend is an object such as TransformersBackend.load(...), or a checkpoint's path, not "
             f"{cut(repr(backend), 60)}"
         )
+    yield backend
 
 
 def _strategy(given: Any) -> Strategy:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import structdecode as sd
 from structdecode.backends.scripted import ScriptedBackend
 from structdecode.core import registry
+from structdecode.core.errors import ModelError, UnknownNameError
 from structdecode.core.protocols import Model
 from structdecode.core.settings import build
 from structdecode.core.types import Candidate, Prompt, Score, Stage
@@ -173,6 +174,13 @@ def test_unknown_names_and_bad_limits_are_the_users_mistakes() -> None:
         sd.decode(QUESTION, backend=BACKEND, schema="x")
     with pytest.raises(sd.StructdecodeError, match="tokens must be 0 or more"):
         sd.Budget(tokens=-1)
+
+
+def test_a_mistake_is_told_before_a_checkpoint_is_loaded(tmp_path: Any) -> None:
+    with pytest.raises(UnknownNameError, match="no-such-search"):
+        sd.decode(QUESTION, backend=tmp_path / "none", strategy="no-such-search")
+    with pytest.raises(ModelError, match="none"):
+        sd.decode(QUESTION, backend=tmp_path / "none")
 
 
 def test_trace_is_json_and_comes_back(tmp_path: Any) -> None:
