@@ -127,6 +127,17 @@ def test_rows_that_cannot_be_used_are_counted_and_too_many_end_the_run(
     assert f"left out: {counted}" in caplog.text
 
 
+def test_rows_left_out_of_the_held_out_file_are_counted(tmp_path: Path, recipe_file: Any, data: Path) -> None:
+    held_out = tmp_path / "held.jsonl"
+    held_out.write_text("\n".join([*data.read_text().splitlines()[:4], "{\n"]))
+    given = {"held_out": str(held_out), "images": str(data.parent), "max_left_out": 0.5}
+    path = recipe_file(**given, accuracy_questions=0, epochs=1)
+    done = runner.invoke(app, ["train", "--recipe", str(path), "--out", str(tmp_path / "run"), "--quiet"])
+    assert done.exit_code == 0, done.output
+    facts = read_journal(tmp_path / "run" / "journal.jsonl")[0]["data"]
+    assert facts["left out of held out"] == "1 of 5 rows (1 bad-json)" and facts["held out"] == 4
+
+
 def test_adapters_are_merged_where_nothing_is_yet(tmp_path: Path, recipe_file: Any, refused: Refused) -> None:
     run = tmp_path / "run"
     words = ["train", "--recipe", str(recipe_file(method="lora", epochs=1)), "--out", str(run), "--quiet"]
