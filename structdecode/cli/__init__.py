@@ -1,1 +1,1 @@
-"""The command line: a file for each group of commands. Heavy imports wait until a command needs them."""
+"""The command line, a file for each command or tight group. Heavy imports wait until a command needs them."""

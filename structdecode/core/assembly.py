@@ -8,6 +8,7 @@ from typing import Any
 from structdecode.core import registry
 from structdecode.core.errors import ConfigError, UnknownNameError
 from structdecode.core.labels import label_of
+from structdecode.core.places import short_name
 from structdecode.core.presets import PRESETS
 from structdecode.core.settings import build, field_types, name_of_spec, verifier_from
 
@@ -61,6 +62,6 @@ def assemble(
         raise ConfigError("--set verifier.… needs --verifier")
     built = {"verifier": verifier_from(verifier, for_verifier)} if verifier else {}
     made = build("strategies", name, {**own, **built})
-    named = name_of_spec(verifier) if verifier else None
+    named = short_name(name_of_spec(verifier)) if verifier else None
     used = label_of(made.verifier, named) if "verifier" in fields else None
-    return made, used, name
+    return made, used, short_name(name)

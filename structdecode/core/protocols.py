@@ -291,12 +291,13 @@ class StrategyTraits:
 _USUAL_WIDTHS = ("n", "candidates")
 
 
-def traits_of(kind: type) -> StrategyTraits:
-    """What a strategy class declares; where it declares nothing, a setting ``n`` or ``candidates`` is its width.
+def traits_of(kind: object) -> StrategyTraits:
+    """What a strategy, or its class, declares; where it declares nothing, a setting ``n`` or ``candidates`` is its width.
 
     Raises:
         ConfigError: ``traits`` is something else, or names a width that is no setting of the class.
     """
+    kind = kind if isinstance(kind, type) else type(kind)
     settings = {f.name for f in fields(kind)} if is_dataclass(kind) else set()
     traits = getattr(kind, "traits", None)
     if traits is None:

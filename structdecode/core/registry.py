@@ -18,6 +18,8 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, TypeVar, get_args
 
 from structdecode.core.errors import ConfigError, StructdecodeError, UnknownNameError
+from structdecode.core.places import is_place, load_place, module_name
+from structdecode.core.reading import cut
 
 Group = Literal["strategies", "verifiers", "backends", "schemas", "checkpoints"]
 GROUPS: tuple[Group, ...] = get_args(Group)
@@ -37,15 +39,17 @@ def names(group: Group) -> list[str]:
 
 
 def load(group: Group, name: str) -> Any:
-    """The class, function or schema of this name.
+    """The class, function or object of this name; ``file.py:Name`` and ``package.module:Name`` need no registration.
 
     Raises:
         UnknownNameError: no such plug-in; the message lists the known ones and the nearest.
-        ConfigError: its package does not import; the message names it.
+        ConfigError: its package or file does not import, or holds something else; the message names it.
     """
     if (group, name) in _registered:
         return _registered[group, name]
     points = _installed(group)
+    if name not in points and is_place(name):
+        return _checked(group, name, load_place(name, _singular(group)))
     if name not in points:
         raise UnknownNameError(_singular(group), name, names(group))
     try:
@@ -60,23 +64,39 @@ def load(group: Group, name: str) -> Any:
         ) from error
 
 
+def _checked(group: Group, name: str, item: Any) -> Any:
+    """What was found at a place, if it can be what it is asked to be; else `ConfigError`."""
+    methods = {"strategies": ("__call__",), "verifiers": ("score", "compare"), "backends": ("load", "open")}.get(group)
+    if group == "schemas":
+        fits = any(kind.__name__ == "Schema" for kind in type(item).__mro__)
+    elif isinstance(item, type):
+        fits = any(method in vars(kind) for kind in item.__mro__ for method in methods or ())
+    else:
+        fits = callable(item) or any(callable(getattr(item, method, None)) for method in methods or ())
+    if not fits:
+        wanted = "a Schema" if methods is None else f"a class or object with {' or '.join(methods)}, or a function"
+        raise ConfigError(f"{_singular(group)} {name!r} is {cut(repr(item), 80)}, not {wanted}")
+    return item
+
+
 def name_of(group: Group, item: Any) -> str | None:
     """The name that a class, function or object was registered or installed under, without loading anything."""
     for (known, name), registered in _registered.items():
         if known == group and registered is item:
             return name
-    return next((name for name, point in _installed(group).items() if point.value == _place_of(item)), None)
+    return next((name for name, point in _installed(group).items() if point.value == place_of(item)), None)
 
 
 def name_at(group: Group, place: str) -> str | None:
     """The name of what stands at "module:qualname"."""
-    known = [(name, _place_of(item)) for (g, name), item in _registered.items() if g == group]
+    known = [(name, place_of(item)) for (g, name), item in _registered.items() if g == group]
     known += [(name, point.value) for name, point in _installed(group).items()]
     return next((name for name, there in known if there == place), None)
 
 
-def _place_of(item: Any) -> str:
-    return f"{getattr(item, '__module__', None)}:{getattr(item, '__qualname__', None)}"
+def place_of(item: Any) -> str:
+    """Where a class or function is: "module:qualname"; of a file's the file's name, wherever it lies."""
+    return f"{module_name(str(getattr(item, '__module__', None)))}:{getattr(item, '__qualname__', None)}"
 
 
 def load_all(group: Group) -> dict[str, Any]:

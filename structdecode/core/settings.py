@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, TypeVar
 
-from structdecode.core.errors import ConfigError, UnknownNameError
+from structdecode.core.errors import ConfigError, StructdecodeError, UnknownNameError
 from structdecode.core.labels import is_verifier
-from structdecode.core.reading import cut, parse_json, parse_yaml
+from structdecode.core.reading import cut, one_line, parse_json, parse_yaml
 from structdecode.core.registry import Group, load, name_of
 
 T = TypeVar("T")
@@ -37,11 +37,14 @@ def build(group: Group, name: str, settings: Mapping[str, Any] | None = None) ->
         ConfigError: a value is of the wrong type or out of range; the message says where.
     """
     item = load(group, name)
-    if not inspect.isclass(item):
-        if settings:
-            raise UnknownNameError(f"setting of {name!r}", next(iter(settings)), ())
-        return load("verifiers", "callable")(item) if inspect.isfunction(item) and group == "verifiers" else item
-    return configure(item, name, settings or {})
+    if inspect.isclass(item):
+        return configure(item, name, settings or {})
+    if not settings:
+        return load("verifiers", "callable")(item) if group == "verifiers" and not is_verifier(item) else item
+    own = {key: getattr(item, key) for key in field_types(item)}
+    if not own:
+        raise UnknownNameError(f"setting of {name!r}", next(iter(settings)), ())
+    return configure(type(item), name, {**own, **settings})
 
 
 def verifier_from(given: Any, settings: Mapping[str, Any] | None = None) -> Any:
@@ -148,11 +151,19 @@ def configure(kind: type[T], name: str, settings: Mapping[str, Any]) -> T:
     missing = [key for key in required if key not in values]
     if missing:
         raise ConfigError(f"{name!r} needs {', '.join(missing)}: add --set {missing[0]}=...")
-    return kind(**values)
+    try:
+        return kind(**values)
+    except StructdecodeError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"{name!r} cannot be made: {type(error).__name__}: {cut(one_line(str(error)), 300)}"
+        ) from error
 
 
-def field_types(kind: type) -> dict[str, Any]:
-    """The settings of a plug-in class: its dataclass fields and their types."""
+def field_types(item: Any) -> dict[str, Any]:
+    """The settings of a plug-in, a class or an object of one: its dataclass fields and their types."""
+    kind = item if isinstance(item, type) else type(item)
     if not dataclasses.is_dataclass(kind):
         return {}
     hints = _hints(kind)

@@ -13,6 +13,7 @@ from structdecode.core.assembly import assemble
 from structdecode.core.budget import Budget
 from structdecode.core.errors import ConfigError, UnknownNameError
 from structdecode.core.lookup import find_schema
+from structdecode.core.places import short_name
 from structdecode.core.protocols import Strategy, StrategyTraits, traits_of
 from structdecode.core.settings import field_types, name_and_settings
 from structdecode.core.types import Schema
@@ -163,24 +164,23 @@ def _has(verifier: str | None, key: str) -> bool:
 
 
 def _fields(verifier: str) -> Mapping[str, Any]:
-    kind = registry.load("verifiers", verifier)
-    return field_types(kind) if isinstance(kind, type) else {}
+    return field_types(registry.load("verifiers", verifier))
 
 
 def _cell(plan: Plan, verifier: str | None, settings: dict[str, Any], spelled: dict[str, Any]) -> Cell:
-    base = plan.name or "/".join(filter(None, (plan.strategy, verifier)))
+    base = plan.name or "/".join(filter(None, (short_name(plan.strategy), verifier and short_name(verifier))))
     swept = [f"{key}={value}" for key, value in spelled.items()]
     try:
-        made, used, _ = assemble(plan.strategy, verifier, {key: _text(value) for key, value in settings.items()})
+        made, used, strategy = assemble(plan.strategy, verifier, {key: _text(value) for key, value in settings.items()})
     except ConfigError as error:
         raise ConfigError(f"cell {'/'.join([base, *swept])!r}: {error}") from None
-    family = plan.name or plan.strategy
+    family = plan.name or strategy
     if verifier and (plan.name is None or len(plan.verifiers) > 1):
         family = f"{family}/{used}"
     label = "/".join([family, *swept])
     schema = find_schema(plan.schema or str(getattr(made, "default_schema", "llava-o1")))
     return Cell(
-        label, family, plan.strategy, used, settings, spelled, schema, Budget.parse(plan.budget), 0, made,
+        label, family, strategy, used, settings, spelled, schema, Budget.parse(plan.budget), 0, made,
     )  # fmt: skip
 
 

@@ -41,15 +41,17 @@ _MODEL_FILES = ("*.json", "*.safetensors", "*.bin", "*.jinja", "*.model", "*.txt
 
 
 def _weights_digest(backend: Any, name: str) -> str:
-    """Of a directory's files; of a hub model its commit; else of the backend's name and what a scripted one says."""
+    """Of a directory's files; of a hub model its commit; else of the backend's name; and the code of a backend that is not ours."""
     place = Path(getattr(backend, "name", name))
+    model = getattr(backend, "model", None)
+    whole = model is None and is_dataclass(backend)
+    code = code_of_object(backend if whole else type(backend), "backend")  # none, where it is our engine
     if place.is_dir():
         files = sorted({file for pattern in _MODEL_FILES for file in place.glob(pattern)})
-        return digest_of([[str(file.relative_to(place)), _file_digest(file)] for file in files])
-    model = getattr(backend, "model", None)
+        digests = [[str(file.relative_to(place)), _file_digest(file)] for file in files]
+        return digest_of([digests, code] if code else digests)
     commit = getattr(getattr(model, "config", None), "_commit_hash", None)
-    script = code_of_object(backend, "backend") if model is None and is_dataclass(backend) else {}
-    return digest_of([str(getattr(backend, "name", name)), commit, script])
+    return digest_of([str(getattr(backend, "name", name)), commit, code])
 
 
 def _file_digest(path: Path) -> str:

@@ -15,6 +15,8 @@ from importlib.metadata import PackageNotFoundError, distribution, packages_dist
 from pathlib import Path
 from typing import Any
 
+from structdecode.core.places import module_name
+from structdecode.core.registry import place_of
 from structdecode.evaluation.plain import digest_of, plain, unwrapped
 
 Entry = dict[str, str]
@@ -35,7 +37,7 @@ _GENERATED = {
 
 
 def entry_of(item: Any) -> Entry:
-    entry = {"what": f"{item.__module__}:{item.__qualname__}"}
+    entry = {"what": place_of(item)}
     file = file_of(item)
     if file is None:
         own = _own_source(item)
@@ -99,7 +101,7 @@ def _released(module: str) -> str | None:
 
 def _source(module: str, file: Path) -> str:
     """Digest of a module's file and of those of the same package that it imports."""
-    return digest_of(sorted((name, _digest(path)) for name, path in reached(module, file).items()))
+    return digest_of(sorted((name, _digest(path)) for name, path in reached(module_name(module), file).items()))
 
 
 def reached(module: str, file: Path) -> dict[str, Path]:

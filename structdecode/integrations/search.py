@@ -22,7 +22,7 @@ POCKET = "pocket"
 """The name of the embedded model, where a harness wants a name."""
 
 _OWN = ("pretrained", "schema", "preset", "strategy", "verifier", "seed", "concurrency")
-_BACKEND = ("device", "dtype", "engine", "trust_remote_code", "allow_pickle")
+_BACKEND = ("backend", "device", "dtype", "engine", "trust_remote_code", "allow_pickle")
 _BUDGET = tuple(f"budget.{f.name}" for f in fields(Budget))
 
 
@@ -47,7 +47,7 @@ class Search:
         """Reads arguments as harnesses give them: one flat mapping of texts, numbers and truth values.
 
         Keys are ``pretrained`` (checkpoint, hub name or ``pocket``), ``schema``, ``preset``, ``strategy``, ``verifier``,
-        ``seed``, ``concurrency``, ``device``, ``dtype``, ``engine``, ``trust_remote_code``, ``allow_pickle``,
+        ``seed``, ``concurrency``, ``backend``, ``device``, ``dtype``, ``engine``, ``trust_remote_code``, ``allow_pickle``,
         ``budget.tokens`` and the like, ``verifier.`` + a verifier's setting, and the strategy's own settings.
 
         Raises:

@@ -16,7 +16,7 @@ from typing import Any
 from structdecode.core.errors import ConfigError, DataError
 from structdecode.core.problems import Rejected
 from structdecode.core.reading import one_line
-from structdecode.core.settings import build
+from structdecode.core.settings import verifier_from
 from structdecode.matching import LLMJudge
 from structdecode.training.annotation import run
 from structdecode.training.annotation.annotator import Annotator
@@ -108,7 +108,7 @@ class Options:
             if not equals or not key:
                 raise ConfigError(f"--set takes key=value of the verifier, not {setting!r}")
             given[key] = value
-        made = build("verifiers", self.verifier, given)
+        made = verifier_from(self.verifier, given)
         backend = None
         if self.verifier_model is not None:
             from structdecode.core.lookup import load_backend

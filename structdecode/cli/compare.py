@@ -1,4 +1,4 @@
-"""``structdecode compare``, ``merge`` and ``report``. Heavy imports wait until a command needs them."""
+"""``structdecode compare``, ``merge`` and ``report``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from structdecode.cli import options
+
 
 def compare(
     study: Annotated[Path | None, typer.Argument(help="A study as YAML; or say it by the options below.")] = None,
@@ -15,10 +17,10 @@ def compare(
         "runs/compare"
     ),
     data: Annotated[str | None, typer.Option(help="A file, a data set's name, or pocket:test.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Checkpoint directory or hub name; default: the pocket model.")
+    model: options.Model = None,
+    strategy: Annotated[
+        list[str] | None, typer.Option(help="A name or file.py:Name; may be given several times.")
     ] = None,
-    strategy: Annotated[list[str] | None, typer.Option(help="May be given several times.")] = None,
     verifier: Annotated[
         list[str] | None,
         typer.Option(help="For the strategies that take one; several times for several; as in `generate`."),
@@ -45,22 +47,17 @@ def compare(
     ] = None,
     shard: Annotated[str | None, typer.Option(help="i/n: only this part of the questions; see `merge`.")] = None,
     concurrency: Annotated[int, typer.Option(help="Questions in flight.")] = 32,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    engine: Annotated[str, typer.Option(help="slots or plain.")] = "slots",
-    check: Annotated[
-        bool, typer.Option("--check/--no-check", help="First hold the engine against the model's own generate.")
-    ] = True,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that a checkpoint brings.")
-    ] = False,
-    allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Load weights that are not safetensors.")
-    ] = False,
+    backend: options.Backend = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    engine: options.Engine = None,
+    check: options.Check = True,
+    trust_remote_code: options.TrustRemoteCode = False,
+    allow_pickle: options.AllowPickle = False,
     accept_changed_code: Annotated[
         bool, typer.Option("--accept-changed-code", help="Go on with a run that other code began; the report says so.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Run strategies and verifiers on the same questions, and report accuracy against cost.
 
@@ -81,7 +78,7 @@ def compare(
     from structdecode.evaluation import commands
     from structdecode.evaluation.shards import Shard
 
-    options = {
+    said = {
         "strategies": strategy or [], "verifiers": verifier or [], "budget": budget, "sweep": sweep or [],
         "settings": set_ or [], "schema": schema,
     }  # fmt: skip
@@ -96,9 +93,9 @@ def compare(
     part = Shard.parse(shard) if shard else None
     try:
         failed = commands.compare(
-            commands.study_of(study, options, source, model=model, judge=judge, seeds=seed or []), out, shard=part,
-            concurrency=concurrency, quiet=quiet, command=sys.argv, device=device, dtype=dtype, engine=engine, check=check,
-            trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, accept_changed_code=accept_changed_code,
+            commands.study_of(study, said, source, model=model, judge=judge, seeds=seed or []), out, shard=part,
+            concurrency=concurrency, quiet=quiet, command=sys.argv, accept_changed_code=accept_changed_code,
+            **options.loading(backend, device, dtype, engine, check, trust_remote_code, allow_pickle),
         )  # fmt: skip
     except KeyboardInterrupt:
         print(f"structdecode: interrupted; the same command goes on with {out}", file=sys.stderr)
@@ -145,9 +142,3 @@ def report(
     commands.write_report(run)
     commands.warn_of_broken(run)
     print(f"Wrote {run / 'report.md'} and {run / 'report.html'}")
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the commands."""
-    for command in (compare, merge, report):
-        app.command()(command)
