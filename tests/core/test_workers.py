@@ -41,19 +41,21 @@ def test_an_async_iterator_will_do() -> None:
 
 @pytest.mark.parametrize("concurrency", [1, 3, MOST_AT_ONCE])
 def test_no_more_are_at_work_than_asked_for_and_no_more_workers_than_items(concurrency: int) -> None:
-    at_work: list[int] = []
-    most = 0
+    expected, at_work, most = min(concurrency, 10), 0, 0
+    full = asyncio.Event()
 
     async def work(n: int) -> int:
-        nonlocal most
-        at_work.append(n)
-        most = max(most, len(at_work))
-        await asyncio.sleep(0.001)
-        at_work.remove(n)
+        nonlocal at_work, most
+        at_work += 1
+        most = max(most, at_work)
+        if at_work == expected:
+            full.set()
+        await asyncio.wait_for(full.wait(), 60)
+        at_work -= 1
         return len(asyncio.all_tasks())
 
     tasks = [count for _, count in run_sync(collected(range(10), work, concurrency))]
-    assert most == min(concurrency, 10) and max(tasks) <= 10 + 4
+    assert most == expected and max(tasks) <= 2 * 10 + 4  # `wait_for` may have a task of its own
 
 
 def test_items_are_taken_when_there_is_room() -> None:

@@ -60,7 +60,10 @@ def test_quiet_says_nothing(tmp_path: Path) -> None:
         (["--data", "pocket:test", "--strategy", "direct", "--shard", "3/2"], "--shard takes i/n"),
         (["--data", "pocket:test", "--strategy", "direct", "--column", "x"], "--column takes field=name"),
         (["--data", "pocket:test", "--strategy", "direct", "--limit", "0"], "limit must be at least 1"),
-        (["--data", "pocket:test", "--strategy", "direct", "--concurrency", "0"], "concurrency must be at least 1"),
+        (
+            ["--data", "pocket:test", "--strategy", "direct", "--concurrency", "0"],
+            "concurrency must be a whole number from 1",
+        ),
         (["--data", "pocket:test", "--strategy", "direct", "--model", "./no-such"], "no such directory"),
         (["none.yaml"], "none.yaml: No such file"),
         (["examples/study/first.yaml", "--strategy", "direct"], "--strategy is said by the study file"),
