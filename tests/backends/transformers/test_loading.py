@@ -158,7 +158,6 @@ def test_a_tokenizer_of_another_model_is_refused(checkpoint: Path) -> None:
     assert "<extra-19>" in failure(checkpoint)
 
 
-@pytest.mark.parametrize("asked", ["always", "of one prompt"])
 def test_a_chat_template_without_end_is_given_up(asked: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from structdecode.backends.transformers import encoding, loading, templates
 
@@ -190,14 +189,10 @@ def test_a_chat_template_without_end_is_given_up(asked: str, checkpoint: Path, m
         "(range(99999)|list|string).replace('0', range(99999)|join)", "(range(99999)|join).join(range(99999)|map('string'))",
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("asked", ["always", "of one prompt"])
-def test_a_chat_template_that_builds_too_much_in_one_step_is_given_up(
-    asked: str, expression: str, checkpoint: Path
-) -> None:
+def test_a_chat_template_that_builds_too_much_in_one_step_is_given_up(expression: str, checkpoint: Path) -> None:
+    """Of one prompt alone, so that it is met while decoding; those below are met on loading."""
     template = (checkpoint / "chat_template.jinja").read_text()
-    bomb = f"{{% set n = {expression} %}}"
-    if asked == "of one prompt":
-        bomb = f"{{% if messages[0].content[-1].text == 'large' %}}{bomb}{{% endif %}}"
+    bomb = f"{{% if messages[0].content[-1].text == 'large' %}}{{% set n = {expression} %}}{{% endif %}}"
     (checkpoint / "chat_template.jinja").write_text(bomb + template)
     with pytest.raises((ModelError, PromptError), match=r"would build more than|Range too big") as caught:
         TransformersBackend.load(str(checkpoint)).codec.inputs(sd.Prompt("large"))
