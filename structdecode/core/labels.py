@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from structdecode.core.registry import name_of
@@ -34,19 +34,20 @@ def _function_name(function: Any) -> str:
 
 def _parts(verifier: object) -> list[str]:
     """Of each verifier in a verifier's settings its label, behind its key where that says something else."""
-    found = []
-    for key in (f.name for f in dataclasses.fields(verifier)) if dataclasses.is_dataclass(verifier) else ():
-        value = getattr(verifier, key, None)
-        held = (
-            value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
-        )
-        for name, item in held:
-            if is_verifier(item):
-                label = label_of(item)
-                found.append(label if name == label or not isinstance(value, Mapping) else f"{name}={label}")
-        if is_verifier(value):
-            found.append(f"{key}={label_of(value)}")
-    return found
+    labels = [(key, label_of(item)) for key, item in verifiers_in(verifier)]
+    return [label if key in (None, label) else f"{key}={label}" for key, label in labels]
+
+
+def verifiers_in(verifier: object) -> Iterator[tuple[str | None, Any]]:
+    """The verifiers among a verifier's settings, each with its key: a setting's or a mapping's; None in a list."""
+    for field in dataclasses.fields(verifier) if dataclasses.is_dataclass(verifier) else ():
+        value = getattr(verifier, field.name, None)
+        held: Iterable[tuple[str | None, Any]] = [(field.name, value)]
+        if isinstance(value, Mapping):
+            held = value.items()
+        elif isinstance(value, list | tuple):
+            held = [(None, item) for item in value]
+        yield from ((key, item) for key, item in held if is_verifier(item))
 
 
 def is_verifier(value: object) -> bool:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import warnings
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from functools import partial
 from typing import Any
 
-from structdecode.core.border import GivenUpError, said, within
+from structdecode.core.border import ForeignExitError, said
+from structdecode.core.labels import verifiers_in
 
 LEAVING = 10.0
 """Seconds that a verifier may take to free what it holds."""
@@ -37,26 +36,40 @@ class Lifetimes:
             await asyncio.shield(self._opened[id(each)][1])
 
     async def _hold(self, verifier: Any, opened: asyncio.Future[None]) -> None:
+        """Whatever a verifier raises, it ends neither the process nor those who wait for it."""
         try:
             async with verifier:
                 opened.set_result(None)
                 await self._over.wait()
-        except Exception as error:
-            if opened.done():
+        except BaseException as error:
+            if not opened.done():
+                self._opened.pop(id(verifier), None)
+                opened.set_exception(error if isinstance(error, Exception) else ForeignExitError(said(error)))
+                opened.exception()  # looked at: who asked may be gone
+            elif not isinstance(error, asyncio.CancelledError):  # which is how `close` leaves one behind
                 warnings.warn(f"verifier {type(verifier).__name__} failed to close: {said(error)}", stacklevel=2)
-                return
-            self._opened.pop(id(verifier), None)
-            opened.set_exception(error)
-            opened.exception()  # looked at: who asked may be gone
 
-    async def close(self) -> None:
+    async def __aenter__(self) -> Lifetimes:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
         self._over.set()
-        try:
-            await within(partial(asyncio.wait, self._holding), LEAVING) if self._holding else None
-        except GivenUpError:
+        left = (await asyncio.wait(self._holding, timeout=LEAVING))[1] if self._holding else ()
+        if left:
             warnings.warn(f"a verifier did not close within {LEAVING:g} s and is left behind", stacklevel=2)
-        for task in self._holding:
+        for task in left:
             task.cancel()
+
+    @contextmanager
+    def around(self) -> Iterator[None]:
+        """Searches that begin in here, in this task or one that it starts, are part of this run. Not around a ``yield``
+        of an async generator: its context is that of whoever listens.
+        """
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            _current.reset(token)
 
 
 _current: ContextVar[Lifetimes | None] = ContextVar("lifetimes", default=None)
@@ -65,28 +78,17 @@ _current: ContextVar[Lifetimes | None] = ContextVar("lifetimes", default=None)
 @asynccontextmanager
 async def lifetimes() -> AsyncIterator[Lifetimes]:
     """Those of the run that this is part of; where it is part of none, new ones that end with it."""
-    around = _current.get()
-    if around is not None:
-        yield around
+    known = _current.get()
+    if known is not None:
+        yield known
         return
-    own = Lifetimes()
-    token = _current.set(own)
-    try:
-        yield own
-    finally:
-        _current.reset(token)
-        await own.close()
+    async with Lifetimes() as own:
+        with own.around():
+            yield own
 
 
 def _with_nested(verifier: object) -> Iterator[Any]:
-    """A verifier, and whatever has a life of its own among its settings (an ensemble's members), inner ones first."""
-    if dataclasses.is_dataclass(verifier) and not isinstance(verifier, type):
-        for name in (f.name for f in dataclasses.fields(verifier)):
-            value = getattr(verifier, name, None)
-            held = (
-                value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else [value]
-            )
-            for each in held:
-                if each is not verifier and callable(getattr(each, "score", None)):
-                    yield from _with_nested(each)
+    """A verifier behind those in its settings (an ensemble's members)."""
+    for _, each in verifiers_in(verifier):
+        yield from _with_nested(each)
     yield verifier

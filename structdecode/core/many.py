@@ -11,11 +11,11 @@ from structdecode.core import seeds
 from structdecode.core.budget import Budget
 from structdecode.core.engine import adecode
 from structdecode.core.errors import ConfigError, ImageError, PromptError
-from structdecode.core.lifetimes import lifetimes
+from structdecode.core.lifetimes import Lifetimes
 from structdecode.core.protocols import Backend, Strategy
 from structdecode.core.results import Result, unasked
 from structdecode.core.types import Prompt, Schema
-from structdecode.core.workers import as_done, check_concurrency, numbered
+from structdecode.core.workers import as_done, numbered
 
 
 @dataclass(frozen=True)
@@ -56,21 +56,21 @@ async def decode_many(
     Raises:
         StructdecodeError: a setting is wrong; or there are fewer sample ids than prompts.
     """
-    check_concurrency(concurrency)
-    seed = seeds.checked(seed)
+    seed, verifiers = seeds.checked(seed), Lifetimes()
 
     async def answered(task: Task) -> Result:
         own_seed = seed if task.seed is None else seeds.checked(task.seed)
         try:
-            return await adecode(
-                task.prompt, backend=backend, strategy=task.strategy or strategy, schema=task.schema or schema,
-                budget=budget if task.budget is None else task.budget, seed=own_seed, sample_id=str(task.sample_id),
-                verifier_timeout=verifier_timeout,
-            )  # fmt: skip
+            with verifiers.around():
+                return await adecode(
+                    task.prompt, backend=backend, strategy=task.strategy or strategy, schema=task.schema or schema,
+                    budget=budget if task.budget is None else task.budget, seed=own_seed, sample_id=str(task.sample_id),
+                    verifier_timeout=verifier_timeout,
+                )  # fmt: skip
         except (PromptError, ImageError) as error:
             return unasked(task.prompt, str(task.sample_id), own_seed, str(error))
 
-    async with lifetimes(), aclosing(as_done(_tasks(prompts, sample_ids), answered, concurrency)) as results:
+    async with verifiers, aclosing(as_done(_tasks(prompts, sample_ids), answered, concurrency)) as results:
         async for index, result in results:
             yield index, result
 

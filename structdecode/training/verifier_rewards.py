@@ -15,7 +15,7 @@ from structdecode.core.asking import MeteredModel
 from structdecode.core.border import ForeignValueError, GivenUpError, checked_score, is_async, is_list, said, within
 from structdecode.core.budget import Budget, Meter, Usage
 from structdecode.core.errors import BudgetSpent, ConfigError
-from structdecode.core.lifetimes import Lifetimes, lifetimes
+from structdecode.core.lifetimes import lifetimes
 from structdecode.core.protocols import Backend, Model, Verifier
 from structdecode.core.types import Candidate, Prompt, Sampling, Schema, Score, Span, twins
 from structdecode.training.rollouts import Rollout, read_rollouts
@@ -39,7 +39,6 @@ class VerifierReward:
     seed: int
     _rewarded: bool = field(default=False, init=False, repr=False)
     _told: set[str] = field(default_factory=set, init=False, repr=False)
-    _lifetimes: Lifetimes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.__name__ = self.name
@@ -61,7 +60,7 @@ class VerifierReward:
         for rollout in rollouts:
             groups[rollout.group].append(rollout)
         step = str(getattr(trainer_state, "global_step", 0))
-        async with lifetimes() as self._lifetimes:
+        async with lifetimes():
             scored = await asyncio.gather(*(self._group(group, step) for group in groups.values()))
         self._rewarded = True
         outcomes: dict[int, _Outcome] = {}
@@ -99,7 +98,8 @@ class VerifierReward:
 
     async def _ask(self, prompt: Prompt, group: list[Rollout], meter: Meter, step: str) -> Any:
         """Completions of equal content are scored once."""
-        await self._lifetimes.enter(self.verifier)
+        async with lifetimes() as verifiers:
+            await verifiers.enter(self.verifier)
         groups = twins([rollout.candidate for rollout in group])
         candidates = [group[indices[0]].candidate for indices in groups]
         if self.backend is None:

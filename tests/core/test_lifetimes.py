@@ -99,3 +99,44 @@ def test_a_reward_opens_its_verifier() -> None:
     verifier = Loaded()
     reward = as_reward(verifier, schema=sd.DIRECT)
     assert run_sync(reward(["q", "q"], ["a", "bb"])) == [1.0, 2.0] and verifier.happened == ["load", "free"]
+
+
+def test_runs_side_by_side_do_not_end_each_others() -> None:
+    """A generator runs in the context of whoever listens: what it set there would be the other one's, too."""
+    short, long = Loaded(), Loaded()
+
+    def results(n: int, verifier: Loaded) -> Any:
+        return sd.decode_many([f"q{i}" for i in range(n)], backend=SCRIPTED, strategy=BestOfN(n=2, verifier=verifier))
+
+    async def both() -> list[Any]:
+        one, other = results(1, short), results(70, long)
+        found = [(await anext(one))[1], (await anext(other))[1]]
+        found += [result async for _, result in one]
+        assert short.happened == ["load", "free"] and long.happened == ["load"]
+        return found + [result async for _, result in other]
+
+    found = run_sync(both())
+    assert len(found) == 71 and not any(result.trace.failures for result in found)
+    assert long.happened == ["load", "free"]
+
+
+def test_one_that_is_closed_elsewhere_is_freed() -> None:
+    verifier = Loaded()
+
+    async def begun_here_closed_there() -> None:
+        found = sd.decode_many(["a", "b"], backend=SCRIPTED, strategy=BestOfN(n=2, verifier=verifier))
+        await asyncio.create_task(anext(found))  # type: ignore[arg-type]
+        await asyncio.create_task(found.aclose())  # type: ignore[arg-type]
+
+    run_sync(begun_here_closed_there())
+    assert verifier.happened == ["load", "free"]
+
+
+@pytest.mark.parametrize("raised", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()])
+def test_one_that_tries_to_end_the_process_as_it_loads_is_a_failing_verifier(raised: BaseException) -> None:
+    class Leaving(Loaded):
+        async def __aenter__(self) -> Loaded:
+            raise raised
+
+    result = sd.decode("q", backend=SCRIPTED, strategy=BestOfN(n=2, verifier=Leaving()))
+    assert result.answer and type(raised).__name__ in result.trace.failures[0]["error"]
