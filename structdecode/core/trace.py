@@ -65,13 +65,10 @@ class Trace:
         loop = asyncio.get_running_loop()
 
         def written(text: str | None) -> None:
-            event = {
-                "path": list(path),
-                "stage": stage,
-                **({"text": text} if text is not None else {"text": "", "again": True}),
-            }
+            again = {"again": True} if text is None else {}
+            event = partial(self.tell, "tokens", path=list(path), stage=stage, text=text or "", **again)
             with suppress(RuntimeError):  # the loop is closed: nobody listens
-                loop.call_soon_threadsafe(partial(self.tell, "tokens", **event))
+                loop.call_soon_threadsafe(event)
 
         return written
 

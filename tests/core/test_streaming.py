@@ -150,3 +150,19 @@ def test_what_looks_like_the_beginning_of_a_stop_is_told_at_the_end() -> None:
     assert "".join(pieces) == " text </EN"
     stream.restart()
     assert pieces[-1] is None
+
+
+def test_a_character_that_two_spans_share_is_told_once() -> None:
+    """The span before ended in the middle of it and told nothing of it."""
+    letters, pieces = "naïve 🦊!".encode(), []
+    cut = letters.index("🦊".encode()) + 2
+    told: list[Any] = []
+    first = TextStream(lambda ids: bytes(ids).decode(errors="replace"), [], told.append)
+    for token in letters[:cut]:
+        first.add(token)
+    first.end()
+    second = TextStream(lambda ids: bytes(ids).decode(errors="replace"), [], pieces.append, before=letters[:cut])
+    for token in letters[cut:]:
+        second.add(token)
+    second.end()
+    assert "".join(told) == "naïve " and "".join(pieces) == "🦊!"

@@ -32,6 +32,8 @@ class TextStream:
     def _begin(self) -> None:
         self._ids: list[int] = list(self._before)
         self._known, self._read = 0, len(self._ids)
+        while self._read and self._decode(self._ids[: self._read]).endswith("\ufffd"):
+            self._read -= 1  # of a character that goes on in the tokens to come nothing was told
         self._held = self._held_before
         self._stopped = False
 
@@ -41,21 +43,22 @@ class TextStream:
 
     def add(self, token: int) -> None:
         self._ids.append(token)
-        before = self._decode(self._ids[self._known : self._read])
-        both = self._decode(self._ids[self._known :])
-        if both.endswith("\ufffd"):
-            return
-        self._known, self._read = self._read, len(self._ids)
-        self._put(both[len(before) :])
+        piece = self._unread()
+        if not piece.endswith("\ufffd"):
+            self._known, self._read = self._read, len(self._ids)
+            self._put(piece)
 
     def end(self) -> None:
         """Tells what was held back in case a stop began with it."""
-        if self._read < len(self._ids):
-            before = self._decode(self._ids[self._known : self._read])
-            self._put(self._decode(self._ids[self._known :])[len(before) :].rstrip("\ufffd"))
+        self._put(self._unread().rstrip("\ufffd"))
         if self._held and not self._stopped:
             self._tell(self._held)
         self._stopped = True
+
+    def _unread(self) -> str:
+        """What the tokens say that were not told yet."""
+        before = self._decode(self._ids[self._known : self._read])
+        return self._decode(self._ids[self._known :])[len(before) :]
 
     def _put(self, piece: str) -> None:
         if self._stopped:
