@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import math
 import threading
+import time
 from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import fields, replace
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 
 from structdecode.core.errors import ConfigError
 from structdecode.core.reading import LONGEST, cut, one_line
-from structdecode.core.types import Score
+from structdecode.core.types import Candidate, Prompt, Score
 
 T = TypeVar("T")
 
@@ -135,6 +136,23 @@ async def within(
     except asyncio.CancelledError:
         await _given_up(driven, task)
         raise
+
+
+async def scores_of(
+    verifier: Any, prompt: Prompt, candidates: list[Candidate], model: Any, seconds: float | None
+) -> Any:
+    """What a verifier gives for its own list of the candidates, unchecked; a plain ``score`` runs in a thread.
+
+    Raises:
+        GivenUpError: it took longer than ``seconds``, even if it blocked the event loop and has scores now.
+        ForeignExitError, Exception: as `within`.
+    """
+    call, plain = partial(verifier.score, prompt, list(candidates), model), not is_async(verifier.score)
+    began = time.monotonic()
+    scores = await within(call, seconds, threaded=plain)
+    if seconds is not None and time.monotonic() - began > seconds + GRACE:
+        raise GivenUpError
+    return scores
 
 
 class _Driven:

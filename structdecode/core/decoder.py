@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Container, Sequence
 from contextlib import asynccontextmanager
@@ -17,16 +16,7 @@ import numpy as np
 
 from structdecode.core import seeds
 from structdecode.core.asking import MeteredModel, OpenCalls, check_rows
-from structdecode.core.border import (
-    GRACE,
-    ForeignValueError,
-    GivenUpError,
-    checked_score,
-    is_async,
-    is_list,
-    said,
-    within,
-)
+from structdecode.core.border import ForeignValueError, GivenUpError, checked_score, is_list, said, scores_of, within
 from structdecode.core.budget import Budget, Meter, Usage
 from structdecode.core.errors import BudgetSpent, ConfigError, StrategyError
 from structdecode.core.labels import label_of
@@ -312,17 +302,13 @@ class MeteredDecoder:
         if not asked:
             return late
         self._meter.charge(Usage(verifier_calls=len(asked)), "verifier")
-        left, given = self._meter.remaining.seconds, list(asked)  # its own list: it may do with that what it likes
+        left = self._meter.remaining.seconds
         limit = min((s for s in (left, self._timeout) if s is not None), default=None)
         try:
             with self._meter.working("verifier"):
                 await within(partial(self._lifetimes.enter, verifier), left)
                 async with MeteredModel(self._session, self._meter, self._seed) as model:
-                    call, plain = partial(verifier.score, self.prompt, given, model), not is_async(verifier.score)
-                    began = time.monotonic()
-                    scores = await within(call, limit, threaded=plain)
-                    if limit is not None and time.monotonic() - began > limit + GRACE:
-                        raise GivenUpError  # it blocked the event loop
+                    scores = await scores_of(verifier, self.prompt, asked, model, limit)
         except BudgetSpent as spent:
             return [Score.unscored(f"budget spent: {spent.limit}")] * len(candidates)
         except GivenUpError:

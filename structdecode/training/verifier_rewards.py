@@ -7,17 +7,16 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from functools import partial
 from typing import Any
 
 from structdecode.core import registry
 from structdecode.core.asking import MeteredModel
-from structdecode.core.border import ForeignValueError, GivenUpError, checked_score, is_async, is_list, said, within
+from structdecode.core.border import ForeignValueError, GivenUpError, checked_score, is_list, said, scores_of
 from structdecode.core.budget import Budget, Meter, Usage
 from structdecode.core.errors import BudgetSpent, ConfigError
 from structdecode.core.lifetimes import lifetimes
-from structdecode.core.protocols import Backend, Model, Verifier
-from structdecode.core.types import Candidate, Prompt, Sampling, Schema, Score, Span, twins
+from structdecode.core.protocols import Backend, Verifier
+from structdecode.core.types import Prompt, Sampling, Schema, Score, Span, twins
 from structdecode.training.rollouts import Rollout, read_rollouts
 
 Rewards = list[float | None]
@@ -103,21 +102,17 @@ class VerifierReward:
         groups = twins([rollout.candidate for rollout in group])
         candidates = [group[indices[0]].candidate for indices in groups]
         if self.backend is None:
-            scores = await self._scores(prompt, candidates, _NoModel(meter))
+            scores = await scores_of(self.verifier, prompt, candidates, _NoModel(meter), self.timeout)
         else:
             async with (
                 self.backend.open(group[0].schema.ask(prompt)) as session,
                 MeteredModel(session, meter, (self.seed, step)) as model,
             ):
-                scores = await self._scores(prompt, candidates, model)
+                scores = await scores_of(self.verifier, prompt, candidates, model, self.timeout)
         if not is_list(scores) or len(scores) != len(candidates):
             return scores  # the caller says what is wrong with it
         of = {index: score for indices, score in zip(groups, scores, strict=True) for index in indices}
         return [of[index] for index in range(len(group))]
-
-    async def _scores(self, prompt: Prompt, candidates: list[Candidate], model: Model) -> Any:
-        call, plain = partial(self.verifier.score, prompt, candidates, model), not is_async(self.verifier.score)
-        return await within(call, self.timeout, threaded=plain)
 
     def _report(
         self,
