@@ -158,6 +158,7 @@ def test_a_tokenizer_of_another_model_is_refused(checkpoint: Path) -> None:
     assert "<extra-19>" in failure(checkpoint)
 
 
+@pytest.mark.parametrize("asked", ["always", "of one prompt"])
 def test_a_chat_template_without_end_is_given_up(asked: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from structdecode.backends.transformers import encoding, loading, templates
 
