@@ -53,7 +53,8 @@ def test_wheel_holds_everything_and_no_top_level_strategies(wheel: Path) -> None
     modules |= {
         f"structdecode/{p.relative_to(ROOT)}" for d in ("strategies", "verifiers") for p in (ROOT / d).rglob("*.py")
     }
-    assert modules <= names
+    templates = {str(p.relative_to(ROOT)) for p in (ROOT / "structdecode").rglob("templates/*")}
+    assert modules <= names and templates <= names and len(templates) > 10
     assert {"structdecode/py.typed", "structdecode/pocket/checkpoint/model.safetensors"} <= names
     assert {name.split("/")[0] for name in names} == {
         "structdecode",

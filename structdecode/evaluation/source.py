@@ -27,7 +27,10 @@ _ENGINE = (
     "core/**/*.py", "backends/**/*.py", "matching/**/*.py",
     *(f"evaluation/{name}.py" for name in ("isolation", "judging", "plain", "recording", "runner")),
 )  # fmt: skip
-_FACES = {f"{name}.py" for name in ("__init__", "assembly", "paths", "presets", "torchvision_import", "view")}
+_FACES = {
+    "view",
+    *(f"{name}.py" for name in ("__init__", "assembly", "paths", "presets", "templating", "torchvision_import")),
+}
 """Modules of our own that decide no result: what they decide is in a cell's settings."""
 
 _GENERATED = {
@@ -176,7 +179,8 @@ def engine() -> Entry:
 
 def _engine_files() -> list[Path]:
     found = {path for pattern in _ENGINE for path in _PACKAGE.glob(pattern)}
-    return sorted(path for path in found if not (path.parent == _PACKAGE / "core" and path.name in _FACES))
+    places = ((path, path.relative_to(_PACKAGE).parts) for path in found)
+    return sorted(path for path, (room, name, *_) in places if not (room == "core" and name in _FACES))
 
 
 @functools.cache

@@ -195,7 +195,7 @@ def test_pocket_sample(tmp_path: Path) -> None:
 
 
 def test_help_is_light_and_quick() -> None:
-    code = "import sys, structdecode, structdecode.cli.main; print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
+    code = "import sys, structdecode, structdecode.cli.main; print([m for m in ('torch', 'transformers', 'numpy', 'jinja2') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
     start = time.perf_counter()
     assert "generate" in run("--help").stdout

@@ -211,7 +211,8 @@ def test_our_own_plug_ins_count_with_what_they_import_and_the_engine_apart() -> 
     assert not any(name.startswith("structdecode.backends") for name in reached)
     for decides in ("structdecode.core.decoder", "structdecode.backends.transformers.backend", match.__module__):
         assert is_engine(decides), decides
-    for shown in ("structdecode.cli.main", "structdecode.core.view", "structdecode.evaluation.report.page"):
+    pages = ("core.view.tree", "core.templating", "evaluation.report.page")
+    for shown in ("structdecode.cli.main", *(f"structdecode.{page}" for page in pages)):
         assert not is_engine(shown), shown
 
 

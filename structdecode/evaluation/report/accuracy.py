@@ -10,16 +10,16 @@ import numpy as np
 from structdecode.evaluation import statistics
 from structdecode.evaluation.costs import Unit
 from structdecode.evaluation.report import figures
-from structdecode.evaluation.report.figures import Look
+from structdecode.evaluation.report.figures import SeriesStyle
 from structdecode.evaluation.report.results import UNIT_NAMES, CellResult, Results
 from structdecode.evaluation.report.section import (
     LARGE,
     Block,
     Column,
     Figure,
+    Paragraph,
     Section,
     Table,
-    Words,
     amount,
     interval,
     p_value,
@@ -32,8 +32,8 @@ from structdecode.evaluation.statistics import Comparison
 
 def section(results: Results) -> Section:
     blocks: list[Block] = [
-        Words(certainty(results)),
-        *(Words(f"No evidence: {cell.name}: {cell.broken}.") for cell in results.cells.values() if cell.broken),
+        Paragraph(certainty(results)),
+        *(Paragraph(f"No evidence: {cell.name}: {cell.broken}.") for cell in results.cells.values() if cell.broken),
     ]
     for unit in results.units():
         front = ", ".join(cell.name for cell in results.pareto(unit))
@@ -88,7 +88,7 @@ def seeds(results: Results) -> list[Block]:
         Column("between", "variance between questions", _variance), Column("within", "between seeds of one", _variance),
         Column("by_seed", "each seed, %", lambda found: ", ".join(f"{seed}: {100 * v:.1f}" for seed, v in found.items())),
     )  # fmt: skip
-    return [Words(words), Table("seeds", columns, rows, filtered=True)]
+    return [Paragraph(words), Table("seeds", columns, rows, filtered=True)]
 
 
 def _variance(value: float) -> str:
@@ -122,7 +122,7 @@ def curves(results: Results, unit: Unit) -> str:
         front = results.pareto(unit)
         x, y = [c.cost(unit).value for c in front], [100 * c.accuracy.value for c in front]
         ax.step(x, y, where="post", color=figures.FAINT, linewidth=5, alpha=0.35, zorder=1)
-        handles = [_curve(ax, cells, unit, results.looks[family]) for family, cells in families.items()]
+        handles = [_curve(ax, cells, unit, results.series_styles[family]) for family, cells in families.items()]
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter(lambda value, _: _tick(float(value)))
         ax.xaxis.set_minor_formatter(_minor(ax))
@@ -133,14 +133,14 @@ def curves(results: Results, unit: Unit) -> str:
     return out[0]
 
 
-def _curve(ax: Any, cells: list[CellResult], unit: Unit, look: Look) -> Any:
+def _curve(ax: Any, cells: list[CellResult], unit: Unit, style: SeriesStyle) -> Any:
     x = [cell.cost(unit).value for cell in cells]
     y = [100 * cell.accuracy.value for cell in cells]
     below = [100 * (cell.accuracy.value - cell.accuracy.low) for cell in cells]
     above = [100 * (cell.accuracy.high - cell.accuracy.value) for cell in cells]
-    ax.errorbar(x, y, yerr=[below, above], fmt="none", ecolor=look.colour, elinewidth=1, alpha=0.3, zorder=2)
+    ax.errorbar(x, y, yerr=[below, above], fmt="none", ecolor=style.colour, elinewidth=1, alpha=0.3, zorder=2)
     return ax.plot(
-        x, y, color=look.colour, marker=look.marker, linestyle=look.line, markersize=5, linewidth=1.4, zorder=3
+        x, y, color=style.colour, marker=style.marker, linestyle=style.line, markersize=5, linewidth=1.4, zorder=3
     )[0]
 
 
@@ -190,7 +190,7 @@ def all_cells(results: Results) -> list[Block]:
     if results.unequal:
         words.append("Not all cells were asked the same questions: their accuracies compare only where paired.")
     columns = _columns(greedy is not None, sample is not None)
-    return [*(Words(item) for item in words), Table("cells", columns, rows, filtered=True)]
+    return [*(Paragraph(item) for item in words), Table("cells", columns, rows, filtered=True)]
 
 
 def _row(cell: CellResult, on_front: bool, against: dict[str, Comparison | None]) -> dict[str, Any]:

@@ -6,17 +6,26 @@ import itertools
 
 from structdecode.evaluation import statistics
 from structdecode.evaluation.report.results import Results
-from structdecode.evaluation.report.section import Column, Items, Section, Table, Words, interval, p_value, points
+from structdecode.evaluation.report.section import (
+    BulletList,
+    Column,
+    Paragraph,
+    Section,
+    Table,
+    interval,
+    p_value,
+    points,
+)
 from structdecode.evaluation.statistics import Comparison
 
 
 def section(results: Results) -> Section:
     found = pairs(results)
     left_out = [cell for cell in results.cells.values() if cell.broken]
-    skipped = [Words(f"Not tested: {cell.name}: {cell.broken}.") for cell in left_out]
+    skipped = [Paragraph(f"Not tested: {cell.name}: {cell.broken}.") for cell in left_out]
     if not found:
         return Section(
-            "comparisons", "Which beats which", (Words("There is only one cell: nothing to compare."), *skipped)
+            "comparisons", "Which beats which", (Paragraph("There is only one cell: nothing to compare."), *skipped)
         )
     shown = tuple(statistics.verdict(c) for c in found if c.shown)
     level = [c for c in found if not c.shown]
@@ -39,16 +48,16 @@ def section(results: Results) -> Section:
     lists = [
         *skipped,
         *(
-            [Items(shown, f"{len(shown)} differences shown")]
+            [BulletList(shown, f"{len(shown)} differences shown")]
             if shown
-            else [Words("No difference is shown between any two.")]
+            else [Paragraph("No difference is shown between any two.")]
         ),
-        *([Items(listed, f"{len(level)} pairs with no difference shown")] if not_shown else []),
+        *([BulletList(listed, f"{len(level)} pairs with no difference shown")] if not_shown else []),
     ]
     return Section(
         "comparisons",
         "Which beats which",
-        (Words(words), *lists, Table("pairs", COLUMNS, rows, filtered=True, most=MOST)),
+        (Paragraph(words), *lists, Table("pairs", COLUMNS, rows, filtered=True, most=MOST)),
     )
 
 

@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from structdecode.evaluation import statistics
 from structdecode.evaluation.report import figures
 from structdecode.evaluation.report.results import CellResult, Results
-from structdecode.evaluation.report.section import Block, Column, Figure, Section, Table, Words, percent, points
+from structdecode.evaluation.report.section import Block, Column, Figure, Paragraph, Section, Table, percent, points
 from structdecode.evaluation.statistics import Estimate
 
 
 def section(results: Results) -> Section:
     wide = [cell for cell in results.cells.values() if any(len(record.pool) > 1 for record in cell.records)]
     if not wide:
-        nothing = Words("No cell had more than one finished candidate to choose from.")
+        nothing = Paragraph("No cell had more than one finished candidate to choose from.")
         return Section("coverage", "Generated against chosen", (nothing,))
     blocks: list[Block] = [
-        Words(
+        Paragraph(
             "pass@N is the share of questions for which any finished candidate was right: what a perfect choice among "
             "them would get. A blind choice takes one of them at random. What the search itself chose lies between; the "
             "distance to pass@N is lost by verification, the distance from pass@N to 100 % by generation."
@@ -84,14 +84,14 @@ def curves(results: Results, source: CellResult) -> str:
         ax.fill_between(x, low, high, color=figures.FAINT, alpha=0.25, linewidth=0)
         handles = [ax.plot(x, y, color=figures.FAINT, linewidth=4)[0]]
         for family, cells in families.items():
-            look = results.looks[family]
+            style = results.series_styles[family]
             widths, chosen = [cell.width for cell in cells], [100 * cell.accuracy.value for cell in cells]
             (handle,) = ax.plot(
                 widths,
                 chosen,
-                color=look.colour,
-                marker=look.marker,
-                linestyle=look.line,
+                color=style.colour,
+                marker=style.marker,
+                linestyle=style.line,
                 markersize=4.5,
                 linewidth=1.2,
             )

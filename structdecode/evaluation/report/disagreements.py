@@ -10,15 +10,17 @@ from __future__ import annotations
 import base64
 import io
 import itertools
-import json
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from html import escape
-from typing import Any
+from typing import Any, ClassVar
 
-from structdecode.core.view import search_tree
+from markupsafe import Markup
+
+from structdecode.core.view import data_url, search_tree
+from structdecode.evaluation.report.page import template
 from structdecode.evaluation.report.results import CellResult, Results
-from structdecode.evaluation.report.section import Block, Column, Raw, Section, Table, Words
+from structdecode.evaluation.report.section import Block, Column, Paragraph, Section, Table
 from structdecode.records.types import Record
 
 PER_PAIR = 12
@@ -33,17 +35,17 @@ PICTURE_ROOM = 24_000
 
 
 @dataclass
-class Shelf:
+class PageAssets:
     """The templates that are in the page, and how much room is left."""
 
     results: Results
     room: int = ROOM
-    html: dict[str, str] = field(default_factory=dict)
+    html: dict[str, Markup] = field(default_factory=dict)
 
     def has(self, cell: CellResult, question: str) -> bool:
         return _key(self.results, cell, question) in self.html
 
-    def put(self, name: str, content: str) -> None:
+    def put(self, name: str, content: Markup) -> None:
         """Counts it against the room; what is there already costs nothing."""
         if name not in self.html:
             self.html[name] = content
@@ -67,16 +69,29 @@ def _key(results: Results, cell: CellResult, question: str) -> str:
     return f"a{list(results.cells).index(cell.name)}-{results.places[question]}"
 
 
+@dataclass(frozen=True)
+class Examples:
+    """The questions to choose from. ``index``: the cells' names, and by pair of them the names of its templates."""
+
+    template: ClassVar[str] = "examples.html"
+    index: Mapping[str, Any]
+    assets: PageAssets
+
+    def markdown(self) -> str:
+        return "The page `report.html` shows them with picture, both answers and both search trees."
+
+
 def section(results: Results) -> Section:
     pairs = lost(results)
     if not any(pairs.values()):
-        nothing = Words("No two cells disagree on a question.")
+        nothing = Paragraph("No two cells disagree on a question.")
         return Section("disagreements", "Questions that one gets and another loses", (nothing,))
     chosen = _names(results)
     rows = tuple({"a": a, "b": b, "count": len(found)} for (a, b), found in pairs.items() if found)
     columns = (Column("a", "A gets", text=True), Column("b", "B loses", text=True), Column("count", "questions"))
     first = sorted({cell.seeds[0] for cell in results.cells.values() if len(cell.seeds) > 1})
-    browser, shown = _browser(results, pairs, chosen)
+    examples = _examples(results, pairs, chosen)
+    shown = sum(len(pair["items"]) for pair in examples.index["pairs"].values())
     words = (
         f"All cells in pairs. In the page at most {PER_PAIR} questions a pair, {shown} in all, as many as fit into it, those "
         "of the families' best cells first; the counts are of all of them. In a tree, only scores of one round compare. A "
@@ -84,8 +99,8 @@ def section(results: Results) -> Section:
         "the tree says so." + (f" Of several seeds, seed {' and '.join(map(str, first))} is shown." if first else "")
     )
     blocks: list[Block] = [
-        Words(words),
-        Raw(browser, "The page `report.html` shows them with picture, both answers and both search trees."),
+        Paragraph(words),
+        examples,
         Table("disagreements", columns, rows, filtered=True, most=MOST),
     ]
     return Section("disagreements", "Questions that one gets and another loses", tuple(blocks))
@@ -112,35 +127,19 @@ def _names(results: Results) -> list[str]:
     return [*best, *(name for name in results.cells if name not in best)]
 
 
-def _browser(results: Results, pairs: dict[tuple[str, str], list[str]], chosen: list[str]) -> tuple[str, int]:
-    """The browser's HTML, and how many examples it has."""
-    shelf = Shelf(results)
-    examples = pick(results, pairs, shelf)
-    index = {
-        "cells": chosen,
-        "pairs": {
-            f"{chosen.index(a)},{chosen.index(b)}": {"total": len(found), "items": examples[a, b]}
-            for (a, b), found in pairs.items()
-            if found
-        },
+def _examples(results: Results, pairs: dict[tuple[str, str], list[str]], chosen: list[str]) -> Examples:
+    assets = PageAssets(results)
+    examples = pick(results, pairs, assets)
+    numbered = {
+        f"{chosen.index(a)},{chosen.index(b)}": {"total": len(found), "items": examples[a, b]}
+        for (a, b), found in pairs.items()
+        if found
     }
-    data = json.dumps(index, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c").replace(">", "\\u003e")
-    options = "".join(f"<option>{escape(name)}</option>" for name in chosen)
-    templates = "".join(f"<template id='{name}'>{content}</template>" for name, content in shelf.html.items())
-    page = (
-        "<noscript><p>Choosing a pair needs JavaScript; the table below has the counts.</p></noscript>"
-        f"<form id='browser'><label>A gets <select name='a'>{options}</select></label> "
-        f"<label>B loses <select name='b'>{options}</select></label> "
-        "<button type='button' id='swap'>swap</button> "
-        "<input type='search' id='words' placeholder='in question or answer …' aria-label='words in question or answer'>"
-        f"</form><p id='found' class='note' role='status'></p><div id='examples'></div>"
-        f"<script type='application/json' id='index'>{data}</script>{templates}"
-    )
-    return page, sum(map(len, examples.values()))
+    return Examples({"cells": chosen, "pairs": numbered}, assets)
 
 
 def pick(
-    results: Results, pairs: dict[tuple[str, str], list[str]], shelf: Shelf
+    results: Results, pairs: dict[tuple[str, str], list[str]], assets: PageAssets
 ) -> dict[tuple[str, str], list[list[str]]]:
     """Up to `PER_PAIR` examples a pair while there is room: one for each pair, then a second one, and so on.
 
@@ -154,43 +153,35 @@ def pick(
     for group in [first] * PER_PAIR + [others] * PER_PAIR:
         for (a, b), questions in group.items():
             cells = results.cells[a], results.cells[b]
-            if not questions or shelf.room <= 0:
+            if not questions or assets.room <= 0:
                 continue
-            missing = [sum(cell.width for cell in cells if not shelf.has(cell, q)) for q in questions]
+            missing = [sum(cell.width for cell in cells if not assets.has(cell, q)) for q in questions]
             question = questions.pop(missing.index(min(missing)))
-            taken[a, b].append(shelf.add(*cells, question))
+            taken[a, b].append(assets.add(*cells, question))
     return taken
 
 
 # ------------------------------------------------------------------ one question, one answer
 
 
-def question_html(results: Results, question: str, trace: dict[str, Any] | None) -> str:
+def question_html(results: Results, question: str, trace: Mapping[str, Any] | None) -> Markup:
     """Picture, text, options and reference."""
     known = results.run.questions.get(question, {})
-    words = known.get("text") or (trace or {}).get("question") or question
-    options = "".join(f"<li>{escape(str(k))}: {escape(str(v))}</li>" for k, v in (known.get("options") or {}).items())
-    reference = " · ".join(map(str, known.get("answers") or ()))
-    pictures = "".join(picture_html(results, digest) for digest in (trace or {}).get("images") or ())
-    stages = "".join(
-        f"<dt>{escape(str(name))}</dt><dd>{escape(str(text))}</dd>"
-        for name, text in (known.get("stages") or {}).items()
-    )
-    more = f"<details><summary>reference stages</summary><dl>{stages}</dl></details>" if stages else ""
-    return (
-        f"{pictures}<div class='asked'><p class='best'>{escape(str(words))}</p>{f'<ul>{options}</ul>' if options else ''}"
-        f"<p>Reference: <b>{escape(reference)}</b> <span class='note'>{escape(question)}</span></p>{more}</div>"
-    )
+    digests = (trace or {}).get("images") or ()
+    return template(
+        "question.html", question=question, words=known.get("text") or (trace or {}).get("question") or question,
+        options=known.get("options"), stages=known.get("stages"), reference=" · ".join(map(str, known.get("answers") or ())),
+        pictures=[url for digest in digests if (url := picture_url(results, digest))],
+    )  # fmt: skip
 
 
-def picture_html(results: Results, digest: str) -> str:
+def picture_url(results: Results, digest: str) -> str:
+    """A picture of the run for the page, made smaller where it is large; empty where it was not kept."""
     path = results.run.picture(digest)
     if path is None:
         return ""
-    data, kind = path.read_bytes(), "png"
-    if len(data) > PICTURE_ROOM:
-        data, kind = _smaller(data), "jpeg"
-    return f"<img alt='the picture asked about' src='data:image/{kind};base64,{base64.b64encode(data).decode()}'>"
+    data = path.read_bytes()
+    return data_url(_smaller(data), "jpeg") if len(data) > PICTURE_ROOM else data_url(data)
 
 
 def _smaller(data: bytes) -> bytes:
@@ -203,38 +194,34 @@ def _smaller(data: bytes) -> bytes:
     return out.getvalue()
 
 
-def answer_html(record: Record, trace: dict[str, Any] | None) -> str:
+def answer_html(record: Record, trace: Mapping[str, Any] | None) -> Markup:
     """One cell's answer: the verdict, its stages, and the tree that it was found in."""
-    sign = "right" if record.correct else "wrong"
-    stages = "".join(
-        f"<dt>{escape(name)}{' (differs from the reference)' if name in record.wrong_stages else ''}</dt>"
-        f"<dd>{escape(_cut(text, 1200))}</dd>"
-        for name, text in record.stages.items()
-    )
     notes = [
         f"matched by {record.rule}: {record.extracted or 'nothing'}",
         *([f"stopped by {record.stopped_by}"] if record.stopped_by else []),
         *([f"not asked: {record.error}"] if record.error else []),
         *record.failures,
     ]
-    return (
-        f"<p class='{sign}'>{sign}: <b>{escape(_cut(record.answer, 400)) or '(no answer)'}</b></p><dl>{stages}</dl>"
-        f"<p class='note'>{escape(' · '.join(notes))}</p>{tree_html(trace)}"
-    )
+    tree, packed = packed_tree(trace)
+    return template(
+        "answer.html", sign="right" if record.correct else "wrong", answer=_cut(record.answer, 400), notes=notes,
+        stages={name: _cut(text, 1200) for name, text in record.stages.items()}, wrong_stages=record.wrong_stages,
+        tree=tree, packed=packed,
+    )  # fmt: skip
 
 
-def tree_html(trace: dict[str, Any] | None) -> str:
-    """The search tree, its texts cut until it fits."""
+def packed_tree(trace: Mapping[str, Any] | None) -> tuple[str, str]:
+    """What there is of the search tree, in words, and the tree itself, its texts cut until it fits; empty if it never does."""
     if trace is None:
-        return "<p class='note'>no search tree was kept</p>"
+        return "no search tree was kept", ""
     count = sum(event["kind"] == "candidate" for event in trace["events"])
     what = f"search tree, {count} span{'' if count == 1 else 's'}"
     for limit in (4000, 1000, 300, 100, 30):
         events = [_shorter(event, limit) for event in trace["events"]]
         packed = base64.b64encode(zlib.compress(search_tree(events).encode(), 9)).decode()
         if len(packed) <= TREE_ROOM:
-            return f"<details class='tree' data-tree='{packed}'><summary>{what}</summary></details>"
-    return f"<p class='note'>{what}: too large for this page; traces.jsonl has it</p>"
+            return what, packed
+    return f"{what}: too large for this page; traces.jsonl has it", ""
 
 
 def _shorter(event: dict[str, Any], limit: int) -> dict[str, Any]:

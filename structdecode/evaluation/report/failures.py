@@ -5,7 +5,7 @@ from __future__ import annotations
 from structdecode.evaluation import taxonomy
 from structdecode.evaluation.report import figures
 from structdecode.evaluation.report.results import CellResult, Results, stage_name
-from structdecode.evaluation.report.section import Block, Column, Figure, Section, Table, Words
+from structdecode.evaluation.report.section import Block, Column, Figure, Paragraph, Section, Table
 from structdecode.evaluation.taxonomy import Kind
 
 COLOURS = dict(
@@ -16,7 +16,7 @@ COLOURS = dict(
 def section(results: Results) -> Section:
     counts = {name: taxonomy.count(cell.records) for name, cell in results.cells.items()}
     if not any(sum(found.values()) for found in counts.values()):
-        return Section("failures", "What went wrong", (Words("No answer was wrong."),))
+        return Section("failures", "What went wrong", (Paragraph("No answer was wrong."),))
     kinds = [kind for kind in Kind if any(found[kind] for found in counts.values())]
     rows = tuple(
         {"cell": name, "wrong": sum(found.values()), "answers": len(results.cells[name].records), **found}
@@ -27,7 +27,7 @@ def section(results: Results) -> Section:
         *(Column(str(kind), str(kind)) for kind in kinds),
     )  # fmt: skip
     blocks: list[Block] = [
-        Words(
+        Paragraph(
             "Each wrong answer has one failure, the first that holds of: not asked (an error), refused or abstained, "
             "budget spent, bad format, chosen badly (a right answer, or a right stage, was at hand and lost), wrong "
             "caption, wrong reasoning (or arithmetic, or conclusion; the caption is right), never generated (none right, "

@@ -68,7 +68,7 @@ def _clean(svg: str) -> str:
 
 
 @dataclass(frozen=True)
-class Look:
+class SeriesStyle:
     """How a family is drawn, in every figure: the colour tells the strategy, marker and line the verifier."""
 
     colour: str
@@ -76,12 +76,12 @@ class Look:
     line: str
 
 
-def looks(families: Mapping[str, tuple[str, str | None]]) -> dict[str, Look]:
+def series_styles(families: Mapping[str, tuple[str, str | None]]) -> dict[str, SeriesStyle]:
     """By family, given its strategy and verifier."""
     strategies = list(dict.fromkeys(strategy for strategy, _ in families.values()))
     verifiers = list(dict.fromkeys(verifier for _, verifier in families.values()))
     return {
-        family: Look(
+        family: SeriesStyle(
             COLOURS[strategies.index(strategy) % len(COLOURS)],
             MARKERS[verifiers.index(verifier) % len(MARKERS)],
             LINES[verifiers.index(verifier) % len(LINES)],

@@ -10,11 +10,11 @@ from structdecode.evaluation.costs import Matched, Unit
 from structdecode.evaluation.report.results import UNIT_NAMES, Results
 from structdecode.evaluation.report.section import (
     Block,
+    BulletList,
     Column,
-    Items,
+    Paragraph,
     Section,
     Table,
-    Words,
     amount,
     interval,
     p_value,
@@ -28,10 +28,10 @@ MULTIPLES = (2, 4, 8, 16, 32)
 
 def section(results: Results) -> Section:
     if len(results.families) < 2:
-        words = Words("There is only one family of cells: nothing to match.")
+        words = Paragraph("There is only one family of cells: nothing to match.")
         return Section("matched", "At the same cost", (words,))
     blocks: list[Block] = [
-        Words(
+        Paragraph(
             "A family is a strategy with its verifier; its cells differ in N. At a budget it gets what lies between its "
             "dearest cell within the budget and the next one, in proportion to the cost: a mix of the two, question by "
             "question. A family whose cells all cost less gets its dearest one, with no credit for what it did not "
@@ -56,7 +56,7 @@ def at_budgets(results: Results, unit: Unit) -> list[Block]:
     """The table in one unit, the pairs within it, and the pairs in words."""
     base, levels = budgets(results, unit)
     if not levels:
-        return [Words(f"No cell costs twice as many {unit} as one answer by {base}: there is nothing to match.")]
+        return [Paragraph(f"No cell costs twice as many {unit} as one answer by {base}: there is nothing to match.")]
     by_cell = {name: cell.records for name, cell in results.sound.items()}
     family_cells = {family: [cell.name for cell in cells] for family, cells in results.families.items()}
     rows: list[dict[str, Any]] = []
@@ -70,11 +70,13 @@ def at_budgets(results: Results, unit: Unit) -> list[Block]:
         pairs += [(_at(a, multiple), _at(b, multiple)) for a, b in comparable(results, found)]
     compared = statistics.paired_means(pairs, values, results.clusters)
     name = f"matched_{unit}"
-    heading = Words(f"Matched by {UNIT_NAMES[unit]}. Budgets are multiples of the mean cost of one answer by {base}.")
+    heading = Paragraph(
+        f"Matched by {UNIT_NAMES[unit]}. Budgets are multiples of the mean cost of one answer by {base}."
+    )
     shown = tuple(statistics.in_words(*pair) for pair in compared if pair[0].shown)
     others = tuple(statistics.in_words(*pair) for pair in compared if not pair[0].shown)
     words = [
-        Items(items, f"{len(items)} {what}")
+        BulletList(items, f"{len(items)} {what}")
         for items, what in ((shown, "differences shown at the same cost"), (others, "pairs with no difference shown"))
         if items
     ]
@@ -84,7 +86,7 @@ def at_budgets(results: Results, unit: Unit) -> list[Block]:
     )
     blocks: list[Block] = [heading, Table(name, COLUMNS, tuple(rows), filtered=True)]
     if pairs:
-        blocks += [Words(PAIRED), *words, Table(f"{name}_pairs", PAIR_COLUMNS, found_pairs, filtered=True)]
+        blocks += [Paragraph(PAIRED), *words, Table(f"{name}_pairs", PAIR_COLUMNS, found_pairs, filtered=True)]
     return blocks
 
 

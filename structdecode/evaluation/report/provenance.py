@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from html import escape
 from typing import Any
 
 from structdecode.evaluation.report.results import Results
-from structdecode.evaluation.report.section import Block, Column, Raw, Section, Table, Words, plain
+from structdecode.evaluation.report.section import Block, Column, Paragraph, Preformatted, Section, Table, plain
 
 
 def section(results: Results) -> Section:
@@ -18,23 +17,24 @@ def section(results: Results) -> Section:
     columns = (Column("what", "what", text=True), Column("value", "value", text=True))
     cells = json.dumps(plain(study["config"]["cells"]), indent=1, ensure_ascii=False)
     blocks: list[Block] = [
-        Words(
+        Paragraph(
             "To repeat it: install these versions and run `structdecode compare` with the same study file (or options), "
             "data and seed. On a CPU in float32 all figures of tables.json come out the same, at any batch size and "
             "number of threads; on a GPU or in lower precision nearly so. `structdecode report` writes this report "
             "again from the run directory alone."
         ),
         Table("config", columns, tuple({"what": key, "value": value} for key, value in config)),
-        Words("Where and when it was started first; sessions.jsonl has each time it was resumed."),
+        Paragraph("Where and when it was started first; sessions.jsonl has each time it was resumed."),
         Table("first_session", columns, tuple({"what": key, "value": value} for key, value in first), repeatable=False),
-        Raw(
-            f"<details><summary>All cells with all their settings</summary><pre>{escape(cells)}</pre></details>",
+        Preformatted(
+            "All cells with all their settings",
+            cells,
             "All cells with all their settings are in `study.json`, under `config.cells`.",
         ),
     ]
     accepted = tuple({"changed": change} for entry in study.get("accepted_code", ()) for change in entry["changed"])
     if accepted:
-        code = Words(
+        code = Paragraph(
             "The code changed while this run was made, and that was accepted: results are of the code before and after."
         )
         blocks = [code, Table("accepted_code", (Column("changed", "what changed", text=True),), accepted), *blocks]

@@ -15,7 +15,7 @@ from structdecode.evaluation.cells import declared
 from structdecode.evaluation.clusters import members, standard_error
 from structdecode.evaluation.costs import Unit
 from structdecode.evaluation.recording import WHOLE_ANSWER
-from structdecode.evaluation.report.figures import Look, looks
+from structdecode.evaluation.report.figures import SeriesStyle, series_styles
 from structdecode.evaluation.soundness import broken
 from structdecode.evaluation.statistics import Estimate
 from structdecode.records.store import Run
@@ -213,8 +213,10 @@ class Results:
         return {name: cell.correct for name, cell in self.cells.items()}
 
     @cached_property
-    def looks(self) -> dict[str, Look]:
-        return looks({family: (cells[0].strategy, cells[0].verifier) for family, cells in self.families.items()})
+    def series_styles(self) -> dict[str, SeriesStyle]:
+        return series_styles(
+            {family: (cells[0].strategy, cells[0].verifier) for family, cells in self.families.items()}
+        )
 
     def units(self) -> list[Unit]:
         """Cost axes for which there are figures."""

@@ -1,6 +1,7 @@
 """What a section of the report is made of: words, tables and figures, each known once and shown three ways.
 
-Markdown for a repository, HTML for a browser, and plain figures for ``tables.json``.
+Markdown for a repository (a block's `markdown`), HTML for a browser (its `template`, which gets it as ``block``), and
+plain figures for ``tables.json``.
 """
 
 from __future__ import annotations
@@ -8,39 +9,41 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
-from html import escape
-from typing import Any
+from typing import Any, ClassVar, Protocol
+
+from markupsafe import Markup
 
 from structdecode.evaluation.statistics import FEW, Estimate
 
 
+class Block(Protocol):
+    template: ClassVar[str]
+
+    def markdown(self) -> str: ...
+
+
 @dataclass(frozen=True)
-class Words:
+class Paragraph:
     """A paragraph of plain text."""
 
+    template: ClassVar[str] = "paragraph.html"
     text: str
 
     def markdown(self) -> str:
         return _inert(self.text)
 
-    def html(self) -> str:
-        return f"<p>{escape(self.text)}</p>"
-
 
 @dataclass(frozen=True)
-class Items:
+class BulletList:
     """A list of plain sentences; ``folded`` under a heading where it is long."""
 
+    template: ClassVar[str] = "bullets.html"
     items: tuple[str, ...]
     folded: str = ""
 
     def markdown(self) -> str:
         lines = "\n".join(f"- {_inert(item)}" for item in self.items)
         return f"{_inert(self.folded)}:\n\n{lines}" if self.folded else lines
-
-    def html(self) -> str:
-        items = "<ul>" + "".join(f"<li>{escape(item)}</li>" for item in self.items) + "</ul>"
-        return f"<details><summary>{escape(self.folded)}</summary>{items}</details>" if self.folded else items
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Table:
         most: rows that the page and the Markdown show, the first ones, with a word of how many there are.
     """
 
+    template: ClassVar[str] = "table.html"
     name: str
     columns: tuple[Column, ...]
     rows: tuple[Mapping[str, Any], ...]
@@ -91,24 +95,6 @@ class Table:
             lines.append("| " + " | ".join(_inert(cell).replace("|", "\\|") for cell in cells) + " |")
         return "\n".join([*lines, *(["", _inert(self.note)] if self.note else [])])
 
-    def html(self) -> str:
-        classes = [" class='text'" if column.text else "" for column in self.columns]
-        head = "".join(f"<th{c}>{escape(col.title)}</th>" for c, col in zip(classes, self.columns, strict=True))
-        body = "".join(
-            "<tr>"
-            + "".join(
-                f"<td{c}>{escape(col.show(row[col.key]))}</td>" for c, col in zip(classes, self.columns, strict=True)
-            )
-            + "</tr>"
-            for row in self.shown
-        )
-        box = "<input type='search' class='filter' placeholder='show only rows with …' aria-label='filter rows'>"
-        return (
-            f"{box if self.filtered else ''}<div class='wide' tabindex='0'><table id='table-{escape(self.name)}'>"
-            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-            + (f"<p class='note'>{escape(self.note)}</p>" if self.note else "")
-        )
-
     def plain(self) -> list[dict[str, Any]]:
         return [{str(key): plain(value) for key, value in row.items()} for row in self.rows]
 
@@ -117,35 +103,33 @@ class Table:
 class Figure:
     """An SVG, also written as ``figures/NAME.svg``. ``text``: what it shows, for those who cannot see it."""
 
+    template: ClassVar[str] = "figure.html"
     name: str
     svg: str
     text: str
+
+    @property
+    def inline(self) -> Markup:
+        from structdecode.evaluation.report.figures import inline
+
+        return Markup(inline(self.svg))
 
     def markdown(self) -> str:
         short = _inert(self.text.partition(". ")[0])
         return f"![{short}](figures/{self.name}.svg)\n\n*{_inert(self.text)}*"
 
-    def html(self) -> str:
-        from structdecode.evaluation.report.figures import inline
-
-        return f"<figure><div class='wide' tabindex='0'>{inline(self.svg)}</div><figcaption>{escape(self.text)}</figcaption></figure>"
-
 
 @dataclass(frozen=True)
-class Raw:
-    """Ready HTML, and Markdown in its place."""
+class Preformatted:
+    """A text as it is, folded under a heading in the page; ``markdown`` says in its place where else it is."""
 
-    page: str
+    template: ClassVar[str] = "preformatted.html"
+    folded: str
     text: str
+    elsewhere: str
 
     def markdown(self) -> str:
-        return self.text
-
-    def html(self) -> str:
-        return self.page
-
-
-Block = Words | Items | Table | Figure | Raw
+        return self.elsewhere
 
 
 @dataclass(frozen=True)
@@ -172,10 +156,6 @@ class Section:
 
     def markdown(self) -> str:
         return "\n\n".join([f"## {self.title}", *(block.markdown() for block in self.blocks)])
-
-    def html(self) -> str:
-        blocks = "".join(block.html() for block in self.blocks)
-        return f"<section id='{self.id}'><h2>{escape(self.title)}</h2>{blocks}</section>"
 
 
 # ------------------------------------------------------------------ how figures are shown

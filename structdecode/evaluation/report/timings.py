@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from structdecode.evaluation.report.results import Results, spread
-from structdecode.evaluation.report.section import Column, Section, Table, Words, amount
+from structdecode.evaluation.report.section import Column, Paragraph, Section, Table, amount
 
 
 def section(results: Results) -> Section:
@@ -24,5 +24,5 @@ def section(results: Results) -> Section:
     return Section(
         "timings",
         "Time (depends on the machine)",
-        (Words(words), Table("timings", columns, tuple(rows), filtered=True, repeatable=False)),
+        (Paragraph(words), Table("timings", columns, tuple(rows), filtered=True, repeatable=False)),
     )

@@ -9,7 +9,7 @@ from typing import Any
 from structdecode.evaluation import statistics
 from structdecode.evaluation.recording import WHOLE_ANSWER
 from structdecode.evaluation.report.results import CellResult, Results, stage_name
-from structdecode.evaluation.report.section import Block, Column, Section, Table, Words, share
+from structdecode.evaluation.report.section import Block, Column, Paragraph, Section, Table, share
 from structdecode.records.types import Record
 
 Scores = list[tuple[list[float], list[float]]]
@@ -19,15 +19,15 @@ Scores = list[tuple[list[float], list[float]]]
 def section(results: Results) -> Section:
     rows = [row for cell in widest(results) for row in cell_rows(cell)]
     if not rows:
-        words = Words("No verifier scored a right and a wrong candidate of one question.")
+        words = Paragraph("No verifier scored a right and a wrong candidate of one question.")
         return Section("verifiers", "Verifier quality by stage", (words,))
     blocks: list[Block] = [
-        Words(
+        Paragraph(
             "AUC within a question: the share of pairs of a right and a wrong candidate of one question in which the "
             "right one has the higher score, ties as half. 0.5 is chance, 1 never errs; the interval is by the "
             "bootstrap over clusters of questions. Of each family the widest cell is taken, since narrower ones hold the same samples."
         ),
-        Words(
+        Paragraph(
             "A stage's candidate is right where its text is the reference's; a whole answer where its answer matches. "
             "Candidates differ from strategy to strategy, so compare verifiers within one strategy."
         ),

@@ -21,7 +21,7 @@ from structdecode.evaluation.report import (
     verifiers,
 )
 from structdecode.evaluation.report.results import Results
-from structdecode.evaluation.report.section import Section, Words
+from structdecode.evaluation.report.section import Paragraph, Section
 from structdecode.evaluation.statistics import FEW
 from structdecode.records.store import read_run
 
@@ -58,7 +58,7 @@ def write(run_dir: str | Path) -> Path:
     machine = {section.id: section.machine_tables for section in sections if section.machine_tables}
     write_whole(directory / "tables.json", _json(tables))
     write_whole(directory / "timings.json", _json(machine))
-    head = "\n\n".join([f"# {Words(title).markdown()}", *(Words(paragraph).markdown() for paragraph in lead)])
+    head = "\n\n".join([f"# {Paragraph(title).markdown()}", *(Paragraph(paragraph).markdown() for paragraph in lead)])
     write_whole(directory / "report.md", "\n\n".join([head, *(section.markdown() for section in sections)]) + "\n")
     target = directory / "report.html"
     write_whole(target, page.html(title, lead, sections))

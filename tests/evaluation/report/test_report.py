@@ -75,7 +75,7 @@ def test_all_pairs_are_tested_and_the_page_shows_the_first_of_them(whole: Path) 
     text, markdown = (whole / "report.html").read_text(), (whole / "report.md").read_text()
     said = "The first 300 of 1431 rows; all of them are in tables.json, pairs."
     assert said in text and said in markdown and "Holm-corrected for the 1431 comparisons" in markdown
-    table = text.split("<table id='table-pairs'>")[1].split("</table>")[0]
+    table = text.split('<table id="table-pairs">')[1].split("</table>")[0]
     assert table.count("<tr>") == 301
     shown = markdown.split(" differences shown:")[1]
     for row in rows:
@@ -177,7 +177,7 @@ def test_the_same_records_give_the_same_bytes(tmp_path: Path, whole: Path) -> No
     assert (again / "timings.json").read_bytes() != (whole / "timings.json").read_bytes()
     text = (whole / "tables.json").read_text()
     assert "seconds" not in text and "2026-01-01" not in text and "NaN" not in text
-    same = [(p / "report.html").read_text().split("<section id='provenance'>")[0] for p in (again, whole)]
+    same = [(p / "report.html").read_text().split('<section id="provenance">')[0] for p in (again, whole)]
     assert same[0] == same[1]
 
 
@@ -222,7 +222,7 @@ def test_nothing_is_loaded_and_everything_is_escaped(tmp_path: Path) -> None:
     )
     assert page.seen["script"] == 2 and "<b>|" not in text and "onerror=alert(1)>" not in text
     assert all(f"{rule}" not in text for rule in ("@import", "url(http", "<iframe", "<object"))
-    index = text.split("id='index'>")[1].split("</script>")[0]
+    index = text.split('id="index">')[1].split("</script>")[0]
     assert NASTY in json.loads(index)["cells"][0] and "<" not in index and ">" not in index
     markdown = (tmp_path / "report.md").read_text()
     assert "<img" not in markdown and "<b>" not in markdown
@@ -247,7 +247,7 @@ def test_the_page_stays_small_with_long_answers(tmp_path: Path, monkeypatch: pyt
             file.write(json.dumps(line) + "\n")
     write(tmp_path)
     assert 1_500_000 < (tmp_path / "report.html").stat().st_size < 4_000_000
-    index = json.loads((tmp_path / "report.html").read_text().split("id='index'>")[1].split("</script>")[0])
+    index = json.loads((tmp_path / "report.html").read_text().split('id="index">')[1].split("</script>")[0])
     best = {index["cells"].index(cell.name) for cell in Results(read_run(tmp_path)).best.values()}
     shown = [pair for key, pair in index["pairs"].items() if best.issuperset(map(int, key.split(",")))]
     assert len(shown) > 50 and all(len(pair["items"]) >= 1 for pair in shown)
@@ -255,7 +255,7 @@ def test_the_page_stays_small_with_long_answers(tmp_path: Path, monkeypatch: pyt
 
 def test_every_example_is_one_that_a_gets_and_b_loses(whole: Path) -> None:
     text = (whole / "report.html").read_text()
-    index = json.loads(text.split("id='index'>")[1].split("</script>")[0])
+    index = json.loads(text.split('id="index">')[1].split("</script>")[0])
     results = Results(read_run(whole))
     correct, best = results.correct, {cell.name for cell in results.best.values()}
     ids = [line["id"] for line in lines(whole / "questions.jsonl")]
@@ -269,8 +269,8 @@ def test_every_example_is_one_that_a_gets_and_b_loses(whole: Path) -> None:
         for question, mine, other in pair["items"]:
             assert ids[int(question[1:])] in lost
             assert (
-                f"<template id='{mine}'><p class='right'>" in text
-                and f"<template id='{other}'><p class='wrong'>" in text
+                f'<template id="{mine}"><p class="right">' in text
+                and f'<template id="{other}"><p class="wrong">' in text
             )
 
 
