@@ -36,7 +36,10 @@ def generate(
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Named settings: llava-o1-paper.")] = None,
     budget: Annotated[
-        str, typer.Option(help="Limits: tokens=2000,seconds=30 (also prefill_tokens, model_calls, verifier_calls).")
+        str,
+        typer.Option(
+            help="Limits: tokens=2000,seconds=30 (also prefill_tokens, model_calls, verifier_calls, dollars)."
+        ),
     ] = "",
     seed: Annotated[int, typer.Option(help="Decides every random choice.")] = 0,
     show_stages: Annotated[bool, typer.Option("--show-stages", help="Print the hidden stages too.")] = False,

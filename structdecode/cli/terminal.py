@@ -97,11 +97,15 @@ def _cost(result: Result) -> Table:
         "generated_tokens", "prefilled_tokens", "cached_tokens", "images_encoded", "model_calls", "verifier_calls",
         "verifier_calls_saved",
     )  # fmt: skip
+    outside = {"dollars": "US dollars", "api_calls": "API calls", "flops": "verifier's FLOPs"}
+    spent = [name for name in outside if name in result.usage.outside]
     table.add_column("")
-    for column in columns:
+    for column in (*columns, *(outside[name] for name in spent)):
         table.add_column(column, justify="right")
     for part, usage in [*result.usage_by_part.items(), ("together", result.usage)]:
-        table.add_row(part, *(f"{getattr(usage, name):,}" for name in fields))
+        table.add_row(
+            part, *(f"{getattr(usage, name):,}" for name in fields), *(f"{getattr(usage, n):,.4g}" for n in spent)
+        )
     table.caption = f"{result.usage.seconds:.2f} s"
     return table
 

@@ -24,6 +24,9 @@ class Usage:
 
     ``verifier_calls`` are candidates that a verifier was asked about; ``verifier_calls_saved`` had the same content as
     one of those and share its score.
+
+    Costs beside the search's own model: ``dollars`` (US dollars), ``api_calls`` (requests to a service), and ``flops`` of
+    a verifier's own model, for the tokens and pictures in the same `Usage`.
     """
 
     generated_tokens: int = 0
@@ -34,12 +37,28 @@ class Usage:
     verifier_calls: int = 0
     verifier_calls_saved: int = 0
     seconds: float = 0.0
+    dollars: float = 0.0
+    api_calls: int = 0
+    flops: float = 0.0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
+
     def as_dict(self) -> dict[str, float]:
-        return asdict(self)
+        """Counts by name; costs beside the search's own model where there are any."""
+        return {name: value for name, value in asdict(self).items() if value or name not in OUTSIDE}
+
+    @property
+    def outside(self) -> dict[str, float]:
+        """The costs beside the search's own model that are not 0, by name."""
+        return {name: value for name in OUTSIDE if (value := getattr(self, name))}
+
+
+OUTSIDE = ("dollars", "api_calls", "flops")
+"""Fields of `Usage`: costs beside the search's own model. They are shown where they are not 0."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +68,7 @@ class Budget:
     Attributes:
         tokens: generated tokens. prefill_tokens: prompt tokens computed. model_calls: forward requests
             (one for a batch of candidates). verifier_calls: different candidates scored. seconds: wall clock.
+        dollars: US dollars that verifiers say they spend (`Model.charge`).
     """
 
     tokens: int | None = None
@@ -56,6 +76,7 @@ class Budget:
     model_calls: int | None = None
     verifier_calls: int | None = None
     seconds: float | None = None
+    dollars: float | None = None
 
     def __post_init__(self) -> None:
         check_settings(self, "budget")
@@ -71,7 +92,7 @@ class Budget:
         Raises:
             ConfigError: an unknown limit or a value that is not a number.
         """
-        known = {f.name: float if f.name == "seconds" else int for f in fields(cls)}
+        known = {f.name: float if f.name in ("seconds", "dollars") else int for f in fields(cls)}
         limits: dict[str, float] = {}
         for item in filter(None, (part.strip() for part in text.split(","))):
             name, _, value = item.partition("=")
@@ -89,7 +110,11 @@ _COUNTED_BY = {
     "prefill_tokens": "prefilled_tokens",
     "model_calls": "model_calls",
     "verifier_calls": "verifier_calls",
+    "dollars": "dollars",
 }
+
+_ROUNDING = 1e-9
+"""The share of a limit in dollars by which a sum of floats may be above it: three times 0.1 is within 0.3."""
 
 
 class Meter:
@@ -97,11 +122,15 @@ class Meter:
 
     Work is charged as it arises, from any thread, and stays charged whatever becomes of who asked for it. Tokens that
     are drawn once more because memory ran out in the middle count once.
+
+    Attributes:
+        own_models: the sum of the charges that say their FLOPs: work of verifiers' own models.
     """
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
         self.stopped_by: str | None = None
+        self.own_models = Usage()
         self._parts: dict[Part, Usage] = {"generator": Usage(), "verifier": Usage()}
         self._clocks: dict[Part, _Clock] = {"generator": _Clock(), "verifier": _Clock()}
         self._held = {"tokens": 0, "model_calls": 0}
@@ -200,13 +229,21 @@ class Meter:
             left = self.remaining
             for limit, count in _COUNTED_BY.items():
                 room, amount = getattr(left, limit), getattr(wanted, count)
-                if room is not None and amount > room:
+                if room is not None and amount > room and not (limit == "dollars" and self._affords(amount)):
                     self._spent(limit)
             self.charge(wanted, part)
 
+    def _affords(self, dollars: float) -> bool:
+        """Whether the limit holds but for what adding floats leaves over."""
+        limit = self.budget.dollars
+        return limit is None or self.usage.dollars + dollars <= limit * (1 + _ROUNDING)
+
     def charge(self, used: Usage, part: Part) -> None:
+        used = replace(used, seconds=0.0)
         with self._lock:
-            self._parts[part] += replace(used, seconds=0.0)
+            self._parts[part] += used
+            if used.flops:
+                self.own_models += used
 
     def _hold(self, limit: str, amount: int) -> None:
         self._held[limit] += amount

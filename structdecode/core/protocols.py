@@ -126,7 +126,8 @@ class Model(Protocol):
         """As `Decoder.resolution`."""
 
     def charge(self, usage: Usage) -> None:
-        """For a verifier that runs a model of its own: asked right before, with all that the work will cost.
+        """For a verifier that runs a model of its own or asks a service: asked right before, with all that the work will
+        cost: tokens, pictures and FLOPs of the model, dollars and requests of the service.
 
         Raises `BudgetSpent` where the search may not spend that; then the work is not to be done. Let it pass on.
         """

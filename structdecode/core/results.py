@@ -25,6 +25,7 @@ class Result:
         best: the best candidate, None if not one span was written.
         candidates: all that the strategy ranked, best first; equal ones stand once, with the paths of all.
         usage: everything together; ``usage_by_part`` the generator's and the verifier's shares.
+        own_models: of the verifier's share, the work of verifiers' own models that said its FLOPs.
         stopped_by: the limit that ended the search, None if it ended by itself.
         error: why the prompt could not be asked at all (`decode_many`); empty where it was.
         schema: the stages that were asked for; None where the prompt could not be asked.
@@ -42,6 +43,7 @@ class Result:
     error: str = ""
     schema: Schema | None = None
     thumbnails: tuple[bytes, ...] = field(default=(), compare=False)
+    own_models: Usage = field(default_factory=Usage)
 
     def __repr__(self) -> str:
         count = len(self.candidates)
@@ -50,6 +52,7 @@ class Result:
             f"{self.usage.generated_tokens:,} tokens",
             f"seed {self.seed}",
         ]
+        facts += [f"${self.usage.dollars:,.4g}"] if self.usage.dollars else []
         facts += [f"stopped by {self.stopped_by}"] if self.stopped_by else []
         facts += [f"not asked: {cut(self.error, 80)!r}"] if self.error else []
         return f"<Result {cut(self.answer, 60)!r}: {', '.join(facts)}>"
@@ -77,7 +80,8 @@ class Result:
         """A row for each of `candidates`, best first.
 
         Columns: ``path``, ``text`` (with its tags), ``answer``, ``score`` (NaN where there is none), ``tokens``,
-        ``log_prob`` (of all tokens that were written), ``finish_reasons`` (one for each span), ``draws``.
+        ``log_prob`` (of all tokens that were written), ``finish_reasons`` (one for each span), ``draws``; and of the whole
+        search, in each row, the costs of `Usage.outside` (``dollars``, ``api_calls``, ``flops``) where there are any.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -86,7 +90,8 @@ class Result:
             import pandas
         except ImportError:
             raise MissingExtraError("pandas", "eval") from None
-        return pandas.DataFrame([_row(ranked, self.schema) for ranked in self.candidates], columns=_COLUMNS)
+        table = pandas.DataFrame([_row(ranked, self.schema) for ranked in self.candidates], columns=_COLUMNS)
+        return table.assign(**self.usage.outside)
 
 
 _COLUMNS = ["path", "text", "answer", "score", "tokens", "log_prob", "finish_reasons", "draws"]
@@ -123,7 +128,7 @@ def result_of(ranked: list[Ranked], prompt: Prompt, schema: Schema, meter: Meter
     result = Result(
         answer=best.answer(schema) if best else "", best=best, candidates=tuple(ranked), usage=usage,
         usage_by_part=parts, trace=trace, stopped_by=meter.stopped_by, seed=seed, schema=schema,
-        thumbnails=tuple(picture.thumbnail for picture in prompt.images),
+        thumbnails=tuple(picture.thumbnail for picture in prompt.images), own_models=meter.own_models,
     )  # fmt: skip
     for text in _malformed(best, schema) if best else ():
         trace.add("warning", text=text)

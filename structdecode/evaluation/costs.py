@@ -14,7 +14,10 @@ from typing import Any, Literal, get_args
 from structdecode.core.errors import ConfigError, UnknownNameError
 from structdecode.records.types import Record
 
-Unit = Literal["tokens", "generated_tokens", "prefilled_tokens", "model_calls", "verifier_calls", "seconds", "flops"]
+Unit = Literal[
+    "tokens", "generated_tokens", "prefilled_tokens", "model_calls", "verifier_calls", "seconds", "flops", "dollars",
+    "api_calls",
+]  # fmt: skip
 """``tokens``: all that were computed, generated and prefilled, by generator and verifier together."""
 
 PARTS = ("generator", "verifier")

@@ -16,7 +16,7 @@ from structdecode.evaluation.code import code_of_object
 from structdecode.evaluation.plain import digest_of
 from structdecode.matching.types import Question
 
-RECORD_VERSION = 3
+RECORD_VERSION = 4
 """Part of every key: goes up when a record of the same configuration would come out otherwise."""
 
 _WHOLE_UP_TO = 256 << 20

@@ -32,7 +32,7 @@ class Tally:
         self.correct += record.correct
         self.failed += bool(record.failures)
         if now:
-            self.tokens += sum(counts["generated_tokens"] for counts in record.usage.values())
+            self.tokens += int(sum(counts["generated_tokens"] for counts in record.usage.values()))
 
     @property
     def failing(self) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from functools import cache
 from typing import Any
 
@@ -48,7 +47,7 @@ def make_record(
     found = match(result.answer, question)
     usage = {part: counts(result.usage_by_part.get(part, Usage())) for part in PARTS}
     sizes = [picture.image.size for picture in prompt.images]
-    flops = {part: model_cost.of(usage[part], sizes) for part in PARTS} if model_cost is not None else {}
+    flops = _flops(result, model_cost, sizes) if model_cost is not None else {}
     pool = tuple(
         Pooled(path, answer.extracted, answer.correct, finite(r.score.value), r.candidate.valid)
         for path, r in result.draws
@@ -69,6 +68,14 @@ def make_record(
         pool=pool, rounds=_rounds(result.trace.events, schema, question, match),
         failures=tuple(f"{event['verifier']}: {event['error']}" for event in result.trace.failures),
     )  # fmt: skip
+
+
+def _flops(result: Result, model_cost: ModelCost, sizes: Sequence[tuple[int, int]]) -> dict[str, float]:
+    """By part. What verifiers' own models did costs what they said, the rest what the search's model costs."""
+    parts = {part: result.usage_by_part.get(part, Usage()) for part in PARTS}
+    parts["verifier"] -= result.own_models
+    found = {part: model_cost.of(counts(used), sizes) for part, used in parts.items()}
+    return {**found, "verifier": found["verifier"] + result.own_models.flops}
 
 
 def _once(match: Matcher, question: Question) -> Matcher:
@@ -127,8 +134,8 @@ def normalised(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def counts(usage: Usage) -> dict[str, int]:
-    return {name: int(count) for name, count in asdict(usage).items() if name != "seconds"}
+def counts(usage: Usage) -> dict[str, float]:
+    return {name: count for name, count in usage.as_dict().items() if name != "seconds"}
 
 
 # ------------------------------------------------------------------ rounds of verification

@@ -181,7 +181,7 @@ class Runner:
         self._traces.add({"key": job.key, "trace": compact_trace(result)})
         return record
 
-    async def _judged(self, job: Job, prompt: Prompt, result: Result) -> tuple[Matcher, dict[str, int] | None]:
+    async def _judged(self, job: Job, prompt: Prompt, result: Result) -> tuple[Matcher, dict[str, float] | None]:
         """The matcher for a search's answers, and what the judge cost if there is one."""
         if self.judging is None:
             return self.match, None

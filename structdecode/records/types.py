@@ -47,7 +47,8 @@ class Record:
         key: digest of everything that decides the result (cell, budget, schema, model, seed, question with pictures).
         cell: the cell's name, unique in a study. answer: visible text of the best candidate.
         correct, rule, extracted, status: of `Match`.
-        usage: counts of `Usage` by part (``generator``, ``verifier``; ``judge`` of answers), ``seconds`` left out. flops: by part likewise.
+        usage: counts of `Usage` by part (``generator``, ``verifier``; ``judge`` of answers), ``seconds`` left out.
+        flops: by part likewise, of the search's model and of verifiers' own models that say theirs.
         seconds: wall time from the question's start to its end (others run beside it; not part of any table of results).
         stages: text by stage of the best candidate. wrong_stages: those whose text differs from the reference.
         error: where the question could not be asked at all: why. It counts as wrong.
@@ -66,7 +67,7 @@ class Record:
     extracted: str
     status: Status
     valid: bool
-    usage: Mapping[str, Mapping[str, int]]
+    usage: Mapping[str, Mapping[str, float]]
     flops: Mapping[str, float]
     seconds: float
     stopped_by: str | None

@@ -11,7 +11,15 @@ from typing import Any
 
 from structdecode.core import registry
 from structdecode.core.asking import MeteredModel
-from structdecode.core.border import ForeignValueError, GivenUpError, checked_score, is_list, said, scores_of
+from structdecode.core.border import (
+    ForeignValueError,
+    GivenUpError,
+    check_counts,
+    checked_score,
+    is_list,
+    said,
+    scores_of,
+)
 from structdecode.core.budget import Budget, Meter, Usage
 from structdecode.core.errors import BudgetSpent, ConfigError
 from structdecode.core.lifetimes import lifetimes
@@ -131,6 +139,8 @@ class VerifierReward:
             if self.backend is not None or used.model_calls:
                 log_metric(f"rewards/{self.name}/generated_tokens", float(used.generated_tokens))
                 log_metric(f"rewards/{self.name}/prefilled_tokens", float(used.prefilled_tokens))
+            for name, amount in used.outside.items():
+                log_metric(f"rewards/{self.name}/{name}", float(amount))
         if log_extra is not None:
             log_extra(f"{self.name}/reason", [outcome.score.reason for outcome in outcomes])
 
@@ -189,6 +199,7 @@ class _NoModel:
         raise _NoBackend("this verifier asks a model: give as_reward a backend")
 
     def charge(self, usage: Usage) -> None:
+        check_counts(usage, Usage)
         self._meter.spend(usage, "verifier")
 
 

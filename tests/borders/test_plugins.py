@@ -287,11 +287,11 @@ def test_what_is_no_budget(budget: Any) -> None:
         sd.decode(sd.Prompt("?"), backend=BACKEND, budget=budget)
 
 
-@pytest.mark.parametrize("limit", ["tokens", "prefill_tokens", "model_calls", "verifier_calls", "seconds"])
+@pytest.mark.parametrize("limit", ["tokens", "prefill_tokens", "model_calls", "verifier_calls", "seconds", "dollars"])
 @pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), "5", [5], True, -0.5, 1.5])
 def test_limits_are_numbers(limit: str, value: Any) -> None:
-    if limit == "seconds" and value == 1.5:
-        assert Budget(seconds=value).seconds == 1.5
+    if limit in ("seconds", "dollars") and value == 1.5:
+        assert getattr(Budget(**{limit: value}), limit) == 1.5
         return
     with pytest.raises(ConfigError, match=limit):
         Budget(**{limit: value})

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,11 +13,16 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from structdecode.backends.scripted import ScriptedBackend
+from structdecode.core import registry
+from structdecode.core.budget import Usage
 from structdecode.core.errors import ConfigError
 from structdecode.core.flops import ModelCost
 from structdecode.core.lookup import load_backend
+from structdecode.core.types import Candidate, Prompt, Score
 from structdecode.evaluation.costs import cost, families, matched, mean_cost
+from structdecode.records.store import read_run
 from structdecode.records.types import Record
+from tests.evaluation.pocket_study import compare, small_study
 
 
 def record(cell: str, generated: int, correct: bool, verifier: int = 0, flops: float = 0.0) -> Record:
@@ -61,6 +69,35 @@ def test_flops_are_near_what_torch_counts(backend: Any) -> None:
     text_flops = everything.get_total_flops() - seeing.get_total_flops()
     assert tokens >= 200 and found.per_token * tokens == pytest.approx(text_flops, rel=0.1)
     assert found.picture(64, 64) == pytest.approx(seeing.get_total_flops(), rel=0.3)
+
+
+@dataclass(frozen=True)
+class OwnModel:
+    """Runs a model of its own and says what that costs, and asks the search's model too."""
+
+    flops: float
+
+    async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Any) -> list[Score]:
+        model.charge(Usage(prefilled_tokens=1000, images_encoded=1, flops=self.flops, dollars=0.25, api_calls=2))
+        await model.log_probs(Prompt(f"{prompt.question} Is it so?"), ["yes"])
+        return [Score(0.0) for _ in candidates]
+
+
+def test_flops_of_a_verifiers_own_model_are_counted_once(backend: Any, tmp_path: Path) -> None:
+    registry.register("verifiers", "own-model")(OwnModel)
+    found = {}
+    for flops in (1e9, 3e9):
+        study = small_study(["best-of-n"], ["own-model"], n=2, settings=[f"verifier.flops={flops}"], sweep=["n=2"])
+        assert compare(study, tmp_path / str(flops), backend) == 0
+        found[flops] = read_run(tmp_path / str(flops)).records
+    for one, other in zip(found[1e9], found[3e9], strict=True):
+        spent = one.usage["verifier"]
+        assert (spent["dollars"], spent["api_calls"], spent["flops"]) == (0.25, 2, 1e9)
+        assert "dollars" not in one.usage["generator"]
+        asked = spent["prefilled_tokens"] - 1000  # by the search's own model
+        assert asked > 0 and one.flops["verifier"] == pytest.approx(1e9 + asked * backend.flops.per_token)
+        assert other.flops["verifier"] == pytest.approx(one.flops["verifier"] + 2e9)
+        assert cost(one, "dollars") == 0.25 and cost(one, "api_calls") == 2
 
 
 def test_a_picture_of_any_size_costs_by_its_patches() -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from structdecode.backends.scripted import ScriptedBackend
+from structdecode.backends.transformers.flops import model_cost
 from structdecode.core.budget import Budget, Usage
 from structdecode.core.engine import decode
 from structdecode.core.errors import ConfigError, ModelError
@@ -105,7 +106,14 @@ def test_all_work_is_charged(directory: Path) -> None:
     parts = [f"<{s}> {t} </{s}>" for s, t in zip(SCENE.stages, TEXTS, strict=True)]
     texts = [f"<|bos|><|user|><|image|>{PROMPT.question}<|assistant|>{' '.join(parts[:n])}<|eot|>" for n in (4, 2)]
     tokens = sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts)
-    assert model.charged == Usage(prefilled_tokens=tokens, images_encoded=2, model_calls=1)
+    flops = model.charged.flops
+    assert model.charged == Usage(prefilled_tokens=tokens, images_encoded=2, model_calls=1, flops=flops)
+    network = from_base("pocket", likelihood=json.loads((directory / FILE).read_text())["likelihood"])[0].backbone
+    cost = model_cost(network)
+    assert (
+        flops == pytest.approx(cost.per_token * tokens + 2 * cost.picture(*SCENE.render().size))
+        and cost.per_token > 1e6
+    )
 
 
 def search(strategy: Any, budget: Budget | None = None) -> Any:
@@ -125,6 +133,7 @@ def test_a_search_pays_for_it(directory: Path) -> None:
     assert stopped.stopped_by == "prefill_tokens" and len(stopped.candidates) == 3
     assert stopped.candidates[0].score == Score.unscored("budget spent: prefill_tokens")
     assert replace(stopped.usage_by_part["verifier"], seconds=0.0) == Usage(verifier_calls=3)
+    assert best.usage_by_part["verifier"].flops == best.own_models.flops > 1e6
     calls = search(BestOfN(n=3, verifier=verifier), Budget(model_calls=free.model_calls))
     assert calls.stopped_by == "model_calls" and calls.usage.model_calls == free.model_calls
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from structdecode.backends.transformers.chat import Message
+from structdecode.backends.transformers.flops import model_cost
 from structdecode.core.budget import Usage
 from structdecode.core.errors import DataError
 from structdecode.core.types import Candidate, Prompt
@@ -44,6 +45,7 @@ class Scorer:
     def __init__(self, model: network.RewardModel, processor: Any, config: RewardConfig) -> None:
         self.model, self.config = model, config
         self._collator = StepCollator(processor, max_length=_context(model))
+        self._cost = model_cost(model.backbone) if hasattr(model.backbone, "get_decoder") else None
         self._turn = threading.Lock()
 
     def batch(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Batch:
@@ -72,6 +74,9 @@ class Scorer:
         usage = Usage(
             prefilled_tokens=tokens, images_encoded=len(rows) * len(prompt.images), model_calls=int(bool(rows))
         )
+        if self._cost is not None:
+            sizes = [picture.image.size for picture in prompt.images]
+            usage = replace(usage, flops=self._cost.of(usage.as_dict(), sizes))
         return Batch(inputs, made.get("kinds", torch.empty(0, 0)), rows, refused, usage)
 
     @property

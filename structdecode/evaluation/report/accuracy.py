@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from structdecode.evaluation.report.section import (
     points,
     text,
 )
-from structdecode.evaluation.statistics import Comparison
+from structdecode.evaluation.statistics import Comparison, Estimate
 
 
 def section(results: Results) -> Section:
@@ -170,8 +171,9 @@ def all_cells(results: Results) -> list[Block]:
         pairs = pairs if reference and not reference.broken else []
         against[key] = {c.a: c for c in statistics.compare(pairs, results.correct, results.clusters)}
     front = {cell.name for cell in results.pareto("tokens")}
+    spent = [unit for unit in _OUTSIDE if any(cell.cost(unit).value for cell in results.cells.values())]
     rows = tuple(
-        _row(cell, cell.name in front, {k: found.get(cell.name) for k, found in against.items()})
+        _row(cell, cell.name in front, {k: found.get(cell.name) for k, found in against.items()}, spent)
         for cell in results.cells.values()
     )
     held = [
@@ -189,11 +191,13 @@ def all_cells(results: Results) -> list[Block]:
     ]
     if results.unequal:
         words.append("Not all cells were asked the same questions: their accuracies compare only where paired.")
-    columns = _columns(greedy is not None, sample is not None)
+    columns = _columns(greedy is not None, sample is not None, spent)
     return [*(Paragraph(item) for item in words), Table("cells", columns, rows, filtered=True)]
 
 
-def _row(cell: CellResult, on_front: bool, against: dict[str, Comparison | None]) -> dict[str, Any]:
+def _row(
+    cell: CellResult, on_front: bool, against: dict[str, Comparison | None], spent: Sequence[Unit]
+) -> dict[str, Any]:
     records = cell.records
     greedy, sample = against["greedy"], against["sample"]
     return {
@@ -207,6 +211,7 @@ def _row(cell: CellResult, on_front: bool, against: dict[str, Comparison | None]
         "verifier_prefilled": cell.used("verifier", "prefilled_tokens"),
         "cached": cell.used("generator", "cached_tokens"), "verifier_cached": cell.used("verifier", "cached_tokens"),
         "model_calls": cell.cost("model_calls"), "verifier_calls": cell.cost("verifier_calls"), "flops": cell.cost("flops"),
+        **{unit: cell.cost(unit) for unit in spent},
         "on_front": on_front,
         "empty": sum(r.status == "empty" and not r.error for r in records),
         "abstained": sum(r.status == "abstained" for r in records), "refused": sum(r.status == "refused" for r in records),
@@ -216,7 +221,17 @@ def _row(cell: CellResult, on_front: bool, against: dict[str, Comparison | None]
     }  # fmt: skip
 
 
-def _columns(greedy: bool, sample: bool) -> tuple[Column, ...]:
+_OUTSIDE: dict[Unit, str] = {"dollars": "US dollars", "api_calls": "API calls"}
+"""Costs that are shown where a cell has any."""
+
+
+def _spent(value: Estimate) -> str:
+    """Cents and their fractions are to be seen."""
+    known = value.error > 0 and value.groups >= statistics.FEW
+    return f"{value.value:.3g}{f' ± {value.error:.1g}' if known else ''}"
+
+
+def _columns(greedy: bool, sample: bool, spent: Sequence[Unit]) -> tuple[Column, ...]:
     def two(key: str, title: str) -> list[Column]:
         return [Column(key, f"{title}, tokens", amount), Column(f"verifier_{key}", f"by verifier: {title}", amount)]
 
@@ -228,6 +243,7 @@ def _columns(greedy: bool, sample: bool) -> tuple[Column, ...]:
         Column("cell", "cell", text=True), Column("n", "questions"), Column("accuracy", "accuracy, %", percent),
         Column("accuracy", "95 % interval", interval), *against, *two("generated", "generated"),
         *two("prefilled", "prefilled"), *two("cached", "cached"), Column("flops", "FLOPs", amount),
+        *(Column(unit, _OUTSIDE[unit], _spent) for unit in spent),
         Column("on_front", "Pareto front", lambda on: "yes" if on else ""), Column("empty", "empty"),
         Column("abstained", "abstained"),
         Column("refused", "refused"), Column("malformed", "malformed"), Column("spent", "spent"),

@@ -49,6 +49,18 @@ def test_a_verifier_that_never_worked_does_not_win(tmp_path: Path) -> None:
     assert "pairs" not in tables.get("comparisons", {}) and f"Not tested: {SEARCH.name}" in page.replace("\\", "")
 
 
+def test_money_is_shown_where_it_was_spent(tmp_path: Path) -> None:
+    def pay(record: dict[str, Any], at: int) -> None:
+        if record["verifier"]:
+            record["usage"]["verifier"] |= {"dollars": 0.002 + 0.0001 * at, "api_calls": 3}
+
+    tables, page = reported(tmp_path / "paid", [GREEDY, SEARCH], pay)
+    assert "US dollars" in page and "API calls" in page and "0.00345 ± 0.0002" in page
+    assert {row["cell"]: row["api_calls"]["value"] for row in tables["accuracy"]["cells"]}[SEARCH.name] == 3
+    tables, page = reported(tmp_path / "free", [GREEDY, SEARCH], lambda record, at: None)
+    assert "dollars" not in page and "dollars" not in json.dumps(tables)
+
+
 def test_a_verifier_that_failed_now_and_then_is_counted(tmp_path: Path) -> None:
     def change(record: dict[str, Any], at: int) -> None:
         fail_verifier(record, at) if at < 7 else record.update(correct=record["strategy"] != "staged")
