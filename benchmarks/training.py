@@ -31,7 +31,7 @@ from structdecode.training.sft.adapters import with_adapters
 from structdecode.training.sft.base import freeze_all_but
 from structdecode.training.sft.data import count_trained
 from structdecode.training.sft.recipe import Recipe, load_recipe
-from structdecode.training.sft.trainer import Job, StagedTrainer, training_arguments
+from structdecode.training.sft.trainer import StagedTrainer, TrainingJob, training_arguments
 
 RESULTS = Path(__file__).parent / "results"
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
@@ -111,7 +111,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     with TemporaryDirectory() as place:
         args = training_arguments(recipe, Path(place))
         args.save_strategy, args.disable_tqdm, args.report_to = "no", True, []
-        job = Job(model, processor, data, None, Collator(processor), [], LLAVA_O1)
+        job = TrainingJob(model, processor, data, None, Collator(processor), [], LLAVA_O1)
         trainer = StagedTrainer(job, recipe, args, [clock])
         batch = trainer._prepare_inputs(job.collator([data[i] for i in range(options.batch)]))
         model.train()

@@ -48,7 +48,7 @@ class _ScriptedSession:
         bill.charge(Usage(model_calls=1))
         spans = []
         for row in rows:
-            written = "" if request.late else self.script(self.prompt, row.prefix, request.stage, row.seed)
+            written = "" if request.deadline_passed else self.script(self.prompt, row.prefix, request.stage, row.seed)
             spans.append(self._span(row, written, request))
             bill.charge(Usage(generated_tokens=len(spans[-1].token_ids)))
         return Work(spans, bill.usage)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from structdecode.core.paths import check_writable, write_whole
+from structdecode.core.paths import check_writable, write_atomically
 
 
 def view(
@@ -23,5 +23,5 @@ def view(
 
     target = out or trace.with_suffix(".html")
     check_writable(target)
-    write_whole(target, render(Trace.load(trace)))
+    write_atomically(target, render(Trace.load(trace)))
     print(f"Wrote {target}")

@@ -156,7 +156,7 @@ class Meter:
         return None if self.budget.seconds is None else self._start + self.budget.seconds
 
     @property
-    def late(self) -> str | None:
+    def deadline_passed(self) -> str | None:
         """``seconds`` once the time is up."""
         return "seconds" if self.deadline is not None and time.monotonic() >= self.deadline else None
 

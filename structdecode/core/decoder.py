@@ -182,7 +182,7 @@ class MeteredDecoder:
             raise StrategyError(f"the view on {self.prompt.question!r} was left: use it inside of its `async with`")
         for candidate in candidates:
             self._check_place(candidate, stage)
-        if self._meter.late:
+        if self._meter.deadline_passed:
             await asyncio.sleep(0)  # who takes no notice of `BudgetSpent` can be given up here
 
     def _check_place(self, candidate: Candidate, stage: Stage) -> None:
@@ -276,7 +276,7 @@ class MeteredDecoder:
             self._meter.stopped_by = self._meter.stopped_by or "tokens"
         for span, row in zip(spans, rows, strict=True):
             if span.finish_reason == "length" and len(span.token_ids) < sampling.max_tokens:
-                limit = "tokens" if len(span.token_ids) >= row.max_tokens else self._meter.late
+                limit = "tokens" if len(span.token_ids) >= row.max_tokens else self._meter.deadline_passed
                 self._meter.stopped_by = self._meter.stopped_by or limit
 
     async def score(self, verifier: Verifier, candidates: Sequence[Candidate]) -> list[Score]:
@@ -347,7 +347,7 @@ class MeteredDecoder:
         """Ends what is still under way; all of it is billed then."""
         await self._calls.stop()
 
-    def salvage(self) -> list[Ranked]:
+    def best_so_far(self) -> list[Ranked]:
         """What there is when the budget ends a strategy: finished answers first, then those that got furthest.
 
         Best first, by the score of each or of the nearest of its ancestors that has one.

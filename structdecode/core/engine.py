@@ -92,7 +92,7 @@ async def adecode(
             try:
                 ranked = _ranking(await _found(search, schema, decoder, meter), search, decoder)
             except BudgetSpent:
-                ranked = decoder.salvage()
+                ranked = decoder.best_so_far()
             finally:
                 await decoder.stop()
     return result_of(ranked, prompt, schema, meter, trace, seed)

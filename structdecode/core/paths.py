@@ -27,7 +27,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def whole(path: Path, *, sync: bool = True) -> Iterator[Path]:
+def atomic(path: Path, *, sync: bool = True) -> Iterator[Path]:
     """Gives a name to write a file under; at the end it is at ``path``, whole or not at all.
 
     A kill leaves the old file or the new one; several processes may write the same one. ``sync`` waits until the
@@ -61,7 +61,7 @@ def _into(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """As `whole`, a new folder with all that is in it; ``path`` is not there yet, or empty."""
+    """As `atomic`: a new folder with all that is in it; ``path`` is not there yet, or empty."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:
@@ -72,9 +72,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """Writes a text file whole or not at all."""
-    with whole(path) as partial:
+    with atomic(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 

@@ -85,7 +85,7 @@ class GenerationRequest:
         return forced_prefix(self.stage, prefix.spans[-1] if prefix.spans else None, self.separator)
 
     @property
-    def late(self) -> bool:
+    def deadline_passed(self) -> bool:
         return self.deadline is not None and time.monotonic() >= self.deadline
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from structdecode.core.border import plain, said
 from structdecode.core.errors import ConfigError
 from structdecode.core.events import trace_problem
-from structdecode.core.paths import write_whole
+from structdecode.core.paths import write_atomically
 from structdecode.core.reading import cut, parse_json, read_text
 from structdecode.core.types import Candidate, Path, Score
 
@@ -107,7 +107,7 @@ class Trace:
 
     def save(self, path: str | FilePath) -> None:
         """Writes JSON whole or not at all: a kill leaves the old file or the new one."""
-        write_whole(
+        write_atomically(
             FilePath(path), json.dumps(plain(self.as_dict()), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
         )
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from structdecode.core.environment import machine, versions
 from structdecode.core.errors import ConfigError
 from structdecode.core.jsonl import as_lines, write_new
-from structdecode.core.paths import naming, write_whole
+from structdecode.core.paths import naming, write_atomically
 from structdecode.core.problems import Rejected
 from structdecode.core.progress import clock
 from structdecode.evaluation.code import CodeByCell, code_changes, codes_of, with_accepted
@@ -28,7 +28,7 @@ from structdecode.records.store import FORMAT, read_records, read_run, read_stud
 if TYPE_CHECKING:
     from structdecode.core.protocols import Backend
     from structdecode.evaluation.recording import Matcher
-    from structdecode.evaluation.runner import Job
+    from structdecode.evaluation.runner import Trial
 
 
 SELF = "self"
@@ -174,12 +174,12 @@ def run_study(
     accepted = _open_directory(out, config, kept, all_rejected, command, accept_changed_code)
     mine = [question for question in kept if part.has(question)]
     models = [model["digest"], *([judging.digest] if judging else [])]
-    jobs = plan_jobs(study.cells, mine, models, accepted)
+    trials = plan_jobs(study.cells, mine, models, accepted)
     with LiveCells([cell.name for cell in study.cells], len(mine), quiet=quiet) as progress:
-        added = runner.run(jobs, progress)
+        added = runner.run(trials, progress)
     if not quiet:
         _tell(
-            f"{len(jobs) - len(runner.failures)} of {len(jobs)} done ({added} now, {clock(progress.seconds)}) in {out}"
+            f"{len(trials) - len(runner.failures)} of {len(trials)} done ({added} now, {clock(progress.seconds)}) in {out}"
         )
     for place, error in list(runner.failures.items())[:5]:
         _tell(f"failed: {place}: {error}")
@@ -208,10 +208,10 @@ def warn_of_broken(directory: Path) -> int:
     return len(found)
 
 
-def _complete(out: Path, jobs: Sequence[Job]) -> bool:
+def _complete(out: Path, trials: Sequence[Trial]) -> bool:
     """Whether every question of every cell is there, whoever did it. The process that sees it writes the report."""
     done = read_records(out)
-    return all(job.done(done) is not None for job in jobs)
+    return all(trial.done(done) is not None for trial in trials)
 
 
 def _check_directory(out: Path) -> None:
@@ -230,7 +230,7 @@ def _all_left_out(out: Path, rejected: tuple[Rejected, ...]) -> str:
     said = f"{len(rejected)} rows were left out"
     if rejected and not (out / "study.json").exists():
         out.mkdir(parents=True, exist_ok=True)
-        write_whole(out / "rejected.jsonl", rejected_lines(rejected))
+        write_atomically(out / "rejected.jsonl", rejected_lines(rejected))
         said += f", listed in {out / 'rejected.jsonl'}"
     return said + (f"; the first: {rejected[0]}" if rejected else "")
 
@@ -250,8 +250,8 @@ def _open_directory(
     session = {"started": started, "command": list(command), "versions": versions(), "machine": machine()}
     study = {"format": FORMAT, "config": config, **session}
     if not (out / "study.json").exists():
-        write_whole(out / "questions.jsonl", as_lines([_question_line(question) for question in questions]))
-        write_whole(out / "rejected.jsonl", rejected_lines(rejected))
+        write_atomically(out / "questions.jsonl", as_lines([_question_line(question) for question in questions]))
+        write_atomically(out / "rejected.jsonl", rejected_lines(rejected))
         write_new(out / "study.json", json.dumps(study, indent=1, ensure_ascii=False) + "\n")
     there = read_study(out)
     if there["config"]["record_version"] < RECORD_VERSION:
@@ -279,7 +279,7 @@ def _with_code(out: Path, study: dict[str, Any], code: CodeByCell, accept: bool)
             "keep the results that are there"
         )
     study = with_accepted(study, code)
-    write_whole(out / "study.json", json.dumps(study, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(out / "study.json", json.dumps(study, indent=1, ensure_ascii=False) + "\n")
     return study
 
 

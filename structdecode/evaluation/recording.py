@@ -17,7 +17,7 @@ from structdecode.evaluation.costs import PARTS
 from structdecode.evaluation.identity import RECORD_VERSION
 from structdecode.evaluation.plain import digest_of
 from structdecode.matching.types import Match, Question
-from structdecode.records.types import Pooled, Record, Round
+from structdecode.records.types import Record, ScoredCandidate, ScoringRound
 
 Matcher = Callable[[str, Question], Match]
 
@@ -49,7 +49,7 @@ def make_record(
     sizes = [picture.image.size for picture in prompt.images]
     flops = _flops(result, model_cost, sizes) if model_cost is not None else {}
     pool = tuple(
-        Pooled(path, answer.extracted, answer.correct, finite(r.score.value), r.candidate.valid)
+        ScoredCandidate(path, answer.extracted, answer.correct, finite(r.score.value), r.candidate.valid)
         for path, r in result.draws
         for answer in [match(r.candidate.answer(schema), question)]
     )
@@ -143,7 +143,7 @@ def counts(usage: Usage) -> dict[str, float]:
 
 def _rounds(
     events: Sequence[Mapping[str, Any]], schema: Schema, question: Question, match: Matcher
-) -> tuple[Round, ...]:
+) -> tuple[ScoringRound, ...]:
     made = {tuple(event["path"]): event for event in events if event["kind"] == "candidate"}
     scored: set[Path] = set()
     found = []
@@ -152,7 +152,7 @@ def _rounds(
             paths = tuple(tuple(path) for path in event["paths"])
             stage = _stage_of(paths, made, scored)
             right = tuple(_right(path, made, schema, question, match) for path in paths)
-            found.append(Round(stage, event["verifier"], paths, tuple(map(finite, event["values"])), right))
+            found.append(ScoringRound(stage, event["verifier"], paths, tuple(map(finite, event["values"])), right))
             scored.update(paths)
     return tuple(found)
 

@@ -27,7 +27,7 @@ from structdecode.core.flops import ModelCost
 from structdecode.core.images import Picture
 from structdecode.core.jsonl import Appender
 from structdecode.core.lifetimes import lifetimes
-from structdecode.core.paths import FULL, whole
+from structdecode.core.paths import FULL, atomic
 from structdecode.core.protocols import Backend
 from structdecode.core.results import Result
 from structdecode.core.types import Prompt
@@ -51,7 +51,7 @@ _HOPELESS = 20
 
 
 @dataclass(frozen=True)
-class Job:
+class Trial:
     """One question for one cell.
 
     Attributes:
@@ -70,7 +70,7 @@ class Job:
 
 def plan_jobs(
     cells: Sequence[Cell], questions: Sequence[Question], models: Sequence[str], accepted: Sequence[CodeByCell] = ()
-) -> list[Job]:
+) -> list[Trial]:
     """All work, a question's cells side by side: so all cells get on alike, whenever the run is looked at.
 
     Args:
@@ -82,13 +82,13 @@ def plan_jobs(
         for cell in cells:
             earlier = [codes[cell.name] for codes in accepted if codes[cell.name] != cell.code]
             keys = tuple(record_key(cell, digest, models, code) for code in earlier)
-            found.append(Job(record_key(cell, digest, models), cell, question, keys))
+            found.append(Trial(record_key(cell, digest, models), cell, question, keys))
     return found
 
 
 @dataclass
 class Runner:
-    """Does jobs and keeps what comes of them.
+    """Does trials and keeps what comes of them.
 
     Attributes:
         directory: of the run. label: of this process's files: empty, or ``-1-of-4``.
@@ -110,7 +110,7 @@ class Runner:
         self._pictures = self.directory / "pictures"
         self._succeeded = 0
 
-    def run(self, jobs: Sequence[Job], progress: LiveCells) -> int:
+    def run(self, trials: Sequence[Trial], progress: LiveCells) -> int:
         """Does what is not done yet; returns how many records it added.
 
         Raises:
@@ -122,72 +122,72 @@ class Runner:
         self._traces = Appender(self.directory / f"traces{self.label}.jsonl")
         try:
             done = read_records(self.directory)
-            for job in jobs:
-                if (key := job.done(done)) is not None:
+            for trial in trials:
+                if (key := trial.done(done)) is not None:
                     progress.add(done[key], now=False)
-            left = [job for job in jobs if job.done(done) is None]
+            left = [trial for trial in trials if trial.done(done) is None]
             asyncio.run(self._run(left, progress))
             return self._succeeded
         finally:
             self._records.close()
             self._traces.close()
 
-    async def _run(self, jobs: Sequence[Job], progress: LiveCells) -> None:
-        async with lifetimes(), aclosing(as_done(self._promising(jobs), self._kept, self.concurrency)) as done:
+    async def _run(self, trials: Sequence[Trial], progress: LiveCells) -> None:
+        async with lifetimes(), aclosing(as_done(self._promising(trials), self._kept, self.concurrency)) as done:
             async for _, record in done:
                 if record is not None:
                     progress.add(record)
 
-    def _promising(self, jobs: Sequence[Job]) -> Iterator[Job]:
+    def _promising(self, trials: Sequence[Trial]) -> Iterator[Trial]:
         """Jobs for as long as not all of them fail."""
-        for job in jobs:
+        for trial in trials:
             if self._succeeded == 0 and len(self.failures) >= _HOPELESS:
                 return
-            yield job
+            yield trial
 
-    async def _kept(self, job: Job) -> Record | None:
-        """The job's record, when it is on the disk; None where something failed on our side."""
+    async def _kept(self, trial: Trial) -> Record | None:
+        """The trial's record, when it is on the disk; None where something failed on our side."""
         try:
-            record = await self._do(job)
+            record = await self._do(trial)
         except Exception as error:
             if isinstance(error, StructdecodeError) and not isinstance(error, StrategyError | ModelFailedError):
                 raise
             if isinstance(error, OSError) and error.errno in FULL:
                 raise  # of no use to try the next one
-            place = f"cell {job.cell.name!r}, question {job.question.id!r}"
+            place = f"cell {trial.cell.name!r}, question {trial.question.id!r}"
             self.failures[place] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             return None
         self._records.add(record.as_dict())
         self._succeeded += 1
         return record
 
-    async def _do(self, job: Job) -> Record:
+    async def _do(self, trial: Trial) -> Record:
         begun = time.monotonic()
         try:
-            prompt = await asyncio.to_thread(job.question.prompt)
+            prompt = await asyncio.to_thread(trial.question.prompt)
             for picture in prompt.images:
                 self._copy(picture)
             result = await adecode(
-                prompt, backend=isolated(self.backend), strategy=job.cell.made, schema=job.cell.schema,
-                budget=job.cell.budget, seed=job.cell.seed, sample_id=job.question.id,
+                prompt, backend=isolated(self.backend), strategy=trial.cell.made, schema=trial.cell.schema,
+                budget=trial.cell.budget, seed=trial.cell.seed, sample_id=trial.question.id,
             )  # fmt: skip
         except (ImageError, PromptError) as error:
-            return unasked(job.key, job.cell, job.question, str(error), self.match)
+            return unasked(trial.key, trial.cell, trial.question, str(error), self.match)
         seconds = round(time.monotonic() - begun, 3)
-        match, judge = await self._judged(job, prompt, result)
-        record = make_record(job.key, job.cell, job.question, prompt, result, seconds, match, self._cost)
+        match, judge = await self._judged(trial, prompt, result)
+        record = make_record(trial.key, trial.cell, trial.question, prompt, result, seconds, match, self._cost)
         if judge is not None:
             record = replace(record, usage={**record.usage, "judge": judge})
-        self._traces.add({"key": job.key, "trace": compact_trace(result)})
+        self._traces.add({"key": trial.key, "trace": compact_trace(result)})
         return record
 
-    async def _judged(self, job: Job, prompt: Prompt, result: Result) -> tuple[Matcher, dict[str, float] | None]:
+    async def _judged(self, trial: Trial, prompt: Prompt, result: Result) -> tuple[Matcher, dict[str, float] | None]:
         """The matcher for a search's answers, and what the judge cost if there is one."""
         if self.judging is None:
             return self.match, None
-        schema = job.cell.schema.for_prompt(prompt)
+        schema = trial.cell.schema.for_prompt(prompt)
         texts = {result.answer: None, **{r.candidate.answer(schema): None for r in result.candidates}}
-        known, cost = await self.judging.matches(texts, job.question, job.cell.seed)
+        known, cost = await self.judging.matches(texts, trial.question, trial.cell.seed)
         return lambda text, question: known.get(text) or self.match(text, question), counts(cost)
 
     def _copy(self, picture: Picture) -> None:
@@ -197,6 +197,6 @@ class Runner:
             return
         small: Image.Image = picture.image.copy()
         small.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE))
-        with whole(path, sync=False) as partial:
+        with atomic(path, sync=False) as partial:
             small.save(partial, format="PNG")
         self._copied += 1

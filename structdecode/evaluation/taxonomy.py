@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from structdecode.records.types import Record, Round
+from structdecode.records.types import Record, ScoringRound
 
 CAPTION = "CAPTION"
 """The stage that says what is in the picture, as LLaVA-o1 names it."""
@@ -97,7 +97,7 @@ def bad_choice(record: Record) -> str:
     return ""
 
 
-def _go_on(paths: list[tuple[int, ...]], rounds: tuple[Round, ...]) -> bool:
+def _go_on(paths: list[tuple[int, ...]], rounds: tuple[ScoringRound, ...]) -> bool:
     """Whether any of the branches is still there in a later round."""
     return any(later[: len(path)] == path for path in paths for found in rounds for later in found.paths)
 

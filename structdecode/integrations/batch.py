@@ -21,7 +21,7 @@ from structdecode.integrations.search import Search, cut_at
 
 
 @dataclass(frozen=True)
-class Job:
+class BatchItem:
     """A question to be asked.
 
     Attributes:
@@ -46,51 +46,51 @@ class Answer:
 
 
 def answer_all(
-    jobs: Sequence[Job],
+    items: Sequence[BatchItem],
     search: Search,
     backend: Backend,
     *,
-    finished: Callable[[Job, Answer], None] = lambda job, answer: None,
+    finished: Callable[[BatchItem, Answer], None] = lambda item, answer: None,
     skip: Callable[[], str] = lambda: "",
 ) -> list[Answer]:
-    """An answer to every job, in order.
+    """An answer to every item, in order.
 
     Args:
         finished: called with each as it is done, in any order.
-        skip: asked before each starts; where it gives a reason, the job is left out with that as its error.
+        skip: asked before each starts; where it gives a reason, the item is left out with that as its error.
 
     Raises:
         ConfigError: what is wrong is not one question but the task (video, say).
     """
-    return run_sync(_answer_all(jobs, search, backend, finished, skip))
+    return run_sync(_answer_all(items, search, backend, finished, skip))
 
 
 async def _answer_all(
-    jobs: Sequence[Job],
+    items: Sequence[BatchItem],
     search: Search,
     backend: Backend,
-    finished: Callable[[Job, Answer], None],
+    finished: Callable[[BatchItem, Answer], None],
     skip: Callable[[], str],
 ) -> list[Answer]:
-    async def one(job: Job) -> Answer:
+    async def one(item: BatchItem) -> Answer:
         reason = skip()
-        answer = Answer("", error=reason) if reason else await _answer(job, search, backend)
-        finished(job, answer)
+        answer = Answer("", error=reason) if reason else await _answer(item, search, backend)
+        finished(item, answer)
         return answer
 
     answers: dict[int, Answer] = {}
-    async with lifetimes(), aclosing(as_done(jobs, one, search.concurrency)) as done:
+    async with lifetimes(), aclosing(as_done(items, one, search.concurrency)) as done:
         async for index, answer in done:
             answers[index] = answer
-    return [answers[index] for index in range(len(jobs))]
+    return [answers[index] for index in range(len(items))]
 
 
-async def _answer(job: Job, search: Search, backend: Backend) -> Answer:
+async def _answer(item: BatchItem, search: Search, backend: Backend) -> Answer:
     try:
         result = await adecode(
-            job.prompt(), backend=backend, strategy=search.strategy, schema=job.schema, budget=search.budget,
-            seed=search.seed, sample_id=job.sample_id,
+            item.prompt(), backend=backend, strategy=search.strategy, schema=item.schema, budget=search.budget,
+            seed=search.seed, sample_id=item.sample_id,
         )  # fmt: skip
     except (PromptError, ImageError) as error:
         return Answer("", error=str(error))
-    return Answer(cut_at(result.answer, job.until), result)
+    return Answer(cut_at(result.answer, item.until), result)

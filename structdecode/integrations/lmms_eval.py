@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from structdecode.core.errors import ConfigError, MissingExtraError
 from structdecode.core.types import Prompt
-from structdecode.integrations.batch import Answer, Job, answer_all
+from structdecode.integrations.batch import Answer, BatchItem, answer_all
 from structdecode.integrations.messages import prompt_from_messages
 from structdecode.integrations.search import Search, token_counts, with_generation_arguments
 
@@ -88,19 +88,19 @@ class StructDecode(_Model or object):  # type: ignore[misc]
         from lmms_eval.models.model_utils.usage_metrics import is_budget_exceeded, log_usage
         from tqdm import tqdm  # type: ignore[import-untyped]
 
-        jobs = jobs_of([request.args for request in requests], self.task_dict, self.search)
-        with tqdm(total=len(jobs), disable=self.rank != 0, desc="structdecode") as bar:
+        items = items_of([request.args for request in requests], self.task_dict, self.search)
+        with tqdm(total=len(items), disable=self.rank != 0, desc="structdecode") as bar:
 
-            def finished(job: Job, answer: Answer) -> None:
+            def finished(item: BatchItem, answer: Answer) -> None:
                 bar.update()
                 if answer.error and answer.error != _BUDGET_EXCEEDED:
-                    _log.warning("%s: not asked: %s", job.sample_id, answer.error)
+                    _log.warning("%s: not asked: %s", item.sample_id, answer.error)
                 if answer.result is not None:
-                    task, _, _ = job.sample_id.rpartition("/")
+                    task, _, _ = item.sample_id.rpartition("/")
                     log_usage(self.backend.name, task, **token_counts(answer.result))
 
             answers = answer_all(
-                jobs, self.search, self.backend, finished=finished,
+                items, self.search, self.backend, finished=finished,
                 skip=lambda: _BUDGET_EXCEEDED if is_budget_exceeded() else "",
             )  # fmt: skip
         # Their totals add reasoning tokens to output tokens; all of ours are output, so that none counts twice.
@@ -125,9 +125,9 @@ class StructDecode(_Model or object):  # type: ignore[misc]
         super().clean()
 
 
-def jobs_of(
+def items_of(
     arguments: Sequence[tuple[Any, ...]], documents: Mapping[str, Mapping[str, Any]], search: Search
-) -> list[Job]:
+) -> list[BatchItem]:
     """Jobs from `Instance.args`, each ``(ctx, doc_to_messages, gen_kwargs, doc_id, task, split)``.
 
     Args:
@@ -137,15 +137,15 @@ def jobs_of(
     repeats, each repeat has an id of its own, or all would be the same answer.
     """
     asked: Counter[str] = Counter()
-    jobs = []
+    items = []
     for _context, doc_to_messages, gen_kwargs, doc_id, task, split in arguments:
         sample_id = f"{task}/{doc_id}"
         asked[sample_id] += 1
         repeat = f"#{asked[sample_id] - 1}" if asked[sample_id] > 1 else ""
         prompt = _prompt(doc_to_messages, documents[task][split], doc_id)
         schema = with_generation_arguments(search.schema, gen_kwargs or {})
-        jobs.append(Job(sample_id + repeat, prompt, schema, (gen_kwargs or {}).get("until")))
-    return jobs
+        items.append(BatchItem(sample_id + repeat, prompt, schema, (gen_kwargs or {}).get("until")))
+    return items
 
 
 def _prompt(doc_to_messages: Callable[[Any], Any], documents: Any, doc_id: Any) -> Callable[[], Prompt]:

@@ -13,7 +13,7 @@ from structdecode.matching.types import Status as Status
 
 
 @dataclass(frozen=True)
-class Pooled:
+class ScoredCandidate:
     """A candidate that the strategy ranked: its place in the tree, its answer, whether that is right, its score."""
 
     path: tuple[int, ...]
@@ -24,7 +24,7 @@ class Pooled:
 
 
 @dataclass(frozen=True)
-class Round:
+class ScoringRound:
     """One round of verification.
 
     Attributes:
@@ -73,8 +73,8 @@ class Record:
     stopped_by: str | None
     stages: Mapping[str, str]
     wrong_stages: tuple[str, ...]
-    pool: tuple[Pooled, ...]
-    rounds: tuple[Round, ...]
+    pool: tuple[ScoredCandidate, ...]
+    rounds: tuple[ScoringRound, ...]
     failures: tuple[str, ...] = ()
     error: str = ""
 
@@ -91,9 +91,11 @@ class Record:
         given = _known(cls, data)
         given["wrong_stages"] = tuple(given["wrong_stages"])
         given["failures"] = tuple(given.get("failures", ()))
-        given["pool"] = tuple(Pooled(**{**p, "path": tuple(p["path"])}) for p in given["pool"])
+        given["pool"] = tuple(ScoredCandidate(**{**p, "path": tuple(p["path"])}) for p in given["pool"])
         given["rounds"] = tuple(
-            Round(r["stage"], r["verifier"], tuple(tuple(p) for p in r["paths"]), tuple(r["values"]), tuple(r["right"]))
+            ScoringRound(
+                r["stage"], r["verifier"], tuple(tuple(p) for p in r["paths"]), tuple(r["values"]), tuple(r["right"])
+            )
             for r in given["rounds"]
         )
         return cls(**given)

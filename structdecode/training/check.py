@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from structdecode.core.errors import ConfigError, DataError, ImageError
 from structdecode.core.images import load_picture
-from structdecode.core.paths import whole
+from structdecode.core.paths import atomic
 from structdecode.core.problems import BadRow, Rejected, shown
 from structdecode.core.schemas import LLAVA_O1
 from structdecode.core.types import Schema
@@ -243,7 +243,7 @@ class _GoodRows:
 
     def __enter__(self) -> _GoodRows:
         if self.out is not None:
-            partial = self._stack.enter_context(whole(self.out))
+            partial = self._stack.enter_context(atomic(self.out))
             self._file = self._stack.enter_context(partial.open("wb"))
         return self
 

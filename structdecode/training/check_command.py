@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from structdecode.core.errors import ConfigError, DataError, ModelError
-from structdecode.core.paths import write_whole
+from structdecode.core.paths import write_atomically
 from structdecode.core.schemas import LLAVA_O1
 from structdecode.data.files import lines
 from structdecode.training.check import Limits, check
@@ -60,7 +60,7 @@ def run(
         )  # fmt: skip
     found = report.as_dict()
     if out is not None:
-        write_whole(out, json.dumps(found, ensure_ascii=False, indent=1) + "\n")
+        write_atomically(out, json.dumps(found, ensure_ascii=False, indent=1) + "\n")
     if as_json:
         print(json.dumps(found, ensure_ascii=False))
     else:

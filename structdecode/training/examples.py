@@ -29,7 +29,7 @@ from structdecode.data.rows import Row
 from structdecode.training.check import PictureDecoder
 from structdecode.training.conversations import Conversation, conversation_of
 from structdecode.training.lengths import TokenCounter
-from structdecode.training.usable import examined, parted
+from structdecode.training.usable import examined, split_usable
 
 _BYTES_A_TOKEN, _TOKENS_A_PICTURE = 4, 256
 """Rough figures for lengths that only decide which examples share a batch."""
@@ -147,7 +147,7 @@ class ConversationDataset(Dataset[Example]):
                 raise BadRow("too-long", too_long(length, max_length))
             return length
 
-        found = parted(examined(len(self), sizes_of, length_of), self.path, self.lines, self.rejected)
+        found = split_usable(examined(len(self), sizes_of, length_of), self.path, self.lines, self.rejected)
         other = self.only(found.kept)
         other.lengths, other.rejected = found.lengths, found.rejected
         return other

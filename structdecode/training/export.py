@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from structdecode.core.errors import ConfigError, MissingExtraError, ModelError, UnknownNameError
-from structdecode.core.paths import whole
+from structdecode.core.paths import atomic
 from structdecode.training.rows import Options, Row, llava_cot_rows, preference_rows, preference_text, step_rows
 from structdecode.training.trees import read_trees
 
@@ -121,7 +121,7 @@ def _placed(row: Row, target: Path) -> Row:
     copy = folder / source.name
     if not copy.exists() or copy.stat().st_size != source.stat().st_size:
         folder.mkdir(exist_ok=True)
-        with whole(copy, sync=False) as partial:
+        with atomic(copy, sync=False) as partial:
             shutil.copyfile(source, partial)
     return {**row, "image": f"{folder.name}/{source.name}"}
 
@@ -129,7 +129,7 @@ def _placed(row: Row, target: Path) -> Row:
 @contextmanager
 def whole_lines(path: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """Writes JSON lines one by one into a file that is there whole at the end, or not at all."""
-    with whole(path) as partial, partial.open("w", encoding="utf-8") as file:
+    with atomic(path) as partial, partial.open("w", encoding="utf-8") as file:
         yield lambda row: _write(file, row)
 
 

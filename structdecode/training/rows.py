@@ -76,7 +76,7 @@ def preference_rows(tree: Tree, options: Options, left_out: Counter[str]) -> Ite
         raise ConfigError(f"{_place(tree)}: no reference answer to tell right from wrong: give --answer, or --by score")
     siblings: dict[Texts, list[Node]] = defaultdict(list)
     for node in tree.nodes:
-        if node.legible and node.texts[-1][1]:
+        if node.well_formed and node.texts[-1][1]:
             siblings[node.texts[:-1]].append(node)
     rows = [row for begun, nodes in siblings.items() for row in _pairs(tree, begun, nodes, by, options)]
     if not rows:
@@ -132,7 +132,7 @@ def step_rows(tree: Tree, options: Options, left_out: Counter[str]) -> Iterator[
     by_rollouts = options.labels == "rollouts"
     seen: set[Texts] = set()
     for node in tree.nodes:
-        if not node.legible or (by_rollouts and not tree.finished(node)) or node.texts in tree.gone_on:
+        if not node.well_formed or (by_rollouts and not tree.finished(node)) or node.texts in tree.expanded:
             continue
         labels = _by_rollouts(tree, node) if by_rollouts else _by_reference(tree, node)
         texts = node.texts[: len(labels)]

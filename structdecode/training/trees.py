@@ -51,7 +51,7 @@ class Node:
         return self.finish_reasons <= {"stop"}
 
     @property
-    def legible(self) -> bool:
+    def well_formed(self) -> bool:
         """Whether the text with its tags is what the model had before it: a malformed stage's is not."""
         return "invalid" not in self.finish_reasons
 
@@ -91,7 +91,7 @@ class Tree:
         )
 
     @cached_property
-    def gone_on(self) -> frozenset[Texts]:
+    def expanded(self) -> frozenset[Texts]:
         """States that the search went on from."""
         return frozenset(node.texts[:-1] for node in self.nodes)
 

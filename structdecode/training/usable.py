@@ -61,7 +61,9 @@ class Usable:
     rejected: list[Rejected]
 
 
-def parted(found: Sequence[int | BadRow], path: Path, lines: NDArray[np.int64], rejected: Sequence[Rejected]) -> Usable:
+def split_usable(
+    found: Sequence[int | BadRow], path: Path, lines: NDArray[np.int64], rejected: Sequence[Rejected]
+) -> Usable:
     """The rows of a file apart by what `examined` found of them; ``lines``: of each row.
 
     Raises:

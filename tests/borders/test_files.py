@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from structdecode.core.paths import write_whole
+from structdecode.core.paths import write_atomically
 from structdecode.core.reading import parse_json, parse_yaml, read_text
 from tests.borders.commands import command, full_disk, one_line
 
@@ -101,11 +101,11 @@ def test_a_link_is_written_through(tmp_path: Path) -> None:
     target.write_text("old")
     link.symlink_to(target)
     second.symlink_to(link)
-    write_whole(second, "new")
+    write_atomically(second, "new")
     assert link.is_symlink() and second.is_symlink() and target.read_text() == "new"
     dangling = tmp_path / "dangling"
     dangling.symlink_to(tmp_path / "made")
-    write_whole(dangling, "new")
+    write_atomically(dangling, "new")
     assert dangling.is_symlink() and (tmp_path / "made").read_text() == "new"
 
 
@@ -114,7 +114,7 @@ def test_a_pipe_is_written_into_and_stays_one(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     reader = threading.Thread(target=lambda: heard.append(pipe.read_text()), daemon=True)
     reader.start()
-    write_whole(pipe, "a trace")
+    write_atomically(pipe, "a trace")
     reader.join(20)
     assert heard == ["a trace"] and pipe.is_fifo() and [p.name for p in tmp_path.iterdir()] == ["pipe"]
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from structdecode.core.paths import whole, write_whole
+from structdecode.core.paths import atomic, write_atomically
 
 
 def test_what_fails_on_the_way_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
-    write_whole(path, "old")
-    with pytest.raises(ZeroDivisionError), whole(path) as partial:
+    write_atomically(path, "old")
+    with pytest.raises(ZeroDivisionError), atomic(path) as partial:
         partial.write_text("half of the n")
         assert path.read_text() == "old"
         raise ZeroDivisionError
@@ -21,6 +21,6 @@ def test_what_fails_on_the_way_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_what_ends_well_takes_its_place(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
-    write_whole(path, "old")
-    write_whole(path, "new")
+    write_atomically(path, "old")
+    write_atomically(path, "new")
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"] and path.read_text() == "new"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from structdecode.evaluation.taxonomy import Kind, bad_choices, count, failure
-from structdecode.records.types import Pooled, Record, Round
+from structdecode.records.types import Record, ScoredCandidate, ScoringRound
 
 STAGES = {"SUMMARY": "s", "CAPTION": "c", "REASONING": "r", "CONCLUSION": "4"}
 
@@ -23,12 +23,12 @@ def record(**given: Any) -> Record:
     return Record(**{**fields, **given})
 
 
-def pooled(*right: bool, valid: bool = True) -> tuple[Pooled, ...]:
-    return tuple(Pooled((i,), "?", ok, None, valid) for i, ok in enumerate(right))
+def pooled(*right: bool, valid: bool = True) -> tuple[ScoredCandidate, ...]:
+    return tuple(ScoredCandidate((i,), "?", ok, None, valid) for i, ok in enumerate(right))
 
 
-def rounds(*given: tuple[str, Mapping[tuple[int, ...], bool | None]]) -> tuple[Round, ...]:
-    return tuple(Round(s, "rule", tuple(r), tuple(1.0 for _ in r), tuple(r.values())) for s, r in given)
+def rounds(*given: tuple[str, Mapping[tuple[int, ...], bool | None]]) -> tuple[ScoringRound, ...]:
+    return tuple(ScoringRound(s, "rule", tuple(r), tuple(1.0 for _ in r), tuple(r.values())) for s, r in given)
 
 
 CASES: dict[str, tuple[dict[str, Any], str]] = {
@@ -46,7 +46,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "the right one is malformed": ({"pool": (*pooled(False), *pooled(True, valid=False))}, "never generated"),
     "a right caption was dropped": (
         {
-            "pool": (Pooled((0, 1, 0), "?", False, 1.0, True),),
+            "pool": (ScoredCandidate((0, 1, 0), "?", False, 1.0, True),),
             "rounds": rounds(
                 ("SUMMARY", {(0,): True, (1,): True}),
                 ("CAPTION", {(0, 0): True, (0, 1): False}),
@@ -58,7 +58,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a right caption was kept beside the wrong one, and its right reasoning dropped": (
         {
-            "pool": (Pooled((1, 0), "?", False, 1.0, True),),
+            "pool": (ScoredCandidate((1, 0), "?", False, 1.0, True),),
             "rounds": rounds(("CAPTION", {(0,): True, (1,): False}), ("REASONING", {(0, 0): True, (1, 0): False})),
             "wrong_stages": ("CAPTION", "REASONING"),
         },
@@ -66,7 +66,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "all captions wrong, and the same reasoning right in all": (
         {
-            "pool": (Pooled((0, 0), "?", False, 1.0, True),),
+            "pool": (ScoredCandidate((0, 0), "?", False, 1.0, True),),
             "rounds": rounds(("CAPTION", {(0,): False, (1,): False}), ("REASONING", {(0, 0): True, (0, 1): True})),
             "wrong_stages": ("CAPTION", "CONCLUSION"),
         },
@@ -74,7 +74,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "all captions wrong": (
         {
-            "pool": (Pooled((1,), "?", False, 1.0, True),),
+            "pool": (ScoredCandidate((1,), "?", False, 1.0, True),),
             "rounds": rounds(("CAPTION", {(0,): False, (1,): False, (2,): None})),
             "wrong_stages": ("CAPTION", "CONCLUSION"),
         },

@@ -15,7 +15,7 @@ from PIL import Image
 from structdecode import decode
 from structdecode.core.errors import ConfigError, ImageError, MissingExtraError
 from structdecode.core.types import Prompt
-from structdecode.integrations.lmms_eval import StructDecode, jobs_of, manifest
+from structdecode.integrations.lmms_eval import StructDecode, items_of, manifest
 from structdecode.integrations.search import Search
 from structdecode.pocket import world
 
@@ -44,28 +44,28 @@ def arguments(
 def test_jobs_have_their_documents_settings_and_ids() -> None:
     docs = documents(3)
     asked = [arguments(2), arguments(0, max_new_tokens=16), arguments(1, task="u", until=["END"])]
-    jobs = jobs_of(asked, {"t": {"test": docs}, "u": {"test": docs}}, SEARCH)
-    assert [job.sample_id for job in jobs] == ["t/2", "t/0", "u/1"]
-    assert [job.prompt().question for job in jobs] == [docs[i]["question"] for i in (2, 0, 1)]
-    assert [job.schema.stages[-1].sampling.max_tokens for job in jobs] == [2048, 16, 2048]
-    assert [job.until for job in jobs] == [["\n\n"], ["\n\n"], ["END"]]
+    items = items_of(asked, {"t": {"test": docs}, "u": {"test": docs}}, SEARCH)
+    assert [item.sample_id for item in items] == ["t/2", "t/0", "u/1"]
+    assert [item.prompt().question for item in items] == [docs[i]["question"] for i in (2, 0, 1)]
+    assert [item.schema.stages[-1].sampling.max_tokens for item in items] == [2048, 16, 2048]
+    assert [item.until for item in items] == [["\n\n"], ["\n\n"], ["END"]]
 
 
 def test_repeats_of_a_question_have_ids_of_their_own() -> None:
-    jobs = jobs_of([arguments(0), arguments(0), arguments(1), arguments(0)], {"t": {"test": documents(2)}}, SEARCH)
-    assert [job.sample_id for job in jobs] == ["t/0", "t/0#1", "t/1", "t/0#2"]
+    items = items_of([arguments(0), arguments(0), arguments(1), arguments(0)], {"t": {"test": documents(2)}}, SEARCH)
+    assert [item.sample_id for item in items] == ["t/0", "t/0#1", "t/1", "t/0#2"]
 
 
 def test_pictures_are_opened_when_it_is_their_turn() -> None:
     docs = [{"image": b"no picture", "question": "What?"}]
-    (job,) = jobs_of([arguments(0)], {"t": {"test": docs}}, SEARCH)
+    (item,) = items_of([arguments(0)], {"t": {"test": docs}}, SEARCH)
     with pytest.raises(ImageError):
-        job.prompt()
+        item.prompt()
 
 
 def test_a_task_without_settings() -> None:
-    (job,) = jobs_of([("", to_messages, None, 0, "t", "test")], {"t": {"test": documents(1)}}, SEARCH)
-    assert job.schema == SEARCH.schema and job.until is None
+    (item,) = items_of([("", to_messages, None, 0, "t", "test")], {"t": {"test": documents(1)}}, SEARCH)
+    assert item.schema == SEARCH.schema and item.until is None
 
 
 @pytest.mark.skipif(importlib.util.find_spec("lmms_eval") is not None, reason="lmms-eval is installed")
@@ -172,6 +172,6 @@ def test_the_model_is_let_go() -> None:
 
 
 def test_a_picture_in_the_harness_form_is_a_picture() -> None:
-    (job,) = jobs_of([arguments(0)], {"t": {"test": documents(1)}}, SEARCH)
-    (picture,) = job.prompt().images
+    (item,) = items_of([arguments(0)], {"t": {"test": documents(1)}}, SEARCH)
+    (picture,) = item.prompt().images
     assert isinstance(picture.image, Image.Image) and picture.image.size == (world.SIZE, world.SIZE)

@@ -14,7 +14,7 @@ from structdecode.core import registry
 from structdecode.core.settings import build
 from structdecode.matching.answers import final_answer
 from structdecode.pocket import checkpoint_path, world
-from structdecode.training.pocket import lessons
+from structdecode.training.pocket import examples
 from structdecode.verifiers import prompts
 
 N = 120
@@ -80,9 +80,9 @@ def test_choosing_beats_a_sample_and_stages_lose_nothing(shares: dict[str, list[
 
 def test_chat_template_is_what_the_model_was_taught(backend: TransformersBackend) -> None:
     for pictured in (True, False):
-        lesson = lessons.Lesson(SCENES[0].question.text, "", SCENES[0] if pictured else None)
+        example = examples.Example(SCENES[0].question.text, "", SCENES[0] if pictured else None)
         prompt = sd.Prompt(SCENES[0].question.text, [SCENES[0].render()] if pictured else [])
-        taught = lessons.encode(lesson, backend.codec.tokenizer).ids
+        taught = examples.encode(example, backend.codec.tokenizer).ids
         assert backend.codec.inputs(prompt)["input_ids"][0].tolist() == taught
 
 

@@ -9,7 +9,7 @@ import pytest
 from structdecode.core.schemas import LLAVA_O1
 from structdecode.core.tags import parse
 from structdecode.pocket import world
-from structdecode.training.pocket import lessons
+from structdecode.training.pocket import examples
 
 
 def take(split: world.Split, n: int, seed: int = 0) -> list[world.Scene]:
@@ -52,14 +52,14 @@ def test_corruptions_are_wrong_and_their_verdicts_true() -> None:
     rng, still_right = np.random.default_rng(0), 0
     for scene in take("train", 300):
         assert world.corrupt(scene.things, rng) != scene.things
-        wrong, right = lessons.corrupted_attempt(scene, rng), lessons.true_attempt(scene)
+        wrong, right = examples.corrupted_attempt(scene, rng), examples.true_attempt(scene)
         assert right.right
         still_right += wrong.right
-        assert all(lessons.WRONG not in right.marked(name) for name in lessons.STAGES)
+        assert all(examples.WRONG not in right.marked(name) for name in examples.STAGES)
         listed = {part.strip(" .") for part in wrong.marked("CAPTION").split(".")}
         for part in filter(None, listed):
             if part[:-1] not in set(map(str, scene.things)):
-                assert part.endswith(lessons.WRONG)
+                assert part.endswith(examples.WRONG)
 
 
 @pytest.fixture(scope="module")
@@ -69,23 +69,23 @@ def tokenizer() -> object:
     return build_tokenizer()
 
 
-def test_lessons_have_no_unknown_word_and_targets_in_place(tokenizer: lessons.PreTrainedTokenizerFast) -> None:
+def test_examples_have_no_unknown_word_and_targets_in_place(tokenizer: examples.PreTrainedTokenizerFast) -> None:
     rng = np.random.default_rng(1)
     for scene in take("train", 60):
-        wrong, right = lessons.corrupted_attempt(scene, rng), lessons.true_attempt(scene)
+        wrong, right = examples.corrupted_attempt(scene, rng), examples.true_attempt(scene)
         made = [
-            lessons.answering(scene, rng),
-            lessons.yes_no(wrong, rng),
-            lessons.pre_check(right, rng),
-            lessons.comparison(wrong, right, rng),
+            examples.answering(scene, rng),
+            examples.yes_no(wrong, rng),
+            examples.pre_check(right, rng),
+            examples.comparison(wrong, right, rng),
         ]
-        for lesson in filter(None, made):
-            encoded = lessons.encode(lesson, tokenizer)
+        for example in filter(None, made):
+            encoded = examples.encode(example, tokenizer)
             assert tokenizer.unk_token_id not in encoded.ids
             assert len(encoded.ids) == len(encoded.targets) == len(encoded.marks)
             learned = [t for t in encoded.targets if t >= 0]
-            assert tokenizer.decode(learned[:-1]) == tokenizer.decode(tokenizer.encode(lesson.reply))
+            assert tokenizer.decode(learned[:-1]) == tokenizer.decode(tokenizer.encode(example.reply))
             assert learned[-1] == tokenizer.eos_token_id
             assert sum(m >= 0 for m in encoded.marks) == sum(
-                lesson.prompt.count(m) for m in (lessons.RIGHT, lessons.WRONG)
+                example.prompt.count(m) for m in (examples.RIGHT, examples.WRONG)
             )

@@ -276,15 +276,15 @@ def test_the_pocket_model_is_trained_on_the_same_tokens_as_by_its_own_lessons() 
     from transformers import AutoProcessor
 
     from structdecode.pocket import checkpoint_path, world
-    from structdecode.training.pocket import lessons
+    from structdecode.training.pocket import examples
 
     processor = AutoProcessor.from_pretrained(checkpoint_path())
     scenes = world.scenes("train", 0)
     for _ in range(10):
-        lesson = lessons.answering(next(scenes), np.random.default_rng(0))
-        encoded = lessons.encode(lesson, processor.tokenizer)
-        assert lesson.scene is not None
-        image = lesson.scene.render()
-        batch = Collator(processor)([Example("p", chat(lesson.prompt, lesson.reply, images=1), (image,), "pocket")])
+        example = examples.answering(next(scenes), np.random.default_rng(0))
+        encoded = examples.encode(example, processor.tokenizer)
+        assert example.scene is not None
+        image = example.scene.render()
+        batch = Collator(processor)([Example("p", chat(example.prompt, example.reply, images=1), (image,), "pocket")])
         assert batch["input_ids"][0, :-1].tolist() == encoded.ids
         assert batch["labels"][0, 1:].tolist() == encoded.targets

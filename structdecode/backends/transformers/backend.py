@@ -29,7 +29,7 @@ from structdecode.backends.transformers.slots.prefixes import PrefixCache
 from structdecode.backends.transformers.slots.recording import CudaGraphs
 from structdecode.backends.transformers.slots.scheduler import Scheduler
 from structdecode.backends.transformers.slots.session import SlotSession
-from structdecode.backends.transformers.threads import release_team, until_stopped
+from structdecode.backends.transformers.threads import release_openmp_threads, until_stopped
 from structdecode.backends.transformers.twin import Borrowed, changed_midway
 from structdecode.backends.transformers.vision import ImageMemory, vision_tower
 from structdecode.core.errors import ConfigError, ModelError, UnknownNameError
@@ -117,8 +117,8 @@ class TransformersBackend:
             lambda **inputs: self.forward(**inputs)[0].logits, text_config.num_hidden_layers,
             self.cross_layers, self.codec.max_length, CudaGraphs() if on_cuda and record_steps else None,
         )  # fmt: skip
-        look_every = LOOK_EVERY if on_cuda else 1
-        self.scheduler = Scheduler(forward, self._borrowed, self.prefixes.clear, max_rows, look_every)
+        sync_interval = LOOK_EVERY if on_cuda else 1
+        self.scheduler = Scheduler(forward, self._borrowed, self.prefixes.clear, max_rows, sync_interval)
         self._process, self._closed = os.getpid(), False
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="structdecode-model")
         if check:
@@ -224,9 +224,9 @@ class TransformersBackend:
                 failure = model_failure(error)
                 raise failure from failure.__cause__
             finally:
-                release_team()
+                release_openmp_threads()
 
-        release_team()
+        release_openmp_threads()
         begun = self._worker.submit(guarded)
         return await until_stopped(asyncio.wrap_future(begun), lambda: begun.cancel() or give_up())
 

@@ -17,7 +17,7 @@ from transformers import LogitsProcessorList
 from structdecode.core.errors import ModelError
 
 if TYPE_CHECKING:
-    from structdecode.backends.transformers.writing import Writing
+    from structdecode.backends.transformers.sequences import TokenSequence
 
 _HONOURED = {
     "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "bad_words_ids": None, "sequence_bias": None, "min_length": 0,
@@ -58,9 +58,9 @@ class Constraint:
 
     processors: LogitsProcessorList
 
-    def __call__(self, writings: Sequence[Writing], logits: Tensor) -> Tensor:
+    def __call__(self, sequences: Sequence[TokenSequence], logits: Tensor) -> Tensor:
         """[n, V] -> [n, V], of rows that are equally long."""
-        ids = torch.cat([writing.tokens(logits.device) for writing in writings])
+        ids = torch.cat([sequence.tokens(logits.device) for sequence in sequences])
         found: Tensor = self.processors(ids, logits)
         return found
 
@@ -88,21 +88,21 @@ def constraint(model: Any, inputs: dict[str, Tensor]) -> Constraint | None:
     return Constraint(processors)
 
 
-def constrained(writings: Sequence[Writing], logits: Tensor) -> Tensor:
+def constrained(sequences: Sequence[TokenSequence], logits: Tensor) -> Tensor:
     """What the rows draw from. [n, V] -> [n, V]; the model's own logits where nothing is asked for.
 
     Rows of one request that are equally long go through the processors together.
     """
-    if all(writing.free for writing in writings):
+    if all(sequence.free for sequence in sequences):
         return logits
     alike: dict[tuple[Constraint, int], list[int]] = defaultdict(list)
-    for row, writing in enumerate(writings):
-        if writing.constraint is not None:
-            alike[writing.constraint, len(writing.wanted) + len(writing.ids)].append(row)
+    for row, sequence in enumerate(sequences):
+        if sequence.constraint is not None:
+            alike[sequence.constraint, len(sequence.wanted) + len(sequence.ids)].append(row)
     found = logits.clone()  # some processors write into what they are given
     for (constraint, _), rows in alike.items():
-        found[rows] = constraint([writings[row] for row in rows], logits[rows])
-    for row, writing in enumerate(writings):
-        if writing.processors:
-            found[row] = writing.processed(found[row : row + 1].clone())[0]
+        found[rows] = constraint([sequences[row] for row in rows], logits[rows])
+    for row, sequence in enumerate(sequences):
+        if sequence.processors:
+            found[row] = sequence.processed(found[row : row + 1].clone())[0]
     return found

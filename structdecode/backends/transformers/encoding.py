@@ -17,7 +17,7 @@ from structdecode.core.tags import to_put_in
 from structdecode.core.types import NextToken, Prompt, Span
 
 if TYPE_CHECKING:
-    from structdecode.backends.transformers.writing import Writing
+    from structdecode.backends.transformers.sequences import TokenSequence
 
 _FOR_TRAINING = frozenset({"labels"})
 """What some processors (PaliGemma's) give with every prompt."""
@@ -105,13 +105,13 @@ class Codec:
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [NextToken(token, self.decode([token]), log_prob) for token, log_prob in pairs]
 
-    def check_room(self, prompt: int, writings: Sequence[Writing], texts: Sequence[Sequence[int]]) -> None:
+    def check_room(self, prompt: int, sequences: Sequence[TokenSequence], texts: Sequence[Sequence[int]]) -> None:
         """Raises `PromptError` where a text behind a prompt of so many tokens, and an answer, would not fit."""
-        for writing, ids in zip(writings, texts, strict=True):
-            length = prompt + len(writing.wanted) + len(ids)
+        for sequence, ids in zip(sequences, texts, strict=True):
+            length = prompt + len(sequence.wanted) + len(ids)
             if length > self.max_length:
                 raise PromptError(
-                    f"the text put in for {writing.request.stage.name!r} ends at token {length}, the model's context "
+                    f"the text put in for {sequence.request.stage.name!r} ends at token {length}, the model's context "
                     f"is {self.max_length}: shorten it"
                 )
 

@@ -24,7 +24,7 @@ from transformers import __version__ as transformers_version
 
 from structdecode.backends.transformers.memory import out_of_memory
 from structdecode.backends.transformers.slots.attention import text_configs
-from structdecode.backends.transformers.threads import release_team
+from structdecode.backends.transformers.threads import release_openmp_threads
 from structdecode.backends.transformers.twin import twin
 from structdecode.core.errors import ModelError, ModelFailedError, PromptError, StructdecodeError
 from structdecode.core.protocols import GenerationRequest, Row
@@ -111,7 +111,7 @@ def compare(backend: TransformersBackend, thorough: bool = True) -> Comparison:
         raise ModelError(f"{_what(backend)} fails: {error}; {_remedy(backend, thorough, decodes=False)}") from error
     finally:
         backend.prefixes.reset()
-        release_team()
+        release_openmp_threads()
     if off := _off(backend.model, pairs):
         mine, theirs = max(off, key=lambda pair: abs(pair[0] - pair[1]))
         raise ModelError(

@@ -34,7 +34,7 @@ SWITCH_INTERVAL = 2e-4
 
 
 @contextmanager
-def prompt_interpreter() -> Iterator[None]:
+def short_switch_interval() -> Iterator[None]:
     """While this is open a thread that asks for the interpreter gets it soon; then as before."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(min(before, SWITCH_INTERVAL))
@@ -44,7 +44,7 @@ def prompt_interpreter() -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
-def release_team() -> None:
+def release_openmp_threads() -> None:
     """Gives the calling thread's OpenMP team back; does nothing where there is none, or another OpenMP."""
     _pause()(_SOFT)
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from structdecode.core.paths import write_whole
+from structdecode.core.paths import write_atomically
 from structdecode.evaluation.report import (
     accuracy,
     comparisons,
@@ -53,15 +53,15 @@ def write(run_dir: str | Path) -> Path:
     (directory / "figures").mkdir(exist_ok=True)
     for section in sections:
         for figure in section.figures:
-            write_whole(directory / "figures" / f"{figure.name}.svg", figure.svg)
+            write_atomically(directory / "figures" / f"{figure.name}.svg", figure.svg)
     tables = {section.id: section.tables for section in sections if section.tables}
     machine = {section.id: section.machine_tables for section in sections if section.machine_tables}
-    write_whole(directory / "tables.json", _json(tables))
-    write_whole(directory / "timings.json", _json(machine))
+    write_atomically(directory / "tables.json", _json(tables))
+    write_atomically(directory / "timings.json", _json(machine))
     head = "\n\n".join([f"# {Paragraph(title).markdown()}", *(Paragraph(paragraph).markdown() for paragraph in lead)])
-    write_whole(directory / "report.md", "\n\n".join([head, *(section.markdown() for section in sections)]) + "\n")
+    write_atomically(directory / "report.md", "\n\n".join([head, *(section.markdown() for section in sections)]) + "\n")
     target = directory / "report.html"
-    write_whole(target, page.html(title, lead, sections))
+    write_atomically(target, page.html(title, lead, sections))
     return target
 
 

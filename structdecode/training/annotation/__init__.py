@@ -5,7 +5,7 @@
 """
 
 from structdecode.training.annotation.annotator import Annotator
-from structdecode.training.annotation.run import Outcome, Settings, annotate
+from structdecode.training.annotation.run import AnnotationResult, Settings, annotate
 from structdecode.training.annotation.sources import Item, Source, Turn, read
 
-__all__ = ["Annotator", "Item", "Outcome", "Settings", "Source", "Turn", "annotate", "read"]
+__all__ = ["AnnotationResult", "Annotator", "Item", "Settings", "Source", "Turn", "annotate", "read"]

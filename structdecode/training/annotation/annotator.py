@@ -11,9 +11,9 @@ from structdecode.core.types import Message as Said
 from structdecode.core.types import Prompt, Schema
 from structdecode.training.annotation import prompts
 from structdecode.training.annotation.checks import AnswerCheck, Filter, Problem, assembled, form
-from structdecode.training.annotation.client import Asker
+from structdecode.training.annotation.client import ChatClient
 from structdecode.training.annotation.errors import BadRequest
-from structdecode.training.annotation.requests import Message, Request
+from structdecode.training.annotation.requests import ChatMessage, Request
 from structdecode.training.annotation.session import ApiBackend
 from structdecode.training.annotation.sources import Item, Turn
 
@@ -48,7 +48,7 @@ class Annotator:
         extra: more fields of each request's body. seed: of what the judge and verifiers draw.
     """
 
-    client: Asker
+    client: ChatClient
     model: str
     judge_model: str
     answers: AnswerCheck = field(default_factory=AnswerCheck)
@@ -73,24 +73,24 @@ class Annotator:
             answer = await self._turn(item, number, turn, chat, said)
             if isinstance(answer, Refused):
                 return answer
-            chat.append(Message("assistant", answer))
+            chat.append(ChatMessage("assistant", answer))
             said += [Said("user", turn.question.text), Said("assistant", answer)]
             turns += [{"from": "human", "value": turn.asked}, {"from": "gpt", "value": answer}]
         image = {} if item.image is None else {"image": item.image}
         return Accepted({"id": item.id, **image, "conversations": turns})
 
-    def opening(self, item: Item) -> list[Message]:
+    def opening(self, item: Item) -> list[ChatMessage]:
         """What every chat about an item begins with."""
-        return [Message("system", prompts.system(_schema(item)))]
+        return [ChatMessage("system", prompts.system(_schema(item)))]
 
-    def asking(self, item: Item, at: int) -> Message:
+    def asking(self, item: Item, at: int) -> ChatMessage:
         """The user's message of a turn, from 0; the picture is in the first."""
         turn = item.turns[at]
         picture, digest = (item.picture, item.digest) if at == 0 else (None, "")
-        return Message("user", prompts.task(turn.question, turn.hint), picture, digest)
+        return ChatMessage("user", prompts.task(turn.question, turn.hint), picture, digest)
 
     async def _turn(
-        self, item: Item, number: int, turn: Turn, chat: Sequence[Message], said: Sequence[Said]
+        self, item: Item, number: int, turn: Turn, chat: Sequence[ChatMessage], said: Sequence[Said]
     ) -> str | Refused:
         """A turn's answer as it is trained on. Failed attempts are in its own chat, not in the turns behind it."""
         messages = tuple(chat)
@@ -112,8 +112,8 @@ class Annotator:
                 problem = wrong
             if attempt > self.retries or problem.name in _FINAL:
                 return Refused(number, problem, attempt, reply.text or reply.refusal)
-            told = Message("user", prompts.feedback(problem.message))
-            messages += (Message("assistant", reply.text or "(nothing)"), told)
+            told = ChatMessage("user", prompts.feedback(problem.message))
+            messages += (ChatMessage("assistant", reply.text or "(nothing)"), told)
 
     async def _content(
         self, item: Item, number: int, turn: Turn, stages: Mapping[str, str], said: Sequence[Said]

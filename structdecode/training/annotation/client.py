@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 
 from structdecode.core.errors import ConfigError, MissingExtraError
 from structdecode.core.problems import printable
-from structdecode.training.annotation.costs import Purse
-from structdecode.training.annotation.errors import ApiError, BadRequest, NotPaid, Stopped, Unanswered
+from structdecode.training.annotation.costs import CostLimiter
+from structdecode.training.annotation.errors import ApiError, BadRequest, NotInJournal, Stopped, Unanswered
 from structdecode.training.annotation.journal import Journal
 from structdecode.training.annotation.requests import (
     REFUSED,
@@ -48,7 +48,7 @@ _ALL_SILENT = 20
 """So many requests in a row without an answer, each after all its tries, end the run: the server is gone."""
 
 
-class Asker(Protocol):
+class ChatClient(Protocol):
     """Answers requests: `Client`, or `JournalClient`."""
 
     async def ask(self, request: Request) -> Reply: ...
@@ -61,10 +61,10 @@ class JournalClient:
         self.journal = journal
 
     async def ask(self, request: Request) -> Reply:
-        """Raises `NotPaid` where the journal has no reply, `BadRequest` where the server refused the request."""
+        """Raises `NotInJournal` where the journal has no reply, `BadRequest` where the server refused the request."""
         reply = _kept(self.journal, request)
         if reply is None:
-            raise NotPaid(request.key)
+            raise NotInJournal(request.key)
         return reply
 
 
@@ -84,8 +84,10 @@ class Client:
         stop: once set, nothing new is sent; what is in flight is waited for.
     """
 
-    def __init__(self, api: ChatApi, journal: Journal, purse: Purse, *, concurrency: int, tries: int = 6) -> None:
-        self.api, self.journal, self.purse, self.tries = api, journal, purse, tries
+    def __init__(
+        self, api: ChatApi, journal: Journal, limiter: CostLimiter, *, concurrency: int, tries: int = 6
+    ) -> None:
+        self.api, self.journal, self.limiter, self.tries = api, journal, limiter, tries
         self.stop = asyncio.Event()
         self._slots = asyncio.Semaphore(concurrency)
         self._asking: dict[str, asyncio.Event] = {}
@@ -151,7 +153,7 @@ class Client:
 
     async def _once(self, body: Mapping[str, Any], request: Request) -> Reply:
         """One try. What it cost is in the journal before the purse lets go of what it held back for it."""
-        async with self.purse.hold(request), self._slots:
+        async with self.limiter.hold(request), self._slots:
             await self._until_allowed()
             text = await self.api.post(body, request.extra)
             try:
@@ -169,7 +171,7 @@ class Client:
 
     def _keep(self, request: Request, reply: Reply) -> None:
         self.journal.add(request, reply)
-        self.purse.learn(request, reply)
+        self.limiter.learn(request, reply)
 
     def _given_up(self, tries: int, reason: Exception) -> Exception:
         self._silent += 1

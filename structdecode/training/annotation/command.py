@@ -21,11 +21,11 @@ from structdecode.matching import LLMJudge
 from structdecode.training.annotation import run
 from structdecode.training.annotation.annotator import Annotator
 from structdecode.training.annotation.checks import AnswerCheck, Filter
-from structdecode.training.annotation.client import Asker, ChatApi, Client, JournalClient
-from structdecode.training.annotation.costs import Prices, Purse
+from structdecode.training.annotation.client import ChatApi, ChatClient, Client, JournalClient
+from structdecode.training.annotation.costs import CostLimiter, Prices
 from structdecode.training.annotation.estimate import estimate
 from structdecode.training.annotation.journal import Journal
-from structdecode.training.annotation.pictures import Album
+from structdecode.training.annotation.pictures import ImageStore
 from structdecode.training.annotation.progress import tokens_and_cost
 from structdecode.training.annotation.sources import Item, Source, read
 
@@ -90,7 +90,7 @@ class Options:
             raise ConfigError('--extra-body must be a JSON object: {"key": value}')
         return found
 
-    def annotator(self, client: Asker, last_word: Filter | None) -> Annotator:
+    def annotator(self, client: ChatClient, last_word: Filter | None) -> Annotator:
         no_judge = self.judge_model == "none"
         return Annotator(
             client, self.model, self.model if no_judge or self.judge_model is None else self.judge_model,
@@ -137,7 +137,7 @@ def annotate(options: Options) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     journal = Journal(options.out / "journal.jsonl")
     try:
-        entries = _read(options, Album(options.out))
+        entries = _read(options, ImageStore(options.out))
         outcome = asyncio.run(_annotate(options, key, last_word, journal, entries))
         cost = tokens_and_cost(journal, options.prices)
     finally:
@@ -165,11 +165,11 @@ def annotate(options: Options) -> int:
 
 async def _annotate(
     options: Options, key: str, last_word: Filter | None, journal: Journal, entries: Sequence[Item | Rejected]
-) -> run.Outcome:
+) -> run.AnnotationResult:
     api = ChatApi(options.base_url, key, options.timeout)
     try:
-        purse = Purse(options.prices, journal, options.max_cost)
-        client = Client(api, journal, purse, concurrency=options.concurrency, tries=options.tries)
+        limiter = CostLimiter(options.prices, journal, options.max_cost)
+        client = Client(api, journal, limiter, concurrency=options.concurrency, tries=options.tries)
         settings = run.Settings(options.out, options.concurrency, options.prices, options.described, options.quiet)
         return await run.annotate(entries, options.annotator(client, last_word), client, journal, settings)
     finally:
@@ -181,7 +181,7 @@ def dry_run(options: Options) -> int:
     last_word = options.filter()
     journal = Journal(options.out / "journal.jsonl", writing=False)
     try:
-        entries = _read(options, Album(None))
+        entries = _read(options, ImageStore(None))
         items = [entry for entry in entries if isinstance(entry, Item)]
         annotator = options.annotator(JournalClient(journal), last_word)
         found = asyncio.run(estimate(items, annotator, journal, options.prices))
@@ -192,14 +192,14 @@ def dry_run(options: Options) -> int:
     return 0
 
 
-def _read(options: Options, album: Album) -> list[Item | Rejected]:
+def _read(options: Options, store: ImageStore) -> list[Item | Rejected]:
     if not options.quiet:
         _tell(f"reading {', '.join(options.sources)}")
-    entries = read([Source.parse(source) for source in options.sources], album, note=_tell)
+    entries = read([Source.parse(source) for source in options.sources], store, note=_tell)
     rejected = [entry for entry in entries if isinstance(entry, Rejected)]
     if len(rejected) == len(entries):
-        if rejected and album.out is not None:
-            run.write_rejected(album.out, rejected)
+        if rejected and store.out is not None:
+            run.write_rejected(store.out, rejected)
         first = f": {rejected[0]}" if rejected else ""
         raise DataError(f"{', '.join(options.sources)}: no usable record{first}")
     if rejected:

@@ -47,7 +47,7 @@ class Prices:
         return sum(self.of(purpose, t.prompt_tokens, t.completion_tokens) for purpose, t in totals.items())
 
 
-class Purse:
+class CostLimiter:
     """Holds back the most that a request can cost before it is sent; what it did cost is booked by the journal.
 
     The tokens of a prompt are a guess until replies say how many they were; the guess then follows the largest

@@ -21,5 +21,5 @@ class BadRequest(Exception):
     """The API refuses this one request (a picture that is too large, a content policy). Nothing was paid."""
 
 
-class NotPaid(Exception):
+class NotInJournal(Exception):
     """The reply to a request is not in the journal, and nothing is to be sent."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from structdecode.core.errors import ImageError, PromptError
 from structdecode.training.annotation.annotator import Annotator
 from structdecode.training.annotation.costs import Prices
-from structdecode.training.annotation.errors import BadRequest, NotPaid
+from structdecode.training.annotation.errors import BadRequest, NotInJournal
 from structdecode.training.annotation.journal import Journal
-from structdecode.training.annotation.requests import Message, Request
+from structdecode.training.annotation.requests import ChatMessage, Request
 from structdecode.training.annotation.sources import Item
 
 ANSWER_TOKENS = 450
@@ -61,7 +61,7 @@ async def estimate(items: Iterable[Item], annotator: Annotator, journal: Journal
         try:
             await annotator.annotate(item)
             continue
-        except NotPaid:
+        except NotInJournal:
             undecided += 1
         except (BadRequest, ImageError, PromptError):  # will be in rejected.jsonl, at no cost
             continue
@@ -80,7 +80,7 @@ async def estimate(items: Iterable[Item], annotator: Annotator, journal: Journal
 
 def _prompt_tokens(item: Item, number: int, annotator: Annotator) -> int:
     """Of turn ``number``'s first attempt, without the answers of the turns before it."""
-    messages: list[Message] = annotator.opening(item)
+    messages: list[ChatMessage] = annotator.opening(item)
     messages += [annotator.asking(item, earlier) for earlier in range(number + 1)]
     return Request(annotator.model, tuple(messages), annotator.max_tokens).prompt_tokens
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from structdecode.core.images import ImageSource, Picture, load_picture, opened, orientation
-from structdecode.core.paths import FULL, whole
+from structdecode.core.paths import FULL, atomic
 from structdecode.core.picture_files import FILES
 from structdecode.core.problems import BadRow
 from structdecode.data.pictures import Pictures
@@ -30,7 +30,7 @@ class Placed:
     name: str
 
 
-class Album:
+class ImageStore:
     """Puts each picture below the output folder, so that ``train.jsonl`` and its pictures can be moved as one.
 
     A file is linked (copied where the file system cannot), under its own name; bytes out of a table are written,
@@ -72,14 +72,14 @@ class Album:
 def _write(data: bytes, target: Path) -> None:
     if target.exists() and target.stat().st_size == len(data):
         return
-    with whole(target, sync=False) as partial:
+    with atomic(target, sync=False) as partial:
         partial.write_bytes(data)
 
 
 def _link(path: Path, target: Path) -> None:
     if target.exists() and (os.path.samefile(path, target) or filecmp.cmp(path, target)):
         return
-    with whole(target, sync=False) as partial:
+    with atomic(target, sync=False) as partial:
         partial.unlink(missing_ok=True)
         try:
             os.link(path, partial)

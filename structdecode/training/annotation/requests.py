@@ -32,7 +32,7 @@ Purpose = Literal["answer", "check"]
 
 
 @dataclass(frozen=True)
-class Message:
+class ChatMessage:
     """One message of a chat; at most one picture, in front of the text.
 
     Attributes:
@@ -50,7 +50,7 @@ class Request:
     """What is asked. Two requests with the same content have the same `key`, and one of them is sent."""
 
     model: str
-    messages: tuple[Message, ...]
+    messages: tuple[ChatMessage, ...]
     max_tokens: int
     purpose: Purpose = "answer"
     temperature: float | None = None
@@ -85,7 +85,7 @@ class Request:
         return text + sum(picture_tokens(*size_of(m.picture)) for m in self.messages if m.picture is not None)
 
 
-def _wire(message: Message) -> dict[str, Any]:
+def _wire(message: ChatMessage) -> dict[str, Any]:
     if message.picture is None:
         return {"role": message.role, "content": message.text}
     picture = {"type": "image_url", "image_url": {"url": data_url(message.picture)}}

@@ -21,14 +21,14 @@ from typing import Any
 
 from structdecode.core.errors import ImageError, PromptError, StructdecodeError
 from structdecode.core.lifetimes import lifetimes
-from structdecode.core.paths import write_whole
+from structdecode.core.paths import write_atomically
 from structdecode.core.problems import Rejected
 from structdecode.core.workers import as_done
 from structdecode.training.annotation.annotator import Accepted, Annotator, Refused
 from structdecode.training.annotation.checks import Problem
 from structdecode.training.annotation.client import Client, JournalClient
 from structdecode.training.annotation.costs import Prices
-from structdecode.training.annotation.errors import NotPaid, Stopped, Unanswered
+from structdecode.training.annotation.errors import NotInJournal, Stopped, Unanswered
 from structdecode.training.annotation.journal import Journal
 from structdecode.training.annotation.progress import LiveAnnotation
 from structdecode.training.annotation.sources import Item
@@ -61,7 +61,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AnnotationResult:
     """How a start of a run ended.
 
     Attributes:
@@ -82,7 +82,7 @@ class Outcome:
 
 async def annotate(
     entries: Sequence[Entry], annotator: Annotator, client: Client, journal: Journal, settings: Settings
-) -> Outcome:
+) -> AnnotationResult:
     """Annotates all records, and writes the files; at SIGINT or SIGTERM when what is in flight has come.
 
     Raises:
@@ -163,7 +163,7 @@ class _Run:
         assert isinstance(item, Item)
         try:
             decision: Decision = await annotator.annotate(item)
-        except NotPaid:
+        except NotInJournal:
             return
         except Stopped as error:
             self.stop(str(error))
@@ -202,10 +202,10 @@ class _Run:
                 rejected.append(_unusable_line(decision))
             elif isinstance(entry, Item) and (decision is not None or at in self.unanswered):
                 rejected.append(_refused_line(entry, decision, self.unanswered.get(at, "")))
-        write_whole(self.settings.out / "train.jsonl", _lines(accepted))
-        write_whole(self.settings.out / REJECTED, _lines(rejected))
+        write_atomically(self.settings.out / "train.jsonl", _lines(accepted))
+        write_atomically(self.settings.out / REJECTED, _lines(rejected))
         text = json.dumps(self._summary(), indent=1, ensure_ascii=False)
-        write_whole(self.settings.out / "annotation.json", text + "\n")
+        write_atomically(self.settings.out / "annotation.json", text + "\n")
 
     def _summary(self) -> dict[str, Any]:
         outcome = self.outcome
@@ -217,7 +217,7 @@ class _Run:
         }  # fmt: skip
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> AnnotationResult:
         reasons: Counter[str] = Counter()
         failed = ""
         for at, decision in sorted(self.decisions.items()):
@@ -229,7 +229,7 @@ class _Run:
                 failed = failed or _told(self.entries[at], decision)
         rejected = sum(reasons.values())
         undecided = len(self.entries) - len(self.decisions) - len(self.unanswered)
-        return Outcome(
+        return AnnotationResult(
             len(self.decisions) - rejected, rejected, len(self.unanswered), undecided, dict(sorted(reasons.items())),
             self.stopped, self.interrupted, failed,
         )  # fmt: skip
@@ -237,7 +237,7 @@ class _Run:
 
 def write_rejected(out: Path, rejected: Sequence[Rejected]) -> None:
     """The file of what cannot be used, where there is nothing else."""
-    write_whole(out / REJECTED, _lines([_unusable_line(each) for each in rejected]))
+    write_atomically(out / REJECTED, _lines([_unusable_line(each) for each in rejected]))
 
 
 def _told(entry: Entry, decision: Refused | Rejected) -> str:

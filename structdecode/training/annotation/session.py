@@ -11,8 +11,8 @@ from structdecode.core.budget import Usage
 from structdecode.core.errors import ConfigError
 from structdecode.core.protocols import UNMETERED, Account, GenerationRequest, Row, Session, Work
 from structdecode.core.types import Candidate, Prompt, Span
-from structdecode.training.annotation.client import Asker
-from structdecode.training.annotation.requests import Message, Request
+from structdecode.training.annotation.client import ChatClient
+from structdecode.training.annotation.requests import ChatMessage, Request
 
 
 @dataclass
@@ -23,7 +23,7 @@ class ApiBackend:
     the verifier's error: it is kept in ``failure``, for the caller to raise again.
     """
 
-    client: Asker
+    client: ChatClient
     model: str
     extra: Mapping[str, Any] = field(default_factory=dict)
     failure: Exception | None = None
@@ -92,13 +92,13 @@ class _ApiSession:
         pass
 
 
-def _messages(prompt: Prompt) -> tuple[Message, ...]:
+def _messages(prompt: Prompt) -> tuple[ChatMessage, ...]:
     """A prompt as a chat: the picture in the first user message."""
     turns = [(m.role, m.text) for m in prompt.history] + [("user", prompt.question)]
     first = next(at for at, (role, _) in enumerate(turns) if role == "user")
     pictures = prompt.images
-    messages = [Message(role, text) for role, text in turns]
+    messages = [ChatMessage(role, text) for role, text in turns]
     if pictures:
         role, text = turns[first]
-        messages[first] = Message(role, text, pictures[0], pictures[0].digest)
+        messages[first] = ChatMessage(role, text, pictures[0], pictures[0].digest)
     return tuple(messages)

@@ -15,7 +15,7 @@ from structdecode.data import files, hub, vqa
 from structdecode.data.pictures import IMAGE_MARK, Pictures, check_image_marks, picture_cells
 from structdecode.data.rows import Row, checked_text, plain_text, text_cell
 from structdecode.matching.types import Question
-from structdecode.training.annotation.pictures import Album
+from structdecode.training.annotation.pictures import ImageStore
 from structdecode.training.conversations import read_text
 
 _SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
@@ -106,7 +106,7 @@ class Source:
 
 
 def read(
-    sources: Sequence[Source], album: Album, note: Callable[[str], None] = lambda _: None
+    sources: Sequence[Source], store: ImageStore, note: Callable[[str], None] = lambda _: None
 ) -> list[Item | Rejected]:
     """All records of all sources, in this order, each with an id of its own; what cannot be used is in its place.
 
@@ -121,7 +121,7 @@ def read(
     for source in _distinct(sources):
         own: dict[str, int] = {}
         count = 0
-        columns, found = _entries(source, album)
+        columns, found = _entries(source, store)
         for entry in found:
             if isinstance(entry, Item):
                 entry = _unique(entry, source, own, taken)
@@ -160,7 +160,7 @@ def _distinct(sources: Sequence[Source]) -> list[Source]:
     return found
 
 
-def _entries(source: Source, album: Album) -> tuple[vqa.Columns, Iterator[Item | Rejected]]:
+def _entries(source: Source, store: ImageStore) -> tuple[vqa.Columns, Iterator[Item | Rejected]]:
     path = _data_file(source.path)
     hints = source.columns.get("hints")
     given = {key: value for key, value in source.columns.items() if key != "hints"}
@@ -173,7 +173,7 @@ def _entries(source: Source, album: Album) -> tuple[vqa.Columns, Iterator[Item |
         rows = vqa.of_split(iter(rows), columns, source.split)
     root = source.images or (None if path.is_dir() else path.parent)
     pictures = Pictures(root)
-    make = partial(_item, source=source, file=str(path), pictures=pictures, columns=columns, hints=hints, album=album)
+    make = partial(_item, source=source, file=str(path), pictures=pictures, columns=columns, hints=hints, store=store)
     return columns, (_made(row, make, str(path)) for row in rows)
 
 
@@ -215,7 +215,7 @@ def _rows(path: Path, split: str | None) -> tuple[list[str] | None, Iterable[Row
 
 
 def _item(
-    row: Row, source: Source, file: str, pictures: Pictures, columns: vqa.Columns, hints: str | None, album: Album
+    row: Row, source: Source, file: str, pictures: Pictures, columns: vqa.Columns, hints: str | None, store: ImageStore
 ) -> Item:
     cells = row.cells
     hint = _hint(cells, (hints,) if hints else ("hints", "hint"))
@@ -235,7 +235,7 @@ def _item(
     item_id = f"{source.name}-{row.line}" if name is None else plain_text("id", name)
     if not images:
         return Item(item_id, turns, file, row.line)
-    place = album.place(images[0], source.name, pictures)
+    place = store.place(images[0], source.name, pictures)
     return Item(item_id, turns, file, row.line, place.path, pictures.digest(images[0]), place.name)
 
 

@@ -24,8 +24,8 @@ from structdecode.core.results import Result
 from structdecode.core.types import Prompt
 from structdecode.pocket import world
 from structdecode.strategies.best_of_n import BestOfN
-from structdecode.training.pocket import lessons
-from structdecode.training.pocket.lessons import Attempt, Encoded, Lesson
+from structdecode.training.pocket import examples
+from structdecode.training.pocket.examples import Attempt, Encoded, Example
 from structdecode.verifiers.log_prob import LogProb
 
 IMAGE_AT = 2
@@ -78,29 +78,29 @@ class Curriculum:
             pair = self.pool[int(self.rng.integers(len(self.pool)))]
             return pair if self.rng.random() < 0.5 else (pair[1], pair[0])
         scene = self.scene()
-        wrong = lessons.corrupted_attempt(scene, self.rng)
+        wrong = examples.corrupted_attempt(scene, self.rng)
         draw = self.rng.random()
-        other = lessons.true_attempt(scene) if draw < 0.8 else lessons.corrupted_attempt(scene, self.rng)
+        other = examples.true_attempt(scene) if draw < 0.8 else examples.corrupted_attempt(scene, self.rng)
         return (wrong, other) if self.rng.random() < 0.5 else (other, wrong)
 
     def groups(self, step: int) -> dict[str, list[Encoded]]:
         """One step's sequences, grouped by length and by whether there is a picture."""
         plan, rng = self.plan, self.rng
         if step < plan.verify_from * plan.steps:
-            return {"answers": [self._encoded(lessons.answering(self.scene(), rng)) for _ in range(plan.batch)]}
-        answers = [lessons.answering(self.scene(), rng) for _ in range(plan.answers)]
-        verdicts = [lessons.yes_no(self.attempts()[0], rng) for _ in range(plan.verdicts)]
-        checks = [lessons.pre_check(self.attempts()[0], rng) for _ in range(plan.pre_checks)]
-        comparisons: list[Lesson] = []
+            return {"answers": [self._encoded(examples.answering(self.scene(), rng)) for _ in range(plan.batch)]}
+        answers = [examples.answering(self.scene(), rng) for _ in range(plan.answers)]
+        verdicts = [examples.yes_no(self.attempts()[0], rng) for _ in range(plan.verdicts)]
+        checks = [examples.pre_check(self.attempts()[0], rng) for _ in range(plan.pre_checks)]
+        comparisons: list[Example] = []
         while len(comparisons) < plan.comparisons:
-            lesson = lessons.comparison(*self.attempts(), rng)
-            if lesson is not None:
-                comparisons.append(lesson)
+            example = examples.comparison(*self.attempts(), rng)
+            if example is not None:
+                comparisons.append(example)
         groups = {"answers": answers, "verdicts": verdicts, "comparisons": comparisons, "pre_checks": checks}
-        return {name: [self._encoded(lesson) for lesson in group] for name, group in groups.items()}
+        return {name: [self._encoded(example) for example in group] for name, group in groups.items()}
 
-    def _encoded(self, lesson: Lesson) -> Encoded:
-        return lessons.encode(lesson, self.tokenizer)
+    def _encoded(self, example: Example) -> Encoded:
+        return examples.encode(example, self.tokenizer)
 
     # ---------------------------------------------------------- its own answers
     def samples_due(self, step: int) -> bool:
@@ -113,9 +113,9 @@ class Curriculum:
         for scene, stages in zip(scenes, two_samples(model, processor, scenes, self.plan.seed + step), strict=True):
             pair = [Attempt(scene, found) for found in stages if found is not None]
             if len(pair) == 1 or (len(pair) == 2 and pair[0].right and pair[1].right):
-                pair = [pair[0], lessons.true_attempt(scene)]
+                pair = [pair[0], examples.true_attempt(scene)]
             if len(pair) == 2 and pair[0].stages == pair[1].stages and not pair[0].right:
-                pair[1] = lessons.true_attempt(scene)
+                pair[1] = examples.true_attempt(scene)
             if len(pair) == 2:
                 self.pool.append((pair[0], pair[1]))
 
@@ -153,7 +153,7 @@ def _stages(result: Result) -> list[dict[str, str] | None]:
     """In the order of the samples, not of their scores."""
     candidates = [ranked.candidate for _, ranked in sorted(result.draws, key=lambda draw: draw[0])]
     texts = [{name: text.strip() for name, text in candidate.stages.items()} for candidate in candidates]
-    return [stages if set(stages) == set(lessons.STAGES) else None for stages in texts]
+    return [stages if set(stages) == set(examples.STAGES) else None for stages in texts]
 
 
 # ------------------------------------------------------------------ loss
@@ -199,7 +199,7 @@ def image_inputs(scenes: Sequence[world.Scene | None], ids: torch.Tensor) -> dic
         return {}
     batch, sees = len(pictured), torch.arange(ids.shape[1]) >= IMAGE_AT
     return {
-        "pixel_values": torch.from_numpy(lessons.pixels([scene.render() for scene in pictured])),
+        "pixel_values": torch.from_numpy(examples.pixels([scene.render() for scene in pictured])),
         "aspect_ratio_ids": torch.ones(batch, 1, dtype=torch.long),
         "aspect_ratio_mask": torch.ones(batch, 1, 1, dtype=torch.long),
         "cross_attention_mask": sees.long().expand(batch, -1)[..., None, None],

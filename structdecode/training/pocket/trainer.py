@@ -1,7 +1,7 @@
 """Trains the pocket model from nothing: ``structdecode train --recipe pocket --out DIR``.
 
-The engine is that of any other model's training; what is its own is that a step's lessons depend on the model's own
-answers. So the data set that the loop draws from holds step numbers, and a step's lessons are made when it is due.
+The engine is that of any other model's training; what is its own is that a step's examples depend on the model's own
+answers. So the data set that the loop draws from holds step numbers, and a step's examples are made when it is due.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from structdecode.core.errors import ConfigError, UnknownNameError
 from structdecode.core.schemas import LLAVA_O1
 from structdecode.data import load
 from structdecode.pocket import world
-from structdecode.training.pocket import lessons
+from structdecode.training.pocket import examples
 from structdecode.training.pocket.curriculum import WEIGHTS, Curriculum, Plan, loss
 from structdecode.training.pocket.model import build_model, build_processor, build_tokenizer
 from structdecode.training.sft.recipe import Recipe
-from structdecode.training.sft.trainer import Job, StagedTrainer
+from structdecode.training.sft.trainer import StagedTrainer, TrainingJob
 
 HELD_OUT = 256
 """Validation scenes that the held-out loss (of answers) is measured on."""
@@ -33,7 +33,7 @@ STATE = "curriculum.pt"
 """In a checkpoint, beside what transformers writes."""
 
 
-def prepare_pocket(recipe: Recipe) -> Job:
+def prepare_pocket(recipe: Recipe) -> TrainingJob:
     """The job of the pocket recipe.
 
     Raises:
@@ -49,21 +49,21 @@ def prepare_pocket(recipe: Recipe) -> Job:
     model, processor = build_model(tokenizer), build_processor(tokenizer)
     facts = {
         "data": f"the pocket world, split train, seed {recipe.seed}", "held out": f"{HELD_OUT} validation scenes",
-        "code": "structdecode/pocket/world.py, lessons.py, curriculum.py",
+        "code": "structdecode/pocket/world.py, examples.py, curriculum.py",
     }  # fmt: skip
     questions = (
         load("pocket:validation", limit=recipe.accuracy_questions).questions if recipe.accuracy_questions else ()
     )
-    held_out = [lessons.encode(lesson, tokenizer) for lesson in _answers(HELD_OUT)]
-    return Job(
+    held_out = [examples.encode(example, tokenizer) for example in _answers(HELD_OUT)]
+    return TrainingJob(
         model, processor, _Steps(range(recipe.max_steps)), _Steps([held_out]), _only, list(questions), LLAVA_O1, facts,
         PocketTrainer,
     )  # fmt: skip
 
 
-def _answers(n: int) -> list[lessons.Lesson]:
+def _answers(n: int) -> list[examples.Example]:
     rng = np.random.default_rng(0)
-    return [lessons.answering(scene, rng) for scene in islice(world.scenes("validation", 7), n)]
+    return [examples.answering(scene, rng) for scene in islice(world.scenes("validation", 7), n)]
 
 
 class _Steps(torch.utils.data.Dataset[Any]):
@@ -78,7 +78,7 @@ class _Steps(torch.utils.data.Dataset[Any]):
 
 
 def _only(items: list[Any]) -> dict[str, Any]:
-    """A batch of one: a step's number in training, all of the held-out lessons in evaluation."""
+    """A batch of one: a step's number in training, all of the held-out examples in evaluation."""
     (item,) = items
     return {"step": item} if isinstance(item, int) else {"answers": item}
 
@@ -86,7 +86,7 @@ def _only(items: list[Any]) -> dict[str, Any]:
 class PocketTrainer(StagedTrainer):
     """One item a step; the loss is the weighted sum of the groups'."""
 
-    def __init__(self, job: Job, recipe: Recipe, args: Any, callbacks: list[TrainerCallback]) -> None:
+    def __init__(self, job: TrainingJob, recipe: Recipe, args: Any, callbacks: list[TrainerCallback]) -> None:
         plan = Plan(recipe.max_steps, recipe.batch_size, recipe.seed, **recipe.curriculum)
         self.curriculum = Curriculum(plan, job.processor.tokenizer)
         self.pad: int = job.processor.tokenizer.pad_token_id

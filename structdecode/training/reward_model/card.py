@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from structdecode.core.paths import whole
+from structdecode.core.paths import atomic
 from structdecode.training.sft.card import facts_table
 from structdecode.training.sft.curves import load_pyplot
 from structdecode.verifiers.reward_model.config import RewardConfig
@@ -87,6 +87,6 @@ def draw(journal: Sequence[dict[str, Any]], stages: Sequence[str], path: Path, t
         if panel.get_legend_handles_labels()[0]:
             panel.legend(fontsize=8)
     figure.tight_layout()
-    with whole(path) as partial:
+    with atomic(path) as partial:
         figure.savefig(partial, dpi=120, format="png")
     pyplot.close(figure)

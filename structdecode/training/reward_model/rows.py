@@ -28,7 +28,7 @@ from structdecode.data.pictures import IMAGE_MARK, check_image_marks, picture_ce
 from structdecode.data.rows import Row
 from structdecode.training.examples import line_starts
 from structdecode.training.lengths import TokenCounter
-from structdecode.training.usable import Size, examined, parted
+from structdecode.training.usable import Size, examined, split_usable
 from structdecode.verifiers.reward_model.collate import Mark, StepExample, chat
 from structdecode.verifiers.reward_model.config import SEPARATOR, RewardConfig
 
@@ -136,7 +136,7 @@ class StepDataset(Dataset[StepExample]):
                 raise BadRow("too-long", too_long(length, max_length))
             return length
 
-        found = parted(examined(len(self), sizes_of, length_of), self.path, self.lines, self.rejected)
+        found = split_usable(examined(len(self), sizes_of, length_of), self.path, self.lines, self.rejected)
         other = self._only(found.kept)
         other.lengths, other.rejected = found.lengths, found.rejected
         return other
@@ -179,7 +179,7 @@ class StepDataset(Dataset[StepExample]):
         answer = SEPARATOR.join(step.completions)
         return StepExample(step.question, chat(step.asked, images, answer), images, where, marks, index)
 
-    def parted(self, held_out: float, seed: int) -> tuple[StepDataset, StepDataset]:
+    def train_test_split(self, held_out: float, seed: int) -> tuple[StepDataset, StepDataset]:
         """(training, held out): all rows of a question are on one side.
 
         Args:

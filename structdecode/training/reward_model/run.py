@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class VerifierTrainingResult:
     """Of a finished run. ``figures``: (value, standard error) by stage and measure, on held-out questions."""
 
     model: Path
@@ -46,7 +46,7 @@ class Outcome:
 def train(
     settings: Settings, out: str | Path, *, trust_remote_code: bool = False, quiet: bool = False,
     callbacks: tuple[Any, ...] = (),
-) -> Outcome:  # fmt: skip
+) -> VerifierTrainingResult:  # fmt: skip
     """Trains until the settings are done, and writes model, card and curves into the run directory.
 
     Args:
@@ -83,7 +83,7 @@ def _trainer(
     model: RewardModel, processor: Any, settings: Settings, data: StepDataset, facts: Mapping[str, Any], out: Path,
     quiet: bool, callbacks: tuple[Any, ...],
 ) -> RewardTrainer:  # fmt: skip
-    train_rows, held_out = data.parted(settings.held_out, settings.seed)
+    train_rows, held_out = data.train_test_split(settings.held_out, settings.seed)
     choose_trained(model, settings)
     steps = settings.max_steps or math.ceil(
         settings.epochs * math.ceil(len(train_rows) / settings.batch_size) / settings.accumulation
@@ -118,7 +118,7 @@ def _facts(settings: Settings, data: StepDataset) -> dict[str, Any]:
 
 def _finish(
     trainer: RewardTrainer, processor: Any, config: RewardConfig, facts: Mapping[str, Any], out: Path
-) -> Outcome:
+) -> VerifierTrainingResult:
     """The last measurement, curves and card, and the model: its directory appears last and whole."""
     trainer.evaluate()
     figures, settings = trainer.figures(), trainer.settings
@@ -132,4 +132,4 @@ def _finish(
     model = merged(trainer.accelerator.unwrap_model(trainer.model))
     done = replace(config, trained=trained, held_out=figures)
     save(model, processor, done, out / MODEL, extra=lambda place: write_card(place, done, facts, out.name))
-    return Outcome(out / MODEL, trainer.state.global_step, figures)
+    return VerifierTrainingResult(out / MODEL, trainer.state.global_step, figures)

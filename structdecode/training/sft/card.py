@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from structdecode.core.environment import machine, versions
-from structdecode.core.paths import write_whole
+from structdecode.core.paths import write_atomically
 from structdecode.training.sft.accuracy import Accuracy
 from structdecode.training.sft.recipe import Recipe
 
@@ -38,7 +38,7 @@ def write_card(path: Path, recipe: Recipe, name: str, facts: Mapping[str, Any], 
         + facts_table({"seed": recipe.seed, **_made_with(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}),
         "## Recipe\n\n```yaml\n" + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True) + "```",
     ]
-    write_whole(path, "\n\n".join(sections) + "\n")
+    write_atomically(path, "\n\n".join(sections) + "\n")
 
 
 def shown(accuracy: Accuracy) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from structdecode.core.paths import write_whole
+from structdecode.core.paths import write_atomically
 
 COMPLETE = "complete"
 """A file that is written into a checkpoint last."""
@@ -19,7 +19,7 @@ class MarkComplete(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
-            write_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE, "")
+            write_atomically(Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE, "")
 
 
 def checkpoints(directory: Path) -> list[Path]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from structdecode.core.errors import MissingExtraError
-from structdecode.core.paths import whole
+from structdecode.core.paths import atomic
 
 
 def load_pyplot() -> Any:
@@ -51,6 +51,6 @@ def draw(journal: Sequence[dict[str, Any]], path: Path, title: str) -> None:
         accuracy.set(ylabel="staged accuracy, %", ylim=(0, 100))
     panels[-1][0].set_xlabel("step")
     figure.tight_layout()
-    with whole(path) as partial:
+    with atomic(path) as partial:
         figure.savefig(partial, dpi=120, format="png")
     pyplot.close(figure)

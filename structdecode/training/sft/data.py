@@ -11,7 +11,7 @@ import numpy as np
 from structdecode.backends.transformers.collate import Collator
 from structdecode.core.errors import ConfigError, DataError
 from structdecode.core.lookup import find_schema
-from structdecode.core.paths import whole
+from structdecode.core.paths import atomic
 from structdecode.core.seeds import derive
 from structdecode.core.types import Schema
 from structdecode.data import load
@@ -21,7 +21,7 @@ from structdecode.training.lengths import TokenCounter
 from structdecode.training.sft.base import load_base
 from structdecode.training.sft.directory import sha256
 from structdecode.training.sft.recipe import Recipe
-from structdecode.training.sft.trainer import Job
+from structdecode.training.sft.trainer import TrainingJob
 from structdecode.training.usable import check_left_out, left_out
 
 _log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ HELD_OUT = "held-out.jsonl"
 """In the run directory: the rows that were kept back, so that any other tool can measure on them too."""
 
 
-def prepare(recipe: Recipe, out: Path, *, trust_remote_code: bool = False) -> Job:
+def prepare(recipe: Recipe, out: Path, *, trust_remote_code: bool = False) -> TrainingJob:
     """The job of a recipe whose data is a file.
 
     Raises:
@@ -46,7 +46,7 @@ def prepare(recipe: Recipe, out: Path, *, trust_remote_code: bool = False) -> Jo
     _log.info("looking at %s rows and their pictures", f"{len(dataset):,}")
     dataset = dataset.usable(counter, recipe.max_length)
     check_left_out(path, dataset.rejected, len(dataset), recipe.max_left_out)
-    train, held_out = parted(dataset, recipe, out / HELD_OUT)
+    train, held_out = train_test_split(dataset, recipe, out / HELD_OUT)
     if isinstance(recipe.held_out, str):
         held_out = held_out.usable(counter, recipe.max_length)
         check_left_out(held_out.path, held_out.rejected, len(held_out), recipe.max_left_out)
@@ -58,12 +58,14 @@ def prepare(recipe: Recipe, out: Path, *, trust_remote_code: bool = False) -> Jo
         facts["left out of held out"] = left_out(held_out.rejected, len(held_out))
     questions = questions_of(held_out.path, images, recipe.accuracy_questions, schema)
     collator = Collator(processor, max_length=recipe.max_length)
-    return Job(
+    return TrainingJob(
         model, processor, train, held_out, collator, questions, schema, facts, trust_remote_code=trust_remote_code
     )
 
 
-def parted(dataset: ConversationDataset, recipe: Recipe, kept: Path) -> tuple[ConversationDataset, ConversationDataset]:
+def train_test_split(
+    dataset: ConversationDataset, recipe: Recipe, kept: Path
+) -> tuple[ConversationDataset, ConversationDataset]:
     """(training, held out): another file's rows, or some of the data's own, drawn by the seed and written to ``kept``."""
     if isinstance(recipe.held_out, str):
         return dataset, ConversationDataset(recipe.held_out, images=dataset.images, schema=dataset.schema)
@@ -74,7 +76,7 @@ def parted(dataset: ConversationDataset, recipe: Recipe, kept: Path) -> tuple[Co
     drawn = np.random.default_rng(derive(recipe.seed, "held-out")).permutation(len(dataset))[:count]
     out = np.zeros(len(dataset), dtype=bool)
     out[drawn] = True
-    with whole(kept) as partial, dataset.path.open("rb") as source, partial.open("wb") as file:
+    with atomic(kept) as partial, dataset.path.open("rb") as source, partial.open("wb") as file:
         for offset in dataset.offsets[out]:
             source.seek(int(offset))
             file.write(source.readline().rstrip(b"\r\n") + b"\n")

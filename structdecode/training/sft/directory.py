@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from structdecode.core.errors import ConfigError, DataError
-from structdecode.core.paths import write_whole
+from structdecode.core.paths import write_atomically
 
 
 def check_same(path: Path, settings: Mapping[str, Any], what: str) -> None:
@@ -34,7 +34,7 @@ def check_same(path: Path, settings: Mapping[str, Any], what: str) -> None:
 def keep_settings(path: Path, settings: Mapping[str, Any]) -> None:
     """Once all is loaded and nothing was wrong with it: a mistake should not claim the directory."""
     if not path.exists():
-        write_whole(path, yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
+        write_atomically(path, yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
 
 
 def sha256(path: Path) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from structdecode.core.jsonl import lines
-from structdecode.core.paths import write_whole
+from structdecode.core.paths import write_atomically
 
 
 class Journal(TrainerCallback):
@@ -32,7 +32,7 @@ class Journal(TrainerCallback):
         kept = [line for line in read_journal(path) if line["step"] <= done] if done else []
         if not kept and first:
             kept = [{"step": 0, "seconds": 0.0, **first}]
-        write_whole(path, "".join(_text(line) for line in kept))
+        write_atomically(path, "".join(_text(line) for line in kept))
         self.before = max((line["seconds"] for line in kept), default=0.0)
         self.started = time.monotonic()
 

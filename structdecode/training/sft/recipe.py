@@ -25,7 +25,7 @@ Method = Literal["full", "lora", "qlora"]
 Precision = Literal["fp32", "bf16"]
 
 OWN_DATA = "pocket"
-"""As ``data``: the embedded model's curriculum, which makes its lessons while it trains."""
+"""As ``data``: the embedded model's curriculum, which makes its examples while it trains."""
 
 
 RANGES = {

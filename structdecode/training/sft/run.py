@@ -24,7 +24,7 @@ from structdecode.training.sft.data import count_trained, prepare
 from structdecode.training.sft.directory import check_same, keep_settings
 from structdecode.training.sft.journal import Journal, read_journal
 from structdecode.training.sft.recipe import OWN_DATA, Recipe
-from structdecode.training.sft.trainer import Job, StagedTrainer, training_arguments
+from structdecode.training.sft.trainer import StagedTrainer, TrainingJob, training_arguments
 
 RECIPE, DATA, JOURNAL, CURVES, MODEL, ADAPTER, CARD = (
     "recipe.yaml", "data.yaml", "journal.jsonl", "curves.png", "model", "adapter", "README.md"
@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingResult:
     """Of a finished run. ``held_out_loss`` is in nats a token; ``first`` tells the process that speaks for all."""
 
     model: Path
@@ -48,7 +48,7 @@ class Outcome:
 def train(
     recipe: Recipe, out: str | Path, *, trust_remote_code: bool = False, quiet: bool = False,
     callbacks: tuple[Any, ...] = (),
-) -> Outcome:  # fmt: skip
+) -> TrainingResult:  # fmt: skip
     """Trains until the recipe is done, and writes model, card and curves into the run directory.
 
     Under `accelerate launch` every process calls it.
@@ -81,7 +81,7 @@ def train(
     return _finish(trainer, out)
 
 
-def make_trainer(job: Job, recipe: Recipe, args: Any, out: Path) -> StagedTrainer:
+def make_trainer(job: TrainingJob, recipe: Recipe, args: Any, out: Path) -> StagedTrainer:
     """The trainer with what the run directory needs: whole checkpoints, the journal, accuracy."""
     place = Path(args.output_dir)
     if args.process_index == 0:
@@ -121,7 +121,7 @@ def _arguments(recipe: Recipe, out: Path) -> Any:
         raise ConfigError(str(error).splitlines()[0]) from error
 
 
-def prepared(recipe: Recipe, out: Path, *, trust_remote_code: bool = False) -> Job:
+def prepared(recipe: Recipe, out: Path, *, trust_remote_code: bool = False) -> TrainingJob:
     """Model, data and questions of a recipe, loaded and checked."""
     set_seed(recipe.seed)
     if recipe.data == OWN_DATA:
@@ -134,7 +134,7 @@ def prepared(recipe: Recipe, out: Path, *, trust_remote_code: bool = False) -> J
 # ------------------------------------------------------------------ when the last step is taken
 
 
-def _finish(trainer: StagedTrainer, out: Path) -> Outcome:
+def _finish(trainer: StagedTrainer, out: Path) -> TrainingResult:
     """The last measurements, then the model; its directory appears last and whole."""
     recipe = trainer.recipe
     loss = _held_out_loss(trainer)
@@ -156,7 +156,7 @@ def _finish(trainer: StagedTrainer, out: Path) -> Outcome:
         shutil.copy(out / RECIPE, out / MODEL / RECIPE)
         write_card(out / MODEL / CARD, recipe, out.name, trainer.job.facts, figures)
     trainer.accelerator.wait_for_everyone()
-    return Outcome(out / MODEL, trainer.state.global_step, trainer.is_world_process_zero(), loss, accuracy)
+    return TrainingResult(out / MODEL, trainer.state.global_step, trainer.is_world_process_zero(), loss, accuracy)
 
 
 def _held_out_loss(trainer: StagedTrainer) -> float:

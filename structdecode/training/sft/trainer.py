@@ -20,7 +20,7 @@ from structdecode.training.sft.sharding import CheckSharded, shard_on_cpu
 
 
 @dataclass
-class Job:
+class TrainingJob:
     """What a run works on.
 
     Attributes:
@@ -46,7 +46,9 @@ class Job:
 class StagedTrainer(HeldOutTrainer):
     """Attributes: ``job``, ``recipe``, ``sampler`` (of the training data; None where the job has its own order)."""
 
-    def __init__(self, job: Job, recipe: Recipe, args: TrainingArguments, callbacks: list[TrainerCallback]) -> None:
+    def __init__(
+        self, job: TrainingJob, recipe: Recipe, args: TrainingArguments, callbacks: list[TrainerCallback]
+    ) -> None:
         self.job, self.recipe = job, recipe
         self.sampler: BucketSampler | None = None
         super().__init__(

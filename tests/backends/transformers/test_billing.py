@@ -14,7 +14,7 @@ from PIL import Image
 
 import structdecode as sd
 from structdecode.backends.transformers import TransformersBackend
-from structdecode.backends.transformers.writing import Writing
+from structdecode.backends.transformers.sequences import TokenSequence
 from structdecode.core import engine
 from structdecode.core.budget import Budget, Meter
 from structdecode.core.decoder import MeteredDecoder
@@ -43,13 +43,13 @@ def backend(request: pytest.FixtureRequest) -> TransformersBackend:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One for each token that a row draws, counted where it is drawn: the meter has no part in it."""
     tokens: list[int] = []
-    take = Writing.take
+    take = TokenSequence.take
 
-    def counted(self: Writing, token: int, *statistics: float) -> None:
+    def counted(self: TokenSequence, token: int, *statistics: float) -> None:
         tokens.append(token)
         take(self, token, *statistics)
 
-    monkeypatch.setattr(Writing, "take", counted)
+    monkeypatch.setattr(TokenSequence, "take", counted)
     return tokens
 
 

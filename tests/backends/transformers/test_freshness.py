@@ -28,7 +28,7 @@ def backend_of(model: Any, processor: Any, engine: str) -> TransformersBackend:
     backend = TransformersBackend(model, processor, engine="plain" if engine == "plain" else "slots")
     if engine == "recorded":
         backend.scheduler.forward.recorder = Traced()
-        backend.scheduler.look_every = 4
+        backend.scheduler.sync_interval = 4
     return backend
 
 

@@ -9,7 +9,7 @@ import pytest
 
 _PROGRAM = """
 import os, time, torch
-from structdecode.backends.transformers.threads import release_team
+from structdecode.backends.transformers.threads import release_openmp_threads
 
 def threads():
     return len(os.listdir("/proc/self/task"))
@@ -18,7 +18,7 @@ torch.set_num_threads(3)
 before = threads()
 torch.randn(1_000_000).exp()
 working = threads()
-release_team()
+release_openmp_threads()
 deadline = time.monotonic() + 10
 while threads() > before and time.monotonic() < deadline:
     time.sleep(0.01)

@@ -30,9 +30,9 @@ class Traced:
         return replay
 
 
-def recorded(name: str, look_every: int = 4) -> TransformersBackend:
+def recorded(name: str, sync_interval: int = 4) -> TransformersBackend:
     """A tiny model whose steps are recorded and whose tokens are looked at in blocks, as on a GPU."""
     backend = TransformersBackend(*tiny.build(name), name=name)
     backend.scheduler.forward.recorder = Traced()
-    backend.scheduler.look_every = look_every
+    backend.scheduler.sync_interval = sync_interval
     return backend

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from structdecode.core.problems import Rejected
-from structdecode.records.types import Pooled, Record, Round
+from structdecode.records.types import Record, ScoredCandidate, ScoringRound
 
 STAGES = ("SUMMARY", "CAPTION", "REASONING", "CONCLUSION")
 NOISE = {"p-true": 0.7, "log-prob": 1.5, "self-judge": 4.0}
@@ -131,7 +131,7 @@ class Simulation:
         by_stage = plan.strategy in ("stage-beam", "sentence-beam")
         noise, tree = NOISE.get(plan.verifier or "", 1.0), _Tree(at, skill, rng)
         beams: list[tuple[int, ...]] = [()] if by_stage else [()] * plan.width
-        rounds: list[Round] = []
+        rounds: list[ScoringRound] = []
         for depth, stage in enumerate(STAGES):
             paths = [(*beams[0], k) for k in range(plan.width)] if by_stage else [
                 (*beam, k if depth == 0 else 0) for k, beam in enumerate(beams)
@@ -143,7 +143,7 @@ class Simulation:
                 values = [float(f"{tree.right[p] + noise * rng.normal():.4f}") for p in paths]
                 name = stage if by_stage else "ANSWER"
                 rounds.append(
-                    Round(name, plan.verifier, tuple(paths), tuple(values), tuple(tree.right[p] for p in paths))
+                    ScoringRound(name, plan.verifier, tuple(paths), tuple(values), tuple(tree.right[p] for p in paths))
                 )
                 beams = [paths[i] for i in np.argsort([-v for v in values], kind="stable")][
                     : 1 if stage != STAGES[-1] else None
@@ -157,12 +157,12 @@ class Simulation:
         at: int,
         tree: _Tree,
         ranked: list[tuple[int, ...]],
-        rounds: list[Round],
+        rounds: list[ScoringRound],
         rng: np.random.Generator,
     ) -> Record:
         best = ranked[0]
         scores = dict(zip(rounds[-1].paths, rounds[-1].values, strict=True)) if rounds else {}
-        pool = tuple(Pooled(p, tree.answer(p), tree.right[p], scores.get(p), True) for p in ranked)
+        pool = tuple(ScoredCandidate(p, tree.answer(p), tree.right[p], scores.get(p), True) for p in ranked)
         spans = len(tree.right)
         usage = {
             "generator": {"generated_tokens": 20 * spans + int(rng.integers(9)), "prefilled_tokens": 90, "cached_tokens": 30 * spans},

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from structdecode.training.annotation.client import ChatApi, Client
-from structdecode.training.annotation.costs import Prices, Purse
+from structdecode.training.annotation.costs import CostLimiter, Prices
 from structdecode.training.annotation.journal import Journal
-from structdecode.training.annotation.requests import Message, Request
+from structdecode.training.annotation.requests import ChatMessage, Request
 from tests.training.annotation.server import ChatServer
 
 KEY = "sk-secret-0123456789"
 
 
 def request(text: str = "Hello", **fields: Any) -> Request:
-    return Request("strong", (Message("user", text),), 100, **fields)
+    return Request("strong", (ChatMessage("user", text),), 100, **fields)
 
 
 def during(
@@ -28,8 +28,8 @@ def during(
         journal = Journal(path / "journal.jsonl")
         api = ChatApi(server.url, KEY, timeout)
         try:
-            purse = Purse(prices or Prices(), journal, limit)
-            return await work(Client(api, journal, purse, concurrency=concurrency, tries=tries))
+            limiter = CostLimiter(prices or Prices(), journal, limit)
+            return await work(Client(api, journal, limiter, concurrency=concurrency, tries=tries))
         finally:
             await api.close()
             journal.close()

@@ -9,7 +9,7 @@ import pytest
 
 from structdecode.core.errors import ConfigError
 from structdecode.training.annotation.client import ChatApi, Client
-from structdecode.training.annotation.costs import Prices, Purse
+from structdecode.training.annotation.costs import CostLimiter, Prices
 from structdecode.training.annotation.journal import Journal
 from structdecode.training.annotation.requests import Reply
 from tests.training.annotation.asking import KEY, during, request
@@ -44,7 +44,7 @@ def test_a_placeholder_for_a_key_is_a_word_like_any_other(key: str, tmp_path: Pa
         journal = Journal(tmp_path / "journal.jsonl")
         api = ChatApi(url, key, 5.0)
         try:
-            return await Client(api, journal, Purse(Prices(), journal, None), concurrency=1).ask(request())
+            return await Client(api, journal, CostLimiter(Prices(), journal, None), concurrency=1).ask(request())
         finally:
             await api.close()
             journal.close()

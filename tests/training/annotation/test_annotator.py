@@ -16,9 +16,9 @@ from structdecode.training.annotation import checks
 from structdecode.training.annotation.annotator import Accepted, Annotator, Refused
 from structdecode.training.annotation.checks import AnswerCheck, Filter, Problem
 from structdecode.training.annotation.client import ChatApi, Client
-from structdecode.training.annotation.costs import Prices, Purse
+from structdecode.training.annotation.costs import CostLimiter, Prices
 from structdecode.training.annotation.journal import Journal
-from structdecode.training.annotation.pictures import Album
+from structdecode.training.annotation.pictures import ImageStore
 from structdecode.training.annotation.requests import Reply
 from structdecode.training.annotation.sources import Item, Source, read
 from structdecode.verifiers.rule import Rule
@@ -32,11 +32,11 @@ def annotated(
     tmp_path: Path, records: list[dict[str, Any]], script: Script, **options: Any
 ) -> tuple[list[Any], ChatServer]:
     """What became of each record, and the server that was asked, stopped."""
-    entries = read([Source.parse(str(write_records(tmp_path, records)))], Album(tmp_path / "out"))
+    entries = read([Source.parse(str(write_records(tmp_path, records)))], ImageStore(tmp_path / "out"))
 
     async def run(server: ChatServer) -> list[Any]:
         journal, api = Journal(tmp_path / "journal.jsonl"), ChatApi(server.url, "key", 10)
-        client = Client(api, journal, Purse(Prices(), journal, None), concurrency=4, tries=1)
+        client = Client(api, journal, CostLimiter(Prices(), journal, None), concurrency=4, tries=1)
         annotator = Annotator(client, "strong", "judge", **options)
         try:
             items = [entry for entry in entries if isinstance(entry, Item)]

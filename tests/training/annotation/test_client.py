@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from structdecode.training.annotation.client import ChatApi, Client
-from structdecode.training.annotation.costs import Prices, Purse
+from structdecode.training.annotation.costs import CostLimiter, Prices
 from structdecode.training.annotation.errors import ApiError, Stopped, Unanswered
 from structdecode.training.annotation.journal import Journal
 from structdecode.training.annotation.requests import Reply
@@ -86,7 +86,7 @@ def test_a_server_that_drips_does_not_outlast_the_timeout(tmp_path: Path, monkey
         journal = Journal(tmp_path / "journal.jsonl")
         api = ChatApi(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", KEY, 0.5)
         try:
-            await Client(api, journal, Purse(Prices(), journal, None), concurrency=1, tries=2).ask(request())
+            await Client(api, journal, CostLimiter(Prices(), journal, None), concurrency=1, tries=2).ask(request())
         finally:
             await api.close()
             journal.close()
@@ -142,7 +142,7 @@ def test_a_cost_limit_holds_with_requests_in_flight(tmp_path: Path) -> None:
     async def ask(client: Client) -> int:
         found = await asyncio.gather(*(client.ask(request(str(n))) for n in range(40)), return_exceptions=True)
         assert all(isinstance(each, Reply | Stopped) for each in found)
-        assert client.purse.spent <= 0.5
+        assert client.limiter.spent <= 0.5
         return sum(isinstance(each, Reply) for each in found)
 
     with ChatServer(lambda asked: Answer("fine", delay=0.02)) as server:

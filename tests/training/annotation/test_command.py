@@ -21,7 +21,7 @@ from structdecode.matching.types import Question
 from structdecode.training.annotation import command, run
 from structdecode.training.annotation.annotator import Annotator
 from structdecode.training.annotation.checks import AnswerCheck, Filter
-from structdecode.training.annotation.client import Asker
+from structdecode.training.annotation.client import ChatClient
 from structdecode.training.annotation.command import Options
 from structdecode.training.annotation.costs import Prices
 from structdecode.training.annotation.errors import ApiError
@@ -264,7 +264,7 @@ class FailsAtCard3(AnswerCheck):
 
 
 class Faulty(Options):
-    def annotator(self, client: Asker, last_word: Filter | None) -> Annotator:
+    def annotator(self, client: ChatClient, last_word: Filter | None) -> Annotator:
         return replace(super().annotator(client, last_word), answers=FailsAtCard3())
 
 

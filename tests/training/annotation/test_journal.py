@@ -11,7 +11,7 @@ import pytest
 
 from structdecode.core.errors import ConfigError
 from structdecode.training.annotation.client import JournalClient
-from structdecode.training.annotation.errors import NotPaid
+from structdecode.training.annotation.errors import NotInJournal
 from structdecode.training.annotation.journal import Journal
 from structdecode.training.annotation.requests import Reply
 from tests.training.annotation.asking import request
@@ -77,5 +77,5 @@ def test_a_client_of_the_journal_alone_sends_nothing(tmp_path: Path) -> None:
     journal.add(request("paid"), Reply("here"))
     client = JournalClient(journal)
     assert asyncio.run(client.ask(request("paid"))).text == "here"
-    with pytest.raises(NotPaid):
+    with pytest.raises(NotInJournal):
         asyncio.run(client.ask(request("new")))

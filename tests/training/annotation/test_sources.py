@@ -13,7 +13,7 @@ from PIL import Image
 
 from structdecode.core.errors import ConfigError, DataError, ImageError
 from structdecode.core.problems import Rejected
-from structdecode.training.annotation.pictures import Album, data_url, size_of
+from structdecode.training.annotation.pictures import ImageStore, data_url, size_of
 from structdecode.training.annotation.sources import Item, Source, read
 from tests.core.test_images import ODD_TAGS, bomb, odd_exif
 from tests.training.annotation.world import record, write_records
@@ -26,7 +26,7 @@ def encoded(kind: str = "PNG", size: tuple[int, int] = (4, 3), **options: Any) -
 
 
 def taken(tmp_path: Path, *sources: str) -> tuple[list[Item], list[Rejected]]:
-    entries = read([Source.parse(source) for source in sources], Album(tmp_path / "out"))
+    entries = read([Source.parse(source) for source in sources], ImageStore(tmp_path / "out"))
     return [e for e in entries if isinstance(e, Item)], [e for e in entries if isinstance(e, Rejected)]
 
 

@@ -14,9 +14,9 @@ from structdecode.core.problems import Rejected
 from structdecode.training.annotation import command, run
 from structdecode.training.annotation.client import ChatApi, Client
 from structdecode.training.annotation.command import Options
-from structdecode.training.annotation.costs import Prices, Purse
+from structdecode.training.annotation.costs import CostLimiter, Prices
 from structdecode.training.annotation.journal import Journal
-from structdecode.training.annotation.pictures import Album
+from structdecode.training.annotation.pictures import ImageStore
 from structdecode.training.annotation.sources import Item, Source, read
 from tests.training.annotation.server import Answer, Asked, ChatServer
 from tests.training.annotation.world import read_lines, record, right, write_records
@@ -88,7 +88,7 @@ def test_ended_before_the_journal_is_through_it_takes_nothing_away(tmp_path: Pat
     async def cancelled() -> None:
         entries = entries_of(options)
         journal, api = Journal(options.out / "journal.jsonl"), ChatApi(server.url, "key", 10)
-        client = Client(api, journal, Purse(Prices(), journal, None), concurrency=1)
+        client = Client(api, journal, CostLimiter(Prices(), journal, None), concurrency=1)
         settings = run.Settings(options.out, concurrency=1, quiet=True)
         running = asyncio.create_task(run.annotate(entries, options.annotator(client, None), client, journal, settings))
         for _ in range(4):
@@ -104,7 +104,7 @@ def test_ended_before_the_journal_is_through_it_takes_nothing_away(tmp_path: Pat
 
 
 def entries_of(options: Options) -> list[Item | Rejected]:
-    return read([Source.parse(source) for source in options.sources], Album(options.out))
+    return read([Source.parse(source) for source in options.sources], ImageStore(options.out))
 
 
 def test_a_reply_that_comes_after_a_stop_decides_every_record_with_its_content(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from structdecode.core.engine import decode
 from structdecode.core.errors import ConfigError
 from structdecode.core.types import Prompt
 from structdecode.pocket import world
-from structdecode.training.pocket import lessons
+from structdecode.training.pocket import examples
 from structdecode.training.pocket.curriculum import Curriculum, Plan, two_samples
 from structdecode.training.pocket.model import build_model, build_processor, build_tokenizer
 from structdecode.training.pocket.trainer import PocketTrainer, prepare_pocket
@@ -92,7 +92,7 @@ def test_a_curriculum_goes_on_where_it_was() -> None:
     one, other = Curriculum(plan, tokenizer), Curriculum(plan, tokenizer)
     for _ in range(5):
         scene = one.scene()
-        one.pool.append((lessons.corrupted_attempt(scene, one.rng), lessons.true_attempt(scene)))
+        one.pool.append((examples.corrupted_attempt(scene, one.rng), examples.true_attempt(scene)))
     one.groups(5)
     other.load_state_dict(pickle.loads(pickle.dumps(one.state_dict())))
     assert other.groups(6) == one.groups(6)

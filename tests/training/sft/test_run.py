@@ -21,14 +21,14 @@ from structdecode.pocket import world
 from structdecode.training.sft import checkpoints
 from structdecode.training.sft.journal import read_journal
 from structdecode.training.sft.recipe import load_recipe
-from structdecode.training.sft.run import Outcome, train
+from structdecode.training.sft.run import TrainingResult, train
 from tests import processes
 from tests.training.sft import sets
 
 RecipeFile = Any
 
 
-def run(path: Path, out: Path, **overrides: Any) -> Outcome:
+def run(path: Path, out: Path, **overrides: Any) -> TrainingResult:
     return train(load_recipe(str(path), overrides), out, quiet=True)
 
 

@@ -15,8 +15,8 @@ from structdecode.backends.transformers.constraints import Constraint, constrain
 from structdecode.backends.transformers.encoding import pad_left
 from structdecode.backends.transformers.plain.kv import Branch, Prefix, batch_cache, harvest
 from structdecode.backends.transformers.sampling import draw, text_log_probs, token_statistics, uniforms
+from structdecode.backends.transformers.sequences import TokenSequence, kept_as, known_beginnings, owed, take
 from structdecode.backends.transformers.vision import ImageMemory
-from structdecode.backends.transformers.writing import Writing, kept_as, known_beginnings, owed, take
 from structdecode.core.budget import Tally, Usage
 from structdecode.core.protocols import UNMETERED, Account, ForcedText, GenerationRequest, Row, Session, Work
 from structdecode.core.resolution import resolution
@@ -46,14 +46,14 @@ class PlainSession:
 
         def work() -> Work[list[Span]]:
             self._prefill(bill)
-            writings = self._writings(rows, request)
-            starts = self._start(writings, bill)
+            sequences = self._sequences(rows, request)
+            starts = self._start(sequences, bill)
             bill.charge(Usage(model_calls=1))
             try:
-                self._write(writings, starts, lambda: request.late or given_up.is_set())
+                self._write(sequences, starts, lambda: request.deadline_passed or given_up.is_set())
             finally:
-                bill.charge(Usage(generated_tokens=sum(writing.sampled for writing in writings)))
-            return Work([writing.span() for writing in writings], bill.usage)
+                bill.charge(Usage(generated_tokens=sum(sequence.sampled for sequence in sequences)))
+            return Work([sequence.span() for sequence in sequences], bill.usage)
 
         return await self.backend.run(work, given_up.set)
 
@@ -70,20 +70,20 @@ class PlainSession:
         def work() -> Work[list[Span]]:
             self._prefill(bill)
             assert self.prefix is not None
-            writings = self._writings([Row(prefix) for prefix in prefixes], request)
+            sequences = self._sequences([Row(prefix) for prefix in prefixes], request)
             forced = [self.codec.forced(text, request) for text in texts]
-            self.codec.check_room(self.prefix.length, writings, forced)
-            starts = self._start(writings, bill)
+            self.codec.check_room(self.prefix.length, sequences, forced)
+            starts = self._start(sequences, bill)
             bill.admit(sum(map(len, forced)))
             bill.charge(Usage(model_calls=1))
-            for writing, ids, start, (branch, behind) in zip(
-                writings, forced, starts, self._fed_behind(starts, forced), strict=True
+            for sequence, ids, start, (branch, behind) in zip(
+                sequences, forced, starts, self._fed_behind(starts, forced), strict=True
             ):
                 assert start.logits is not None
                 before = torch.cat([start.logits[None], behind])[:-1]  # [T, V]
-                writing.put(ids, *token_statistics(before.float(), torch.tensor(ids, device=before.device)))
-                self.branches.setdefault((*writing.wanted, *ids), branch)
-            return Work([writing.span() for writing in writings], bill.usage)
+                sequence.put(ids, *token_statistics(before.float(), torch.tensor(ids, device=before.device)))
+                self.branches.setdefault((*sequence.wanted, *ids), branch)
+            return Work([sequence.span() for sequence in sequences], bill.usage)
 
         return await self.backend.run(work)
 
@@ -94,16 +94,16 @@ class PlainSession:
 
         def work() -> Work[list[list[NextToken]]]:
             self._prefill(bill)
-            starts = self._start(self._writings([Row(prefix) for prefix in prefixes], request), bill)
+            starts = self._start(self._sequences([Row(prefix) for prefix in prefixes], request), bill)
             bill.charge(Usage(model_calls=1))
             found = [self.codec.next_tokens(start.logits, k) for start in starts if start.logits is not None]
             return Work(found, bill.usage)
 
         return await self.backend.run(work)
 
-    def _writings(self, rows: Sequence[Row], request: GenerationRequest) -> list[Writing]:
+    def _sequences(self, rows: Sequence[Row], request: GenerationRequest) -> list[TokenSequence]:
         assert self.prompt_ids is not None
-        return [Writing(row, request, self.codec, self.prompt_ids, self.constraint) for row in rows]
+        return [TokenSequence(row, request, self.codec, self.prompt_ids, self.constraint) for row in rows]
 
     async def log_probs(self, continuations: Sequence[str], *, account: Account = UNMETERED) -> Work[list[list[float]]]:
         bill = Tally(account)
@@ -173,18 +173,18 @@ class PlainSession:
             cross_mask=None if cross_mask is None else cross_mask[:, -1:],
         )
 
-    def _start(self, writings: Sequence[Writing], bill: Tally) -> list[Branch]:
+    def _start(self, sequences: Sequence[TokenSequence], bill: Tally) -> list[Branch]:
         """The branch each row starts from, with its logits. What several rows share is computed once."""
         assert self.prefix is not None
         missing: dict[tuple[int, ...], Branch] = {}
         cached = forced = 0
-        for writing in writings:
-            ids = writing.wanted
+        for sequence in sequences:
+            ids = sequence.wanted
             known = self.branches.get(ids)
             if known is None or known.logits is None:
                 first = ids not in missing
-                known = missing.setdefault(ids, self._longest_known(writing.row.prefix, ids))
-                forced += owed(writing, known.length) if first else 0
+                known = missing.setdefault(ids, self._longest_known(sequence.row.prefix, ids))
+                forced += owed(sequence, known.length) if first else 0
             cached += self.prefix.length + known.length
         bill.charge(Usage(cached_tokens=cached))
         bill.admit(forced)
@@ -192,7 +192,7 @@ class PlainSession:
             self.branches[()] = missing.pop(())
         if missing:
             self._compute(missing)
-        return [self.branches[writing.wanted] for writing in writings]
+        return [self.branches[sequence.wanted] for sequence in sequences]
 
     def _compute(self, missing: dict[tuple[int, ...], Branch]) -> None:
         """Adds branches, each from what is known of its beginning."""
@@ -249,43 +249,43 @@ class PlainSession:
         return {} if mask is None else {"cross_attention_mask": mask.expand(rows, tokens, -1, -1)}
 
     # ------------------------------------------------------------------ writing
-    def _write(self, writings: Sequence[Writing], starts: Sequence[Branch], ended: Callable[[], bool]) -> None:
+    def _write(self, sequences: Sequence[TokenSequence], starts: Sequence[Branch], ended: Callable[[], bool]) -> None:
         """Decodes all rows in step until every one is done, or all have ``ended``. Branches of what was written are kept."""
         assert self.prefix is not None
         cache, mask = batch_cache(self.prefix, starts)
         own_width = mask.shape[1] - self.prefix.length
-        generators = [np.random.default_rng(w.row.seed) for w in writings]
+        generators = [np.random.default_rng(w.row.seed) for w in sequences]
         logits = torch.stack([s.logits for s in starts if s.logits is not None])
         lengths = torch.tensor([branch.length for branch in starts], device=mask.device)[:, None]
-        ones = torch.ones(len(writings), 1, dtype=mask.dtype, device=mask.device)
+        ones = torch.ones(len(sequences), 1, dtype=mask.dtype, device=mask.device)
         room = self.codec.max_length - self.prefix.length
-        for step in range(max(writing.row.max_tokens for writing in writings)):
+        for step in range(max(sequence.row.max_tokens for sequence in sequences)):
             late = ended()
-            for writing, branch in zip(writings, starts, strict=True):
-                writing.done |= late or step >= min(writing.row.max_tokens, room - branch.length)
-            if all(writing.done for writing in writings):
+            for sequence, branch in zip(sequences, starts, strict=True):
+                sequence.done |= late or step >= min(sequence.row.max_tokens, room - branch.length)
+            if all(sequence.done for sequence in sequences):
                 break
             tokens, proposals = draw(
-                constrained(writings, logits.float()),
-                writings[0].request.sampling,
+                constrained(sequences, logits.float()),
+                sequences[0].request.sampling,
                 uniforms(generators, 1, logits.device)[:, 0],
             )  # [B]
             statistics = proposals, *token_statistics(logits.float(), tokens)
-            take(writings, tokens[None], *(values[None] for values in statistics))
-            if all(writing.done for writing in writings):
+            take(sequences, tokens[None], *(values[None] for values in statistics))
+            if all(sequence.done for sequence in sequences):
                 break
             mask = torch.cat([mask, ones], dim=1)
             output, _ = self.backend.forward(
                 input_ids=tokens[:, None], attention_mask=mask,
                 position_ids=self.prefix.next_position + lengths + step,
-                past_key_values=cache, use_cache=True, **self._cross(len(writings), 1),
+                past_key_values=cache, use_cache=True, **self._cross(len(sequences), 1),
             )  # fmt: skip
             logits = output.logits[:, -1]
-        for row, (writing, start) in enumerate(zip(writings, starts, strict=True)):
-            fed = max(0, len(writing.ids) - 1)  # the last token's keys are not computed yet
+        for row, (sequence, start) in enumerate(zip(sequences, starts, strict=True)):
+            fed = max(0, len(sequence.ids) - 1)  # the last token's keys are not computed yet
             begin = self.prefix.length + own_width - start.length
             keep = torch.arange(begin, begin + start.length + fed, device=mask.device)
-            ids = (*writing.wanted, *writing.ids)
+            ids = (*sequence.wanted, *sequence.ids)
             self.branches.setdefault(ids, Branch(harvest(cache, self.prefix, row, keep), start.length + fed))
 
 

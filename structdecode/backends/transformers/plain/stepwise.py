@@ -21,7 +21,7 @@ from transformers.cache_utils import DynamicLayer
 from structdecode.backends.transformers.constraints import constrained
 from structdecode.backends.transformers.plain.session import PlainSession
 from structdecode.backends.transformers.sampling import draw, token_statistics, uniforms
-from structdecode.backends.transformers.writing import Writing, take
+from structdecode.backends.transformers.sequences import TokenSequence, take
 
 _FIRST_POSITION_IS_ONE = frozenset({"paligemma"})
 """Model types (of the whole model) that number positions from 1, and see the pictures' tokens in both directions."""
@@ -114,26 +114,26 @@ class StepwiseSession(PlainSession):
         return logits
 
     # ------------------------------------------------------------------ writing
-    def _write(self, writings: Sequence[Writing], starts: Sequence[State], ended: Callable[[], bool]) -> None:  # type: ignore[override]
-        groups: dict[tuple[int, ...], list[Writing]] = {}
-        for writing in writings:
-            groups.setdefault(writing.wanted, []).append(writing)
-        begins = {writing.wanted: start for writing, start in zip(writings, starts, strict=True)}
+    def _write(self, sequences: Sequence[TokenSequence], starts: Sequence[State], ended: Callable[[], bool]) -> None:  # type: ignore[override]
+        groups: dict[tuple[int, ...], list[TokenSequence]] = {}
+        for sequence in sequences:
+            groups.setdefault(sequence.wanted, []).append(sequence)
+        begins = {sequence.wanted: start for sequence, start in zip(sequences, starts, strict=True)}
         for ids, group in groups.items():
             self._write_together(group, begins[ids], ended)
 
-    def _write_together(self, live: list[Writing], start: State, ended: Callable[[], bool]) -> None:
+    def _write_together(self, live: list[TokenSequence], start: State, ended: Callable[[], bool]) -> None:
         """Rows that begin at one place, until all are done."""
         assert self.prefix is not None and start.logits is not None
         state = State(start.forked([0] * len(live)), start.length, None)
         logits = start.logits.expand(len(live), -1)
-        generators = [np.random.default_rng(writing.row.seed) for writing in live]
+        generators = [np.random.default_rng(sequence.row.seed) for sequence in live]
         room = self.codec.max_length - self.prefix.length - start.length
         while True:
             late = ended()
-            for writing in live:
-                writing.done |= late or len(writing.ids) >= min(writing.row.max_tokens, room)
-            going = [at for at, writing in enumerate(live) if not writing.done]
+            for sequence in live:
+                sequence.done |= late or len(sequence.ids) >= min(sequence.row.max_tokens, room)
+            going = [at for at, sequence in enumerate(live) if not sequence.done]
             state = self._leave(live, going, state)
             live, generators, logits = [live[i] for i in going], [generators[i] for i in going], logits[going]
             if not live:
@@ -145,7 +145,7 @@ class StepwiseSession(PlainSession):
             )  # [n]
             statistics = proposals, *token_statistics(logits.float(), tokens)
             take(live, tokens[None], *(values[None] for values in statistics))
-            going = [at for at, writing in enumerate(live) if not writing.done]
+            going = [at for at, sequence in enumerate(live) if not sequence.done]
             state = self._leave(live, going, state)
             live, generators, tokens = [live[i] for i in going], [generators[i] for i in going], tokens[going]
             if not live:
@@ -153,12 +153,12 @@ class StepwiseSession(PlainSession):
             logits = self._step(state.cache, tokens, state.length)
             state.length += 1
 
-    def _leave(self, live: list[Writing], going: list[int], state: State) -> State:
+    def _leave(self, live: list[TokenSequence], going: list[int], state: State) -> State:
         """Keeps what is remembered of the rows that are done, and goes on with the others alone."""
         if len(going) == len(live):
             return state
-        for at, writing in enumerate(live):
-            if writing.done:
-                ids = (*writing.wanted, *writing.ids)
+        for at, sequence in enumerate(live):
+            if sequence.done:
+                ids = (*sequence.wanted, *sequence.ids)
                 self.branches.setdefault(ids, State(state.forked([at]), state.length, None))
         return State(state.forked(going), state.length, None) if going else state

@@ -36,7 +36,7 @@ class Shared:
 
 
 @dataclass(frozen=True)
-class Seen:
+class SharedImageKV:
     """Rows that look at one set of pictures.
 
     Attributes:
@@ -59,7 +59,7 @@ class Batch:
 
     own_mask: Tensor | None
     shared: Sequence[Shared] = ()
-    seen: Sequence[Seen] = ()
+    seen: Sequence[SharedImageKV] = ()
     cross: frozenset[int] = field(default_factory=frozenset)
     position: dict[int, int] = field(default_factory=dict)
 
@@ -160,7 +160,7 @@ def _pictures(query: Tensor, rows: Batch, layer: int, scale: float) -> Tensor:
     return out
 
 
-def _look(query: Tensor, seen: Seen, layer: int, scale: float) -> Tensor:
+def _look(query: Tensor, seen: SharedImageKV, layer: int, scale: float) -> Tensor:
     """What rows find in the pictures that they all see. [G, H, T, D] -> [G, H, T, D]"""
     n, heads, tokens, dim = query.shape
     keys, values = seen.layers[layer]

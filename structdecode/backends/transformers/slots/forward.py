@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from structdecode.backends.transformers.memory import out_of_memory
-from structdecode.backends.transformers.slots.attention import Batch, Rows, Seen, Shared, attending
+from structdecode.backends.transformers.slots.attention import Batch, Rows, Shared, SharedImageKV, attending
 from structdecode.backends.transformers.slots.kv import Layers, Pool, Segment, SlotCache
 from structdecode.backends.transformers.slots.prefixes import CrossLayers
 from structdecode.backends.transformers.slots.recording import Recorder, Recording
@@ -24,7 +24,7 @@ RECORD_AFTER = 2
 
 
 @dataclass(frozen=True)
-class View:
+class ImageKV:
     """The pictures a row sees. ``mask`` is additive, [1, 1, 1, S], None where all of them is seen."""
 
     cross: CrossLayers
@@ -32,7 +32,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Place:
+class KVHandle:
     """A text in the cache: where a row can go on.
 
     Attributes:
@@ -44,7 +44,7 @@ class Place:
     segment: Segment
     own: Layers | None
     offset: int
-    view: View | None = None
+    view: ImageKV | None = None
     logits: Tensor | None = None
 
     @property
@@ -55,31 +55,31 @@ class Place:
     def length(self) -> int:
         return self.segment.length + self.own_length
 
-    def as_segment(self) -> Place:
+    def as_segment(self) -> KVHandle:
         """The same text, all of it shared."""
         return self if self.own is None else replace(self, segment=self.segment.extended(self.own), own=None)
 
 
 @dataclass
-class Occupant:
+class SlotRow:
     """A row in a slot.
 
     Attributes:
-        lone: its segment is copied into its slot, and one attention does for both.
+        private_prefix: its segment is copied into its slot, and one attention does for both.
         chunk_mask: which pictures' patches the next tokens see, additive [1, 1, T, S]; None: what the place says.
-        chunk_blind: [T], which of the next tokens see no picture at all; None where all do.
+        chunk_no_image_mask: [T], which of the next tokens see no picture at all; None where all do.
         base: tokens of the segment that are in the slot. filled: all tokens in the slot.
     """
 
-    place: Place
-    lone: bool = False
+    place: KVHandle
+    private_prefix: bool = False
     chunk_mask: Tensor | None = None
-    chunk_blind: Tensor | None = None
+    chunk_no_image_mask: Tensor | None = None
     base: int = 0
     filled: int = 0
 
     @property
-    def coming(self) -> int:
+    def reserved_tokens(self) -> int:
         """Tokens that it is known to need room for."""
         return 0
 
@@ -96,7 +96,7 @@ class Occupant:
         return self.place.view.mask
 
 
-O = TypeVar("O", bound=Occupant)  # noqa: E741
+O = TypeVar("O", bound=SlotRow)  # noqa: E741
 
 
 class Slots(Generic[O]):
@@ -109,7 +109,7 @@ class Slots(Generic[O]):
 
     def add(self, row: O) -> None:
         segment, slot = row.place.segment, len(self.rows)
-        row.base = segment.length if row.lone else 0
+        row.base = segment.length if row.private_prefix else 0
         row.filled = row.base + row.place.own_length
         self.pool.ensure(slot + 1, row.filled + 1)
         if row.base:
@@ -121,8 +121,8 @@ class Slots(Generic[O]):
 
     def growth(self, row: O) -> int:
         """Bytes that the pool would have to allocate for one more row and the tokens that it brings."""
-        length = row.place.length if row.lone else row.place.own_length
-        return self.pool.growth(len(self.rows) + 1, length + row.coming)
+        length = row.place.length if row.private_prefix else row.place.own_length
+        return self.pool.growth(len(self.rows) + 1, length + row.reserved_tokens)
 
     def remove(self, index: int) -> None:
         """The last row moves into the gap."""
@@ -132,7 +132,7 @@ class Slots(Generic[O]):
             self.rows[index] = last
         self.changed = True
 
-    def grown(self, index: int, logits: Tensor | None, keep: int | None = None) -> Place:
+    def grown(self, index: int, logits: Tensor | None, keep: int | None = None) -> KVHandle:
         """Where a row has got to, with ``keep`` of its new tokens (None: all)."""
         row = self.rows[index]
         end = row.filled if keep is None else min(row.filled, row.base + row.place.own_length + keep)
@@ -181,7 +181,7 @@ class Forward:
         self._recording: Recording | None = None
         self._steady = 0
 
-    def room(self, row: Occupant) -> int:
+    def room(self, row: SlotRow) -> int:
         """Tokens that the model's context has room for behind a row."""
         return self.max_length - (row.place.segment.length - row.base + row.filled)
 
@@ -222,11 +222,11 @@ class Forward:
         filled = [row.filled for row in slots.rows]
         width = max(filled) + 1
         if min(filled) == max(filled):
-            arranged.cache.aim(filled[0], len(filled), width)
+            arranged.cache.set_targets(filled[0], len(filled), width)
             arranged.batch.own_mask = None
         else:
             places = torch.tensor(filled, device=tokens.device)[:, None]
-            arranged.cache.aim(places, len(filled), width)
+            arranged.cache.set_targets(places, len(filled), width)
             arranged.batch.own_mask = self._own_mask(places, width, slots.pool.keys[0].dtype)
         positions = torch.tensor([row.position for row in slots.rows], device=tokens.device)[:, None]
         return self._run(tokens[:, None], positions, arranged)
@@ -235,7 +235,7 @@ class Forward:
         rows, pool = slots.rows, slots.pool
 
         def body(ids: Tensor, positions: Tensor, places: Tensor) -> Tensor:
-            arranged.cache.aim(places, len(places), pool.width)
+            arranged.cache.set_targets(places, len(places), pool.width)
             arranged.batch.own_mask = self._own_mask(places, pool.width, pool.keys[0].dtype)
             return self._run(ids, positions, arranged)
 
@@ -254,7 +254,7 @@ class Forward:
     # ------------------------------------------------------------------ many tokens a row
     def __call__(self, slots: Slots[Any], tokens: Sequence[Sequence[int]], every: bool = False) -> Tensor:
         """Logits behind each row's last token, [n, 1, V], or behind every token (right-padded), [n, T, V]."""
-        rows: list[Occupant] = slots.rows
+        rows: list[SlotRow] = slots.rows
         lengths = [len(row_tokens) for row_tokens in tokens]
         longest = max(lengths)
         filled = [row.filled for row in rows]
@@ -266,7 +266,7 @@ class Forward:
         places = torch.tensor(filled, device=device)[:, None] + steps  # [n, T]
         begins = torch.tensor([row.position for row in rows], device=device)
         cache, batch = self._arranged(slots)
-        cache.aim(filled[0] if min(filled) == max(filled) else places, len(rows), width)
+        cache.set_targets(filled[0] if min(filled) == max(filled) else places, len(rows), width)
         batch.own_mask = self._own_mask(places, width, slots.pool.keys[0].dtype)
         last = sorted({length - 1 for length in lengths})
         with attending(self.configs):
@@ -294,7 +294,7 @@ class Forward:
 
     def _arranged(self, slots: Slots[Any]) -> tuple[SlotCache, Batch]:
         """The cache, and who shares what."""
-        rows: list[Occupant] = slots.rows
+        rows: list[SlotRow] = slots.rows
         device = slots.pool.device
         by_segment: dict[int, list[int]] = defaultdict(list)
         by_view: dict[tuple[int, int], list[int]] = defaultdict(list)
@@ -315,20 +315,20 @@ class Forward:
         for group in by_view.values():
             first = rows[group[0]]
             assert first.place.view is not None
-            seen.append(Seen(first.place.view.cross, numbers(group), first.picture_mask))
+            seen.append(SharedImageKV(first.place.view.cross, numbers(group), first.picture_mask))
         cache = SlotCache(slots.pool, self.layers, self.cross, pictured=bool(seen))
         return cache, Batch(None, shared, seen, self.cross, self._position)
 
-    def _blindness(self, rows: Sequence[Occupant], tokens: int, device: torch.device) -> dict[str, Tensor]:
+    def _blindness(self, rows: Sequence[SlotRow], tokens: int, device: torch.device) -> dict[str, Tensor]:
         """Which tokens see no picture, where some do and some do not: the model masks their feed-forward then."""
         if not self.cross or all(row.place.view is None for row in rows):
             return {}
-        if all(row.place.view is not None and row.chunk_blind is None for row in rows):
+        if all(row.place.view is not None and row.chunk_no_image_mask is None for row in rows):
             return {}
         seeing = torch.ones(len(rows), tokens, dtype=torch.long, device=device)
         for index, row in enumerate(rows):
             if row.place.view is None:
                 seeing[index] = 0
-            elif row.chunk_blind is not None:
-                seeing[index, : len(row.chunk_blind)] = (~row.chunk_blind).long()
+            elif row.chunk_no_image_mask is not None:
+                seeing[index, : len(row.chunk_no_image_mask)] = (~row.chunk_no_image_mask).long()
         return {"cross_attention_mask": seeing[..., None, None]}

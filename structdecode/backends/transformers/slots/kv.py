@@ -143,7 +143,7 @@ class SlotCache(Cache):
             layers=[_Picture(pictured) if i in cross else _Slots(pool, next(slots)) for i in range(layers)]
         )
 
-    def aim(self, places: Tensor | int, rows: int, width: int) -> None:
+    def set_targets(self, places: Tensor | int, rows: int, width: int) -> None:
         """Where the next tokens go: ``places`` [rows, tokens], or the place of the first in every row.
 
         Attention sees the first ``width`` tokens.

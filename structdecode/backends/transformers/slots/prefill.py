@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from structdecode.backends.transformers.slots.requests import CHUNK, Call
+from structdecode.backends.transformers.slots.requests import CHUNK, ModelCall
 from structdecode.backends.transformers.vision import ImageMemory
 from structdecode.core.budget import Usage
 from structdecode.core.protocols import Account
@@ -48,7 +48,7 @@ class _Captured(BaseException):
 
 def prefill(
     backend: TransformersBackend, inputs: dict[str, Tensor], images: ImageMemory, pictures: int, account: Account
-) -> Generator[list[Call], None, Prefilled]:
+) -> Generator[list[ModelCall], None, Prefilled]:
     """Yields the pieces of work; returns what came of them. ``pictures``: how many the prompt has.
 
     Pictures that were encoded are charged to the account.
@@ -60,7 +60,7 @@ def prefill(
             account.charge(Usage(images_encoded=pictures))
 
     if pictures and not backend.cross_layers and inputs["input_ids"].shape[1] > CHUNK:
-        call = Call(lambda: _embedded(backend, inputs, images))
+        call = ModelCall(lambda: _embedded(backend, inputs, images))
         yield [call]
         if call.result is not None:
             charge()
@@ -71,7 +71,7 @@ def prefill(
         with images.over(backend.running_tower if pictures else None, backend.epoch):
             return backend.forward(**inputs, use_cache=True, logits_to_keep=1)
 
-    call = Call(at_once)
+    call = ModelCall(at_once)
     yield [call]
     charge()
     output, delta = call.result
@@ -80,7 +80,7 @@ def prefill(
 
 def _in_chunks(
     backend: TransformersBackend, ids: Tensor, found: _Embedded
-) -> Generator[list[Call], None, tuple[DynamicCache, Tensor]]:
+) -> Generator[list[ModelCall], None, tuple[DynamicCache, Tensor]]:
     decoder, cache, length = backend.running.get_decoder(), DynamicCache(), ids.shape[1]
     for begin in range(0, length - 1, CHUNK):
         part = slice(begin, min(begin + CHUNK, length - 1))
@@ -89,9 +89,9 @@ def _in_chunks(
         def chunk(part: slice = part, positions: Tensor | None = positions) -> None:
             decoder(inputs_embeds=found.embeds[:, part], position_ids=positions, past_key_values=cache, use_cache=True)
 
-        yield [Call(chunk)]
+        yield [ModelCall(chunk)]
     last = torch.tensor([[length - 1 + found.delta]], device=ids.device)
-    call = Call(
+    call = ModelCall(
         lambda: backend.forward(
             input_ids=ids[:, -1:], position_ids=last, past_key_values=cache, use_cache=True,
             attention_mask=torch.ones_like(ids),

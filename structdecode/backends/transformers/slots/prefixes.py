@@ -18,7 +18,7 @@ CrossLayers = dict[int, tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class Known:
+class PrefixEntry:
     """A prompt in the cache.
 
     Attributes:
@@ -52,10 +52,10 @@ class PrefixCache:
     def __init__(self, limit: int, worth: int = 16) -> None:
         self.limit, self.worth = limit, worth
         self.hits = self.hit_tokens = self._epoch = 0
-        self._known: OrderedDict[tuple[tuple[int, ...], tuple[str, ...]], Known] = OrderedDict()
-        self._coming: list[tuple[tuple[int, ...], tuple[str, ...]]] = []
+        self._known: OrderedDict[tuple[tuple[int, ...], tuple[str, ...]], PrefixEntry] = OrderedDict()
+        self._computing: list[tuple[tuple[int, ...], tuple[str, ...]]] = []
 
-    def longest(self, ids: tuple[int, ...], images: tuple[str, ...]) -> tuple[Known | None, int]:
+    def longest(self, ids: tuple[int, ...], images: tuple[str, ...]) -> tuple[PrefixEntry | None, int]:
         """The prompt with the same pictures that shares most tokens, and how many can be taken over."""
         best, most = None, 0
         for known in self._known.values():
@@ -67,11 +67,11 @@ class PrefixCache:
             self._known.move_to_end((best.ids, best.images))
         return best, most
 
-    def same_pictures(self, images: tuple[str, ...]) -> Known | None:
+    def same_pictures(self, images: tuple[str, ...]) -> PrefixEntry | None:
         """A prompt with these pictures, for a model that keeps them apart from the text."""
         return next((known for known in self._known.values() if known.images == images and known.cross), None)
 
-    def add(self, known: Known) -> None:
+    def add(self, known: PrefixEntry) -> None:
         """Takes a prompt in, and lets others go. One that is larger than the whole cache is not kept."""
         self._known[known.ids, known.images] = known
         self._known.move_to_end((known.ids, known.images))
@@ -96,19 +96,19 @@ class PrefixCache:
         self.hits = self.hit_tokens = 0
 
     @contextmanager
-    def coming(self, ids: tuple[int, ...], images: tuple[str, ...]) -> Iterator[None]:
+    def computing(self, ids: tuple[int, ...], images: tuple[str, ...]) -> Iterator[None]:
         """While this is open, prompts that share tokens with this one had better wait for it."""
-        self._coming.append((ids, images))
+        self._computing.append((ids, images))
         try:
             yield
         finally:
-            self._coming.remove((ids, images))
+            self._computing.remove((ids, images))
 
     def worth_waiting(self, ids: tuple[int, ...], images: tuple[str, ...], have: int) -> bool:
         """Whether a prompt that is being computed will bring more than is there now (or the same pictures)."""
         return any(
             theirs == images and (bool(images and not have) or common_length(other, ids) >= have + self.worth)
-            for other, theirs in self._coming
+            for other, theirs in self._computing
         )
 
 

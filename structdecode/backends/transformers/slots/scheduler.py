@@ -23,12 +23,12 @@ from structdecode.backends.transformers.constraints import constrained
 from structdecode.backends.transformers.failures import model_failure
 from structdecode.backends.transformers.memory import free_memory, out_of_memory
 from structdecode.backends.transformers.sampling import draw, token_statistics, uniforms
+from structdecode.backends.transformers.sequences import take
 from structdecode.backends.transformers.slots.forward import Forward, O, Slots
 from structdecode.backends.transformers.slots.kv import Pool
-from structdecode.backends.transformers.slots.requests import CHUNK, Call, Feed, Request, Steps, Write
-from structdecode.backends.transformers.threads import prompt_interpreter, release_team, until_stopped
+from structdecode.backends.transformers.slots.requests import CHUNK, DecodeRow, ModelCall, ModelWork, PrefillRow, Steps
+from structdecode.backends.transformers.threads import release_openmp_threads, short_switch_interval, until_stopped
 from structdecode.backends.transformers.twin import Borrowed, changed_midway
-from structdecode.backends.transformers.writing import take
 from structdecode.core.types import Sampling
 
 T = TypeVar("T")
@@ -36,11 +36,11 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class _Job:
+class _Scheduled:
     steps: Steps[Any]
     answer: asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop
-    wanted: Request = ()
+    wanted: ModelWork = ()
     given_up: bool = False
 
     def give_up(self) -> None:
@@ -53,31 +53,31 @@ class Scheduler:
 
     Args:
         borrowed: the model, looked at for changes when work begins and ends, and when a search opens meanwhile.
-        relieve: frees memory that is only kept for later; says whether there was any.
+        evict_caches: frees memory that is only kept for later; says whether there was any.
         max_rows: the most rows in one batch.
-        look_every: steps after which the tokens are fetched from the device and looked at for stops.
+        sync_interval: steps after which the tokens are fetched from the device and looked at for stops.
     """
 
     def __init__(
         self,
         forward: Forward,
         borrowed: Borrowed,
-        relieve: Callable[[], bool],
+        evict_caches: Callable[[], bool],
         max_rows: int,
-        look_every: int = 1,
+        sync_interval: int = 1,
     ) -> None:
-        self.forward, self.max_rows, self.look_every = forward, max_rows, look_every
-        self._borrowed, self._relieve = borrowed, relieve
+        self.forward, self.max_rows, self.sync_interval = forward, max_rows, sync_interval
+        self._borrowed, self._evict_caches = borrowed, evict_caches
         self._look_due = False
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="structdecode-model")
         self._lock = threading.Lock()
-        self._inbox: deque[_Job] = deque()
+        self._inbox: deque[_Scheduled] = deque()
         self._running = False
-        self._jobs: list[_Job] = []
-        self._answers: list[tuple[_Job, Any, BaseException | None]] = []
-        self._calls: deque[Call] = deque()
-        self._feeds: deque[Feed] = deque()
-        self._waiting: deque[Write] = deque()
+        self._scheduled: list[_Scheduled] = []
+        self._answers: list[tuple[_Scheduled, Any, BaseException | None]] = []
+        self._calls: deque[ModelCall] = deque()
+        self._feeds: deque[PrefillRow] = deque()
+        self._waiting: deque[DecodeRow] = deque()
         self._empty()
 
     def close(self) -> None:
@@ -92,34 +92,36 @@ class Scheduler:
             PromptError, BudgetSpent: the generator's.
         """
         loop = asyncio.get_running_loop()
-        job = _Job(steps, loop.create_future(), loop)
+        scheduled = _Scheduled(steps, loop.create_future(), loop)
         with self._lock:
-            self._inbox.append(job)
+            self._inbox.append(scheduled)
             start, self._running = not self._running, True
         if start:
-            release_team()
+            release_openmp_threads()
             self._worker.submit(self._work)
-        return await until_stopped(job.answer, job.give_up)
+        return await until_stopped(scheduled.answer, scheduled.give_up)
 
     # ------------------------------------------------------------------ the loop
     def _work(self) -> None:
         """Works until nothing is open; then once more looks whether the weights are still those it worked with."""
         while True:
             try:
-                with torch.inference_mode(), prompt_interpreter():
+                with torch.inference_mode(), short_switch_interval():
                     self._look_due = False
                     if self._borrowed.refresh():
                         self._empty()
                     while self._take_in():
                         self._iterate()
-                        if self._jobs:
+                        if self._scheduled:
                             self._deliver()
                     if self._answers and self._borrowed.overwritten():
-                        self._answers = [(job, None, error or changed_midway()) for job, _, error in self._answers]
+                        self._answers = [
+                            (scheduled, None, error or changed_midway()) for scheduled, _, error in self._answers
+                        ]
             except Exception as error:  # a model that cannot be borrowed: nobody may be left waiting
                 self._admit()
                 self._fail(model_failure(error))
-            release_team()
+            release_openmp_threads()
             self._deliver()
             with self._lock:
                 if not self._inbox:
@@ -132,13 +134,13 @@ class Scheduler:
 
     def _take_in(self) -> bool:
         if self._look_due and self._inbox and self._changed():
-            return bool(self._jobs)  # what came in waits for the model as it is now
+            return bool(self._scheduled)  # what came in waits for the model as it is now
         self._admit()
-        return bool(self._jobs)
+        return bool(self._scheduled)
 
     def _admit(self) -> None:
         with self._lock:
-            self._jobs += self._inbox
+            self._scheduled += self._inbox
             self._inbox.clear()
 
     def _changed(self) -> bool:
@@ -147,18 +149,18 @@ class Scheduler:
         Where it was switched or configured otherwise they go on with the twin, which was not.
         """
         overwritten = self._borrowed.overwritten()
-        if overwritten and self._jobs:
+        if overwritten and self._scheduled:
             self._fail(changed_midway())
         changed = overwritten or self._borrowed.restructured()
         self._look_due = changed
         return changed
 
     def _iterate(self) -> None:
-        for job in list(self._jobs):
-            if all(item.done for item in job.wanted):
-                self._advance(job)
-            if job.given_up:
-                self._drop(job)
+        for scheduled in list(self._scheduled):
+            if all(item.done for item in scheduled.wanted):
+                self._advance(scheduled)
+            if scheduled.given_up:
+                self._drop(scheduled)
         try:
             self._call()
             self._feed_chunk()
@@ -168,37 +170,37 @@ class Scheduler:
                 return
             self._fail(model_failure(error))
 
-    def _advance(self, job: _Job) -> None:
+    def _advance(self, scheduled: _Scheduled) -> None:
         try:
-            job.wanted = job.steps.send(None)
+            scheduled.wanted = scheduled.steps.send(None)
         except StopIteration as stop:
-            return self._end(job, stop.value, None)
+            return self._end(scheduled, stop.value, None)
         except Exception as error:  # the request's own: a spent budget, a refused prompt
-            return self._end(job, None, model_failure(error))
-        for item in job.wanted:
-            if isinstance(item, Call):
+            return self._end(scheduled, None, model_failure(error))
+        for item in scheduled.wanted:
+            if isinstance(item, ModelCall):
                 self._calls.append(item)
-            elif isinstance(item, Feed):
+            elif isinstance(item, PrefillRow):
                 self._feeds.append(item)
             else:
                 self._waiting.append(item)
 
     @staticmethod
-    def _drop(job: _Job) -> None:
+    def _drop(scheduled: _Scheduled) -> None:
         """Its rows end with the next step; a prompt under way is finished, as others may wait for it."""
-        for item in job.wanted:
-            if isinstance(item, Write):
-                item.writing.done = True
+        for item in scheduled.wanted:
+            if isinstance(item, DecodeRow):
+                item.sequence.done = True
 
-    def _end(self, job: _Job, value: Any, error: BaseException | None) -> None:
-        job.steps.close()
-        self._jobs.remove(job)
-        self._answers.append((job, value, error))
+    def _end(self, scheduled: _Scheduled, value: Any, error: BaseException | None) -> None:
+        scheduled.steps.close()
+        self._scheduled.remove(scheduled)
+        self._answers.append((scheduled, value, error))
 
     def _deliver(self) -> None:
-        for job, value, error in self._answers:
+        for scheduled, value, error in self._answers:
             try:
-                job.loop.call_soon_threadsafe(_settle, job.answer, value, error)
+                scheduled.loop.call_soon_threadsafe(_settle, scheduled.answer, value, error)
             except RuntimeError:  # the event loop that asked is closed
                 log.debug("nobody waits for an answer any more")
         self._answers.clear()
@@ -209,10 +211,10 @@ class Scheduler:
         Where there is but one row, kept prompts go instead; False where there are none either.
         """
         feeds = list(self._feeding.rows) if self._feeding is not None else []
-        writes = list(self._writing.rows) if self._writing is not None else []
+        writes = list(self._decoding.rows) if self._decoding is not None else []
         rows = max(len(feeds), len(writes))
         if rows < 2:
-            return self._relieve()
+            return self._evict_caches()
         self.max_rows = max(1, min(self.max_rows, rows) // 2)
         log.warning("out of memory with %d rows in a batch: going on with up to %d", rows, self.max_rows)
         for feed in feeds:
@@ -228,10 +230,10 @@ class Scheduler:
 
     def _fail(self, error: Exception) -> None:
         log.warning("a batch failed: %s: %s", type(error).__name__, error)
-        for row in self._writing.rows if self._writing is not None else ():
+        for row in self._decoding.rows if self._decoding is not None else ():
             row.charge()
-        for job in list(self._jobs):
-            self._end(job, None, error)
+        for scheduled in list(self._scheduled):
+            self._end(scheduled, None, error)
         self._calls.clear()
         self._feeds.clear()
         self._waiting.clear()
@@ -240,9 +242,9 @@ class Scheduler:
     def _empty(self) -> None:
         """Frees all slots, and what was computed for the rows in them."""
         self.forward.forget()
-        self._feeding: Slots[Feed] | None = None
-        self._writing: Slots[Write] | None = None
-        self._last: tuple[Tensor, list[Write]] = torch.empty(0), []
+        self._feeding: Slots[PrefillRow] | None = None
+        self._decoding: Slots[DecodeRow] | None = None
+        self._last: tuple[Tensor, list[DecodeRow]] = torch.empty(0), []
 
     # ------------------------------------------------------------------ one iteration's work
     def _call(self) -> None:
@@ -251,7 +253,7 @@ class Scheduler:
             call = self._calls[0]
             call.result, call.done = call.work(), True
             self._calls.popleft()
-            if self._writing is not None and len(self._writing.rows) >= self.max_rows // 2:
+            if self._decoding is not None and len(self._decoding.rows) >= self.max_rows // 2:
                 return
 
     def _feed_chunk(self) -> None:
@@ -263,7 +265,7 @@ class Scheduler:
                 return
             computed += self._feed_rows(slots)
 
-    def _fill_alike(self, slots: Slots[Feed]) -> bool:
+    def _fill_alike(self, slots: Slots[PrefillRow]) -> bool:
         """Lets in what is not much shorter or longer than what is in: padding is computed too."""
         for _ in range(len(self._feeds)):
             feed = self._feeds[0]
@@ -274,12 +276,12 @@ class Scheduler:
                 self._feeds.rotate(-1)
         return bool(slots.rows)
 
-    def _feed_rows(self, slots: Slots[Feed]) -> int:
+    def _feed_rows(self, slots: Slots[PrefillRow]) -> int:
         """The next chunk of each row; how many tokens that were."""
         rows = list(slots.rows)
         longest = max(feed.chunk for feed in rows)
         for feed in rows:
-            feed.aim(longest)
+            feed.set_chunk(longest)
         tokens = [feed.tokens[feed.fed : feed.fed + feed.chunk] for feed in rows]
         every = any(feed.every for feed in rows)
         logits = self.forward(slots, tokens, every=every)  # [n, T or 1, V]
@@ -297,17 +299,17 @@ class Scheduler:
         return sum(map(len, tokens))
 
     def _decode_step(self) -> None:
-        slots = self._writing = _opened(self._writing, self._waiting)
+        slots = self._decoding = _opened(self._decoding, self._waiting)
         if slots is None or not self._fill(slots):
             return
         for row in slots.rows:
-            row.writing.done |= row.writing.request.late or self.forward.room(row) <= 0
+            row.sequence.done |= row.sequence.request.deadline_passed or self.forward.room(row) <= 0
         self._retire(slots)
         if not slots.rows:
             return
         last = self._decode_unseen(slots)
         for row in slots.rows:
-            row.writing.done |= row.writing.sampled >= row.writing.row.max_tokens
+            row.sequence.done |= row.sequence.sampled >= row.sequence.row.max_tokens
         rows = list(slots.rows)
         self._retire(slots)
         if slots.rows:
@@ -319,33 +321,33 @@ class Scheduler:
                 row.logits = row_logits
             self._last = after, list(slots.rows)
 
-    def _decode_unseen(self, slots: Slots[Write]) -> Tensor:
-        """Draws ``look_every`` tokens a row (fewer at a limit) before anybody looks at them. The last ones, [n].
+    def _decode_unseen(self, slots: Slots[DecodeRow]) -> Tensor:
+        """Draws ``sync_interval`` tokens a row (fewer at a limit) before anybody looks at them. The last ones, [n].
 
         What a row has drawn behind its stop is ignored when they are looked at, and not kept.
         """
         rows, logits = slots.rows, self._logits(slots.rows)
-        steps = min(self.look_every, *(min(row.tokens_left, self.forward.room(row)) for row in rows))
-        if not all(row.writing.free for row in rows):
+        steps = min(self.sync_interval, *(min(row.tokens_left, self.forward.room(row)) for row in rows))
+        if not all(row.sequence.free for row in rows):
             steps = 1
         uniform = uniforms([row.generator for row in rows], steps, logits.device)  # [n, steps]
         drawn: list[tuple[Tensor, ...]] = []
         for step in range(steps):
             if step:
                 logits = self.forward.step(slots, drawn[-1][0]).float()
-            tokens, proposals = self._draw(rows, constrained([row.writing for row in rows], logits), uniform[:, step])
+            tokens, proposals = self._draw(rows, constrained([row.sequence for row in rows], logits), uniform[:, step])
             drawn.append((tokens, proposals, *token_statistics(logits, tokens)))
-        take([row.writing for row in rows], *(torch.stack(each) for each in zip(*drawn, strict=True)))
+        take([row.sequence for row in rows], *(torch.stack(each) for each in zip(*drawn, strict=True)))
         return drawn[-1][0]
 
-    def _logits(self, rows: Sequence[Write]) -> Tensor:
+    def _logits(self, rows: Sequence[DecodeRow]) -> Tensor:
         """Behind each row's last token. [n, V], float32"""
         logits, after = self._last
         if len(after) != len(rows) or any(a is not b for a, b in zip(after, rows, strict=True)):
             logits = torch.stack([row.logits for row in rows if row.logits is not None])
         return logits.float()
 
-    def _fill(self, slots: Slots[Write]) -> bool:
+    def _fill(self, slots: Slots[DecodeRow]) -> bool:
         """Lets rows in while there is room; whether any are in. One leaves the queue when it is in: that may fail."""
         while self._waiting and self._has_room(slots, self._waiting[0]):
             slots.add(self._waiting[0])
@@ -362,21 +364,21 @@ class Scheduler:
         return free is None or needed < free * 0.9
 
     @staticmethod
-    def _retire(slots: Slots[Write]) -> None:
+    def _retire(slots: Slots[DecodeRow]) -> None:
         for index in reversed(range(len(slots.rows))):
             row = slots.rows[index]
-            if row.writing.done:
+            if row.sequence.done:
                 row.charge()
-                row.result = slots.grown(index, None, keep=max(0, len(row.writing.ids) - 1))
+                row.result = slots.grown(index, None, keep=max(0, len(row.sequence.ids) - 1))
                 slots.remove(index)
 
     @staticmethod
-    def _draw(rows: Sequence[Write], logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    def _draw(rows: Sequence[DecodeRow], logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         by_sampling: dict[Sampling, list[int]] = defaultdict(list)
         for index, row in enumerate(rows):
-            by_sampling[row.writing.request.sampling].append(index)
+            by_sampling[row.sequence.request.sampling].append(index)
         if len(by_sampling) == 1:
-            return draw(logits, rows[0].writing.request.sampling, uniform)
+            return draw(logits, rows[0].sequence.request.sampling, uniform)
         tokens, log_probs = logits.new_zeros(len(rows), dtype=torch.long), logits.new_zeros(len(rows))
         for sampling, indices in by_sampling.items():
             tokens[indices], log_probs[indices] = draw(logits[indices], sampling, uniform[indices])

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from structdecode.backends.transformers.constraints import constraint
 from structdecode.backends.transformers.sampling import text_log_probs, token_statistics
-from structdecode.backends.transformers.slots.forward import Place, View
+from structdecode.backends.transformers.sequences import TokenSequence, kept_as, known_beginnings, owed
+from structdecode.backends.transformers.slots.forward import ImageKV, KVHandle
 from structdecode.backends.transformers.slots.kv import Segment
 from structdecode.backends.transformers.slots.prefill import Prefilled, prefill
-from structdecode.backends.transformers.slots.prefixes import CrossLayers, Known, cross_mask
-from structdecode.backends.transformers.slots.requests import Feed, Steps, Write
-from structdecode.backends.transformers.threads import release_team
+from structdecode.backends.transformers.slots.prefixes import CrossLayers, PrefixEntry, cross_mask
+from structdecode.backends.transformers.slots.requests import DecodeRow, PrefillRow, Steps
+from structdecode.backends.transformers.threads import release_openmp_threads
 from structdecode.backends.transformers.vision import ImageMemory
-from structdecode.backends.transformers.writing import Writing, kept_as, known_beginnings, owed
 from structdecode.core.budget import Tally, Usage
 from structdecode.core.protocols import UNMETERED, Account, ForcedText, GenerationRequest, Row, Session, Work
 from structdecode.core.resolution import resolution
@@ -42,8 +42,8 @@ class SlotSession:
         self.codec, self.prefixes = backend.codec, backend.prefixes
         self.image_key = tuple(picture.digest for picture in prompt.images)
         self.inputs: dict[str, Tensor] | None = None
-        self.root: Place | None = None
-        self.branches: dict[tuple[int, ...], Place] = {}
+        self.root: KVHandle | None = None
+        self.branches: dict[tuple[int, ...], KVHandle] = {}
         self.epoch = 0
 
     # ------------------------------------------------------------------ the protocol
@@ -51,7 +51,7 @@ class SlotSession:
         self, rows: Sequence[Row], request: GenerationRequest, *, account: Account = UNMETERED
     ) -> Work[list[Span]]:
         await self._read()
-        return await self.backend.scheduler.run(self._extend(self._writings(rows, request), Tally(account)))
+        return await self.backend.scheduler.run(self._extend(self._sequences(rows, request), Tally(account)))
 
     async def force(
         self,
@@ -63,20 +63,20 @@ class SlotSession:
     ) -> Work[list[Span]]:
         await self._read()
         forced = [self.codec.forced(text, request) for text in texts]
-        writings = self._writings([Row(prefix) for prefix in prefixes], request)
-        return await self.backend.scheduler.run(self._force(writings, forced, Tally(account)))
+        sequences = self._sequences([Row(prefix) for prefix in prefixes], request)
+        return await self.backend.scheduler.run(self._force(sequences, forced, Tally(account)))
 
     async def next_tokens(
         self, prefixes: Sequence[Candidate], request: GenerationRequest, k: int, *, account: Account = UNMETERED
     ) -> Work[list[list[NextToken]]]:
         await self._read()
-        writings = self._writings([Row(prefix) for prefix in prefixes], request)
-        return await self.backend.scheduler.run(self._next_tokens(writings, k, Tally(account)))
+        sequences = self._sequences([Row(prefix) for prefix in prefixes], request)
+        return await self.backend.scheduler.run(self._next_tokens(sequences, k, Tally(account)))
 
-    def _writings(self, rows: Sequence[Row], request: GenerationRequest) -> list[Writing]:
+    def _sequences(self, rows: Sequence[Row], request: GenerationRequest) -> list[TokenSequence]:
         assert self.inputs is not None
         bound = constraint(self.backend.model, self.inputs)
-        return [Writing(row, request, self.codec, self.inputs["input_ids"], bound) for row in rows]
+        return [TokenSequence(row, request, self.codec, self.inputs["input_ids"], bound) for row in rows]
 
     async def log_probs(self, continuations: Sequence[str], *, account: Account = UNMETERED) -> Work[list[list[float]]]:
         await self._read()
@@ -109,47 +109,47 @@ class SlotSession:
         try:
             return self.codec.inputs(self.prompt)
         finally:
-            release_team()
+            release_openmp_threads()
 
     # ------------------------------------------------------------------ what the scheduler drives
-    def _extend(self, writings: list[Writing], bill: Tally) -> Steps[Work[list[Span]]]:
+    def _extend(self, sequences: list[TokenSequence], bill: Tally) -> Steps[Work[list[Span]]]:
         yield from self._prefill(bill)
-        starts = yield from self._starts(writings, bill)
+        starts = yield from self._starts(sequences, bill)
         bill.charge(Usage(model_calls=1))
         rows = [
-            Write(place, lone=copy, writing=writing, account=bill)
-            for writing, place, copy in zip(writings, starts, _copied(starts), strict=True)
+            DecodeRow(place, private_prefix=copy, sequence=sequence, account=bill)
+            for sequence, place, copy in zip(sequences, starts, _copied(starts), strict=True)
         ]
         yield rows
         for row in rows:
             assert row.result is not None
-            self.branches.setdefault((*row.writing.wanted, *row.writing.ids), row.result)
-        return Work([writing.span() for writing in writings], bill.usage)
+            self.branches.setdefault((*row.sequence.wanted, *row.sequence.ids), row.result)
+        return Work([sequence.span() for sequence in sequences], bill.usage)
 
     def _force(
-        self, writings: list[Writing], forced: Sequence[tuple[int, ...]], bill: Tally
+        self, sequences: list[TokenSequence], forced: Sequence[tuple[int, ...]], bill: Tally
     ) -> Steps[Work[list[Span]]]:
         yield from self._prefill(bill)
         assert self.root is not None
-        self.codec.check_room(self.root.length, writings, forced)
-        starts = yield from self._starts(writings, bill)
+        self.codec.check_room(self.root.length, sequences, forced)
+        starts = yield from self._starts(sequences, bill)
         bill.admit(sum(map(len, forced)))
         bill.charge(Usage(model_calls=1))
         feeds = [
-            Feed(place, lone=copy, tokens=ids, every=True)
+            PrefillRow(place, private_prefix=copy, tokens=ids, every=True)
             for ids, place, copy in zip(forced, starts, _copied(starts), strict=True)
         ]
         yield feeds
-        for writing, ids, place, feed in zip(writings, forced, starts, feeds, strict=True):
+        for sequence, ids, place, feed in zip(sequences, forced, starts, feeds, strict=True):
             assert place.logits is not None
             before = torch.cat([place.logits[None], *feed.logits])[:-1]  # [T, V]
-            writing.put(ids, *token_statistics(before.float(), torch.tensor(ids, device=before.device)))
-            self.branches.setdefault((*writing.wanted, *ids), feed.place)
-        return Work([writing.span() for writing in writings], bill.usage)
+            sequence.put(ids, *token_statistics(before.float(), torch.tensor(ids, device=before.device)))
+            self.branches.setdefault((*sequence.wanted, *ids), feed.place)
+        return Work([sequence.span() for sequence in sequences], bill.usage)
 
-    def _next_tokens(self, writings: list[Writing], k: int, bill: Tally) -> Steps[Work[list[list[NextToken]]]]:
+    def _next_tokens(self, sequences: list[TokenSequence], k: int, bill: Tally) -> Steps[Work[list[list[NextToken]]]]:
         yield from self._prefill(bill)
-        starts = yield from self._starts(writings, bill)
+        starts = yield from self._starts(sequences, bill)
         bill.charge(Usage(model_calls=1))
         found = [self.codec.next_tokens(place.logits, k) for place in starts if place.logits is not None]
         return Work(found, bill.usage)
@@ -160,7 +160,7 @@ class SlotSession:
         texts = {i: ids[:-1] for i, ids in enumerate(encoded) if len(ids) > 1}
         copied = _copied([self.root] * len(texts))
         feeds = {
-            i: Feed(self.root, lone=copy, tokens=ids, every=True)
+            i: PrefillRow(self.root, private_prefix=copy, tokens=ids, every=True)
             for (i, ids), copy in zip(texts.items(), copied, strict=True)
         }
         if feeds:
@@ -200,7 +200,7 @@ class SlotSession:
             self.root = self._place(known)
             self._reuse(have, bill)
             return
-        with self.prefixes.coming(ids, self.image_key):
+        with self.prefixes.computing(ids, self.image_key):
             if known is None:
                 done = yield from prefill(self.backend, self.inputs, self.images, len(self.prompt.images), bill)
                 found = self._from_model(ids, done)
@@ -215,25 +215,27 @@ class SlotSession:
         self.prefixes.hit_tokens += tokens
         bill.charge(Usage(cached_tokens=tokens))
 
-    def _from_model(self, ids: tuple[int, ...], done: Prefilled) -> Known:
+    def _from_model(self, ids: tuple[int, ...], done: Prefilled) -> PrefixEntry:
         pairs = {i: (layer.keys, layer.values) for i, layer in enumerate(done.cache.layers)}
         cross = {i: pairs.pop(i) for i in self.backend.cross_layers}
         segment = Segment(list(pairs.values()), len(ids))
         return self._known(ids, segment, done.delta, cross if self.prompt.images else {}, done.logits)
 
-    def _resume(self, ids: tuple[int, ...], known: Known, have: int) -> Steps[Known]:
+    def _resume(self, ids: tuple[int, ...], known: PrefixEntry, have: int) -> Steps[PrefixEntry]:
         """The rest of a prompt whose beginning (or whose pictures) are in the cache, fed as text."""
         assert self.inputs is not None
         segment, cross = known.segment.head(have), known.cross
-        view = View(cross, None) if cross else None
-        mask = blind = None
+        view = ImageKV(cross, None) if cross else None
+        mask = no_image_mask = None
         if view is not None:
             tiles = self.inputs["cross_attention_mask"][0, have:]  # [T, images, tiles]
             mask = cross_mask(tiles, self._patches(cross, tiles), segment.buffers[0][0].dtype)
-            blind = ~tiles.flatten(1).any(-1)
-            blind = blind if bool(blind.any()) else None
-        place = Place(segment, None, known.offset, view)
-        feed = Feed(place, lone=_copied([place])[0], tokens=ids[have:], mask=mask, blind=blind)
+            no_image_mask = ~tiles.flatten(1).any(-1)
+            no_image_mask = no_image_mask if bool(no_image_mask.any()) else None
+        place = KVHandle(segment, None, known.offset, view)
+        feed = PrefillRow(
+            place, private_prefix=_copied([place])[0], tokens=ids[have:], mask=mask, no_image_mask=no_image_mask
+        )
         yield [feed]
         assert feed.place.logits is not None
         return self._known(ids, feed.place.as_segment().segment, known.offset, cross, feed.place.logits)
@@ -244,8 +246,10 @@ class SlotSession:
         keys, _ = next(iter(cross.values()))
         return int(keys.shape[2] // tiles[0].numel())
 
-    def _known(self, ids: tuple[int, ...], segment: Segment, offset: int, cross: CrossLayers, logits: Tensor) -> Known:
-        return Known(ids, self.image_key, self._text_from(ids), segment, offset, cross, logits.clone())
+    def _known(
+        self, ids: tuple[int, ...], segment: Segment, offset: int, cross: CrossLayers, logits: Tensor
+    ) -> PrefixEntry:
+        return PrefixEntry(ids, self.image_key, self._text_from(ids), segment, offset, cross, logits.clone())
 
     def _text_from(self, ids: tuple[int, ...]) -> int:
         """The place behind the last picture token; 0 where pictures are not among the tokens."""
@@ -253,35 +257,35 @@ class SlotSession:
             return 0
         return max((i + 1 for i, token in enumerate(ids) if token == self.backend.image_token), default=len(ids))
 
-    def _place(self, known: Known) -> Place:
+    def _place(self, known: PrefixEntry) -> KVHandle:
         assert self.inputs is not None
         view = None
         if known.cross:
             tiles = self.inputs["cross_attention_mask"][0, -1:]
             mask = cross_mask(tiles, self._patches(known.cross, tiles), known.logits.dtype)
-            view = View(known.cross, mask)
-        return Place(known.segment, None, known.offset, view, known.logits)
+            view = ImageKV(known.cross, mask)
+        return KVHandle(known.segment, None, known.offset, view, known.logits)
 
     # ------------------------------------------------------------------ branches
-    def _starts(self, writings: Sequence[Writing], bill: Tally) -> Steps[list[Place]]:
+    def _starts(self, sequences: Sequence[TokenSequence], bill: Tally) -> Steps[list[KVHandle]]:
         """Where each row starts from, with its logits. What several rows share is computed once, and shared."""
         assert self.root is not None
-        rows_from = Counter(writing.wanted for writing in writings)
-        missing: dict[tuple[int, ...], Place] = {}
+        rows_from = Counter(sequence.wanted for sequence in sequences)
+        missing: dict[tuple[int, ...], KVHandle] = {}
         cached = forced = 0
         self.branches[()] = self.root
-        for writing in writings:
-            ids = writing.wanted
+        for sequence in sequences:
+            ids = sequence.wanted
             place = self.branches.get(ids)
             if place is None or place.logits is None:
                 first = ids not in missing
-                place = missing.setdefault(ids, self._longest_known(writing.row.prefix, ids))
-                forced += owed(writing, place.length - self.root.length) if first else 0
+                place = missing.setdefault(ids, self._longest_known(sequence.row.prefix, ids))
+                forced += owed(sequence, place.length - self.root.length) if first else 0
             cached += place.length
         bill.charge(Usage(cached_tokens=cached))
         bill.admit(forced)
         feeds = [
-            Feed(place, lone=copy, tokens=ids[place.length - self.root.length :])
+            PrefillRow(place, private_prefix=copy, tokens=ids[place.length - self.root.length :])
             for (ids, place), copy in zip(missing.items(), _copied(list(missing.values())), strict=True)
         ]
         if feeds:
@@ -291,9 +295,9 @@ class SlotSession:
         for ids, rows in rows_from.items():
             if rows > 1:
                 self.branches[ids] = self.branches[ids].as_segment()
-        return [self.branches[writing.wanted] for writing in writings]
+        return [self.branches[sequence.wanted] for sequence in sequences]
 
-    def _longest_known(self, candidate: Candidate, ids: tuple[int, ...]) -> Place:
+    def _longest_known(self, candidate: Candidate, ids: tuple[int, ...]) -> KVHandle:
         """The candidate's own place, else an ancestor's, else the bare prompt: as much as need not be computed."""
         assert self.root is not None
         for beginning in known_beginnings(candidate):
@@ -303,7 +307,7 @@ class SlotSession:
         return self.root
 
 
-def _copied(places: Sequence[Place]) -> list[bool]:
+def _copied(places: Sequence[KVHandle]) -> list[bool]:
     """Of rows that go on from these places: whether each gets a copy of its beginning."""
     on_segment = Counter(id(place.segment) for place in places)
     return [on_segment[id(place.segment)] * place.segment.length <= COPY_UP_TO for place in places]

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from structdecode.backends.transformers.slots.attention import (
     Batch,
-    Seen,
     Shared,
+    SharedImageKV,
     attend,
     join,
     shared_prefix_attention,
@@ -79,7 +79,7 @@ def test_rows_see_their_own_pictures_and_rows_without_one_see_nothing() -> None:
     query = random(4, 4, 2, 8)
     pictures = [{0: (random(1, 2, 9, 8, seed=s), random(1, 2, 9, 8, seed=s + 1))} for s in (1, 3)]
     mask = torch.zeros(1, 1, 2, 9).masked_fill(torch.arange(9) > torch.tensor([[3], [6]]), -torch.inf)
-    seen = [Seen(pictures[0], torch.tensor([0, 3]), None), Seen(pictures[1], torch.tensor([2]), mask)]
+    seen = [SharedImageKV(pictures[0], torch.tensor([0, 3]), None), SharedImageKV(pictures[1], torch.tensor([2]), mask)]
     batch = Batch(None, seen=seen, cross=frozenset({0}))
     empty = torch.zeros(1)
     found, _ = shared_prefix_attention(_Layer(), query, empty, empty, None, rows=batch)

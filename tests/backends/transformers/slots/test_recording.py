@@ -24,8 +24,8 @@ def test_many_at_once_write_what_the_plain_engine_writes(name: str, strategy: st
     assert isinstance(recorder, Traced) and recorder.replays > 5
 
 
-@pytest.mark.parametrize("look_every", [1, 3, 16])
-def test_what_is_drawn_behind_a_stop_is_neither_counted_nor_kept(look_every: int, prompt: Prompt) -> None:
+@pytest.mark.parametrize("sync_interval", [1, 3, 16])
+def test_what_is_drawn_behind_a_stop_is_neither_counted_nor_kept(sync_interval: int, prompt: Prompt) -> None:
     """A stop that comes at any place of a block, and a limit that is no multiple of it."""
     letters = Schema(
         "letters", (Stage("A", "", "e", Sampling(max_tokens=30)), Stage("B", sampling=Sampling(max_tokens=7)))
@@ -33,7 +33,7 @@ def test_what_is_drawn_behind_a_stop_is_neither_counted_nor_kept(look_every: int
     for seed in range(6):
         found, expected = (
             decode(prompt, backend=built, schema=letters, strategy="stage-beam", seed=seed)
-            for built in (recorded("mllama", look_every), backend(engine="plain"))
+            for built in (recorded("mllama", sync_interval), backend(engine="plain"))
         )
         assert [r.candidate.token_ids for r in found.candidates] == [r.candidate.token_ids for r in expected.candidates]
         assert found.usage.generated_tokens == expected.usage.generated_tokens

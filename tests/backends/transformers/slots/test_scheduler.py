@@ -343,7 +343,7 @@ def test_rows_of_different_sampling_draw_with_their_own_numbers(picture: Image.I
     draw = built.scheduler._draw
 
     def watched(rows: Any, logits: Any, uniform: Any) -> Any:
-        mixed.append(len({row.writing.request.sampling for row in rows}))
+        mixed.append(len({row.sequence.request.sampling for row in rows}))
         return draw(rows, logits, uniform)
 
     built.scheduler._draw = watched  # type: ignore[method-assign]

@@ -1,7 +1,7 @@
 """What the pocket model is taught: answering in three modes, and judging answers in the verifiers' own words.
 
 A verdict over a whole caption is one bit for an AND over up to eight objects, too thin to learn from alone.
-So a lesson marks, inside the text that is judged, whether each object is right (a process reward, as in
+So a example marks, inside the text that is judged, whether each object is right (a process reward, as in
 Math-Shepherd, arXiv 2312.08935); the loss asks for "yes" or "no" at those places too.
 """
 
@@ -27,7 +27,7 @@ STAGES = ("SUMMARY", "CAPTION", "REASONING", "CONCLUSION")
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Example:
     """A prompt (with verdict marks), the reply that is learned, and the picture (None: text only)."""
 
     prompt: str
@@ -101,15 +101,15 @@ def corrupted_attempt(scene: Scene, rng: np.random.Generator) -> Attempt:
 AttemptMaker = Callable[[Scene, np.random.Generator], Attempt]
 
 
-def answering(scene: Scene, rng: np.random.Generator) -> Lesson:
+def answering(scene: Scene, rng: np.random.Generator) -> Example:
     """Staged 76 %, chain of thought 14 %, direct 10 %."""
     draw = rng.random()
     mode = "llava-o1" if draw < 0.76 else "cot" if draw < 0.9 else "direct"
     reply = {"llava-o1": scene.response, "cot": scene.chain_of_thought, "direct": scene.answer}[mode]
-    return Lesson(BUILT_IN[mode].instruction.format(question=scene.question.text), reply, scene)
+    return Example(BUILT_IN[mode].instruction.format(question=scene.question.text), reply, scene)
 
 
-def yes_no(attempt: Attempt, rng: np.random.Generator) -> Lesson:
+def yes_no(attempt: Attempt, rng: np.random.Generator) -> Example:
     """`p-true` on one stage of an attempt, the earlier ones (after SUMMARY) as the hint."""
     at = int(rng.choice(len(STAGES), p=[0.04, 0.56, 0.2, 0.2]))
     name, hint = STAGES[at], {n: attempt.marked(n) for n in STAGES[1:at]}
@@ -118,10 +118,10 @@ def yes_no(attempt: Attempt, rng: np.random.Generator) -> Lesson:
         stage=name.lower(), text=attempt.marked(name),
     )  # fmt: skip
     right = all(attempt.stages[n] == attempt.scene.stages[n].lower() for n in (*STAGES[1:at], name))
-    return Lesson(prompt, "yes" if right else "no", attempt.scene)
+    return Example(prompt, "yes" if right else "no", attempt.scene)
 
 
-def pre_check(attempt: Attempt, rng: np.random.Generator) -> Lesson:
+def pre_check(attempt: Attempt, rng: np.random.Generator) -> Example:
     """Does the reasoning follow from the caption? Without the picture."""
     things = world.parse_things(attempt.stages["CAPTION"]) or []
     seen = replace(attempt.scene, things=tuple(things))
@@ -133,10 +133,10 @@ def pre_check(attempt: Attempt, rng: np.random.Generator) -> Lesson:
         question=seen.question.text, hint=prompts.hint_lines({"CAPTION": attempt.stages["CAPTION"]}),
         stage="reasoning", text=follows.marked("REASONING"),
     )  # fmt: skip
-    return Lesson(prompt, "incorrect" if follows.errors("REASONING") else "correct", None)
+    return Example(prompt, "incorrect" if follows.errors("REASONING") else "correct", None)
 
 
-def comparison(first: Attempt, second: Attempt, rng: np.random.Generator) -> Lesson | None:
+def comparison(first: Attempt, second: Attempt, rng: np.random.Generator) -> Example | None:
     """The pairwise judge on one stage or on whole answers; None where neither is better."""
     names = [n for n in STAGES if first.errors(n) != second.errors(n)]
     if not names:
@@ -159,12 +159,12 @@ def comparison(first: Attempt, second: Attempt, rng: np.random.Generator) -> Les
     prompt = prompts.JUDGE.format(
         rubric=rubric, question=scene.question.text, hint=hint, first=texts[0], second=texts[1]
     )
-    return Lesson(prompt, f"I choose response {better}", scene)
+    return Example(prompt, f"I choose response {better}", scene)
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of a lesson and, at each position, the token that is to be predicted there (-100: none).
+    """Token ids of a example and, at each position, the token that is to be predicted there (-100: none).
 
     ``targets`` is the reply's loss, ``marks`` that of the verdicts inside the prompt.
     """
@@ -175,12 +175,12 @@ class Encoded:
     scene: Scene | None
 
 
-def encode(lesson: Lesson, tokenizer: PreTrainedTokenizerFast) -> Encoded:
+def encode(example: Example, tokenizer: PreTrainedTokenizerFast) -> Encoded:
     """Applies the chat template, cuts the text at the verdict marks, and puts the targets in place."""
-    image = [{"type": "image"}] if lesson.scene is not None else []
+    image = [{"type": "image"}] if example.scene is not None else []
     text = str(
         tokenizer.apply_chat_template(
-            [{"role": "user", "content": [*image, {"type": "text", "text": lesson.prompt}]}],
+            [{"role": "user", "content": [*image, {"type": "text", "text": example.prompt}]}],
             add_generation_prompt=True,
             tokenize=False,
         )
@@ -195,9 +195,9 @@ def encode(lesson: Lesson, tokenizer: PreTrainedTokenizerFast) -> Encoded:
             piece_ids = tokenizer.encode(piece, add_special_tokens=False)
             ids += piece_ids
             marks += [-100] * len(piece_ids)
-    reply = [*tokenizer.encode(lesson.reply, add_special_tokens=False), tokenizer.eos_token_id]
+    reply = [*tokenizer.encode(example.reply, add_special_tokens=False), tokenizer.eos_token_id]
     targets = [-100] * (len(ids) - 1) + reply
-    return Encoded(ids + reply[:-1], targets, marks + [-100] * (len(reply) - 1), lesson.scene)
+    return Encoded(ids + reply[:-1], targets, marks + [-100] * (len(reply) - 1), example.scene)
 
 
 def pixels(images: Sequence[Image.Image]) -> np.ndarray:

@@ -22,7 +22,7 @@ _WINDOW_SLACK = 8
 
 
 @dataclass
-class Writing:
+class TokenSequence:
     """A row's tokens so far, behind a prompt's [1, L].
 
     ``wanted`` is the whole answer up to where the model goes on: prefix and forced text.
@@ -158,13 +158,13 @@ def _whole_letters(text: str) -> str:
 
 
 def take(
-    writings: Sequence[Writing], tokens: Tensor, proposals: Tensor, log_probs: Tensor, certainties: Tensor
+    sequences: Sequence[TokenSequence], tokens: Tensor, proposals: Tensor, log_probs: Tensor, certainties: Tensor
 ) -> None:
     """Books some steps' tokens in the rows, up to where each is done. [steps, B] each"""
     for step in zip(*(each.tolist() for each in (tokens, proposals, log_probs, certainties)), strict=True):
-        for writing, *drawn in zip(writings, *step, strict=True):
-            if not writing.done:
-                writing.take(*drawn)
+        for sequence, *drawn in zip(sequences, *step, strict=True):
+            if not sequence.done:
+                sequence.take(*drawn)
 
 
 def kept_as(candidate: Candidate) -> Iterator[tuple[int, ...]]:
@@ -184,13 +184,13 @@ def known_beginnings(candidate: Candidate) -> Iterator[tuple[int, ...]]:
         yield from kept_as(Candidate(candidate.spans[:spans]))
 
 
-def owed(writing: Writing, known: int) -> int:
+def owed(sequence: TokenSequence, known: int) -> int:
     """Prompt tokens that are computed before a row may go on, where ``known`` of its answer's are there already.
 
     Of a candidate's own tokens the last one and what was put behind them to close its stage are part of drawing them;
     where more is missing (another view, a candidate that was let go, another model) all of it is.
     """
-    candidate = writing.row.prefix
+    candidate = sequence.row.prefix
     suffix = len(candidate.spans[-1].suffix_ids) if candidate.spans else 0
     kept = known >= len(candidate.token_ids) - suffix - 1
-    return len(writing.prefix_ids) if kept else len(writing.wanted) - known
+    return len(sequence.prefix_ids) if kept else len(sequence.wanted) - known
