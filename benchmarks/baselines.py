@@ -30,7 +30,7 @@ class Baseline:
     def generate(
         self, prompt: Prompt, written: list[int], tokens: int, n: int = 1, cache: str | None = None
     ) -> tuple[list[list[int]], list[float]]:
-        """``n`` continuations of exactly so many tokens, and their mean log-probabilities."""
+        """``n`` continuations of exactly ``tokens`` tokens, and their mean log-probabilities."""
         inputs = self._inputs(prompt, written)
         options = {} if cache is None else {"cache_implementation": cache}
         with torch.inference_mode():

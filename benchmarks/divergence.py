@@ -1,7 +1,7 @@
 """Does an answer depend on what is decoded beside it? ``python -m benchmarks.divergence`` (law 4).
 
 In float32 it must not: the same questions are searched at several concurrencies, with one thread and two, stopped in
-the middle and gone on with, and by the other engine; answers, texts and paths are compared. In lower precision a row's
+the middle and resumed, and by the other engine; answers, texts and paths are compared. In lower precision a row's
 logits differ with the batch that it is computed in, and now and then a draw or a choice falls on the other side: there
 the rate is measured, each question alone and among others. Beside it: how far the scores of the same tokens are apart,
 and how many choices come so close to the resolution (`structdecode.core.resolution`) that this much could turn them.
@@ -97,7 +97,7 @@ class Condition:
     """What is not to matter.
 
     Attributes:
-        stop_after: the share of the questions after which all that is under way is given up, and gone on with later.
+        stop_after: the share of the questions after which all that is under way is given up, and resumed later.
     """
 
     concurrency: int
@@ -107,7 +107,7 @@ class Condition:
 
     @property
     def name(self) -> str:
-        stopped = ", stopped and gone on with" if self.stop_after is not None else ""
+        stopped = ", stopped and resumed" if self.stop_after is not None else ""
         return f"{self.engine}, {self.concurrency} at once, {self.threads} thread{'s' * (self.threads > 1)}{stopped}"
 
 

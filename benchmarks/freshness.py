@@ -43,7 +43,7 @@ def timed(work: Callable[[], object], device: torch.device, rounds: int) -> list
 
 
 def write(backend: Any, tokens: int) -> None:
-    """One row of so many tokens; the prompt is in the cache."""
+    """One row of ``tokens`` tokens; the prompt is in the cache."""
 
     async def run() -> None:
         async with backend.open(sd.Prompt("How many?", [Image.new("RGB", (64, 64))])) as session:

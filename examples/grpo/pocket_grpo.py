@@ -3,7 +3,7 @@
     python examples/grpo/pocket_grpo.py --steps 200 --out runs/grpo
 
 Writes ``journal.jsonl`` (a line a step), ``reward.png`` and, at the end, ``model/`` (a checkpoint that every strategy
-decodes). The same command goes on where a killed one was. Questions are of the training split; ``--evaluate 200``
+decodes). The same command resumes a killed run. Questions are of the training split; ``--evaluate 200``
 measures the staged accuracy on as many test questions before and after.
 """
 

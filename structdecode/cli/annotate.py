@@ -15,7 +15,7 @@ def annotate(
     source: Annotated[
         list[str], typer.Option(help="PATH[:cap=N,images=DIR,name=...,split=...,COLUMNS]; may be given several times.")
     ],
-    out: Annotated[Path, typer.Option(help="The run directory; the same command goes on with one.")],
+    out: Annotated[Path, typer.Option(help="The run directory; the same command resumes an interrupted run.")],
     model: Annotated[str, typer.Option(help="The model that writes the answers, as the API knows it.")] = "gpt-4o",
     judge_model: Annotated[
         str | None,
@@ -51,7 +51,7 @@ def annotate(
     """Have a strong model write four-stage answers for visual question-answering data.
 
     Sources are LLaVA-style JSONL, CSV, TSV or Parquet with a folder of pictures, or a folder that `datasets` saved. The
-    API key is read from OPENAI_API_KEY. Killed or stopped, the same command goes on; no reply is paid for twice.
+    API key is read from OPENAI_API_KEY. The same command resumes a killed or stopped run; no reply is paid for twice.
 
     Examples:
     `structdecode annotate --source vqa.jsonl --out runs/annotated --dry-run --price-in 2.5 --price-out 10`
@@ -75,7 +75,7 @@ def annotate(
     try:
         code = command.dry_run(given) if dry_run else command.annotate(given)
     except KeyboardInterrupt:
-        print(f"structdecode: interrupted; the same command goes on with {out}", file=sys.stderr)
+        print(f"structdecode: interrupted; run the same command again to resume {out}", file=sys.stderr)
         raise typer.Exit(130) from None
     if code:
         raise typer.Exit(code)

@@ -13,7 +13,7 @@ from structdecode.cli import options
 
 def compare(
     study: Annotated[Path | None, typer.Argument(help="A study as YAML; or say it by the options below.")] = None,
-    out: Annotated[Path, typer.Option(help="The run directory; the same command goes on with one.")] = Path(
+    out: Annotated[Path, typer.Option(help="The run directory; the same command resumes an interrupted run.")] = Path(
         "runs/compare"
     ),
     data: Annotated[str | None, typer.Option(help="A file, a data set's name, or pocket:test.")] = None,
@@ -37,7 +37,7 @@ def compare(
     images: Annotated[Path | None, typer.Option(help="The folder that the data's picture names are in.")] = None,
     split: Annotated[str | None, typer.Option(help="Of a data set that has several.")] = None,
     column: Annotated[list[str] | None, typer.Option(help="field=name where the data calls a field otherwise.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many questions.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first N questions.")] = None,
     cluster_by: Annotated[
         str | None, typer.Option(help="Column of questions that belong together; default: the same pictures.")
     ] = None,
@@ -61,7 +61,7 @@ def compare(
 ) -> None:
     """Run strategies and verifiers on the same questions, and report accuracy against cost.
 
-    Killed or interrupted, the same command goes on where it was; nothing is done twice. A run directory that other
+    The same command resumes a killed or interrupted run; nothing is done twice. A run directory that other
     code began (a verifier that was edited, another version of a plug-in) is refused by name.
 
     Examples:
@@ -98,7 +98,7 @@ def compare(
             **options.loading(backend, device, dtype, engine, check, trust_remote_code, allow_pickle),
         )  # fmt: skip
     except KeyboardInterrupt:
-        print(f"structdecode: interrupted; the same command goes on with {out}", file=sys.stderr)
+        print(f"structdecode: interrupted; run the same command again to resume {out}", file=sys.stderr)
         raise typer.Exit(130) from None
     if failed:
         raise typer.Exit(1)

@@ -13,7 +13,7 @@ from structdecode.core.errors import ConfigError
 
 
 def train(
-    out: Annotated[Path, typer.Option(help="The run directory; the same command goes on with one.")] = Path(
+    out: Annotated[Path, typer.Option(help="The run directory; the same command resumes an interrupted run.")] = Path(
         "runs/train"
     ),
     recipe: Annotated[str, typer.Option(help="A recipe's name or YAML file; see --list.")] = "llava-o1-11b-lora-1gpu",
@@ -26,7 +26,7 @@ def train(
     special_tags: Annotated[
         bool | None, typer.Option("--special-tags/--text-tags", help="Make each stage tag one token.")
     ] = None,
-    max_steps: Annotated[int | None, typer.Option(help="Stop after so many optimizer steps.")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Stop after N optimizer steps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the order, the rows kept back, and new weights.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value of the recipe, as in its YAML: lr=2e-5.")
@@ -39,7 +39,7 @@ def train(
 ) -> None:
     """Fine-tune an image-text model on staged answers, into a checkpoint that every strategy decodes.
 
-    Writes model/ (with a model card), checkpoints/, journal.jsonl, tensorboard/ and curves.png. Killed or interrupted, the same command goes on from the last checkpoint, to the same model.
+    Writes model/ (with a model card), checkpoints/, journal.jsonl, tensorboard/ and curves.png. The same command resumes a killed or interrupted run from its last checkpoint, to the same model.
 
     Examples:
     `structdecode train --recipe pocket --out runs/pocket`
@@ -65,7 +65,7 @@ def train(
     try:
         (command.dry_run if dry_run else command.run)(run)
     except KeyboardInterrupt:
-        print(f"structdecode: interrupted; the same command goes on with {out}", file=sys.stderr)
+        print(f"structdecode: interrupted; run the same command again to resume {out}", file=sys.stderr)
         raise typer.Exit(130) from None
 
 

@@ -13,7 +13,7 @@ from structdecode.cli import options
 def train_verifier(
     rows: Annotated[Path, typer.Argument(help="A JSONL file of `structdecode export --to prm`.")],
     model: Annotated[str, typer.Option(help="The base: a checkpoint directory, a hub name, or pocket.")],
-    out: Annotated[Path, typer.Option(help="The run directory; the same command goes on with one.")],
+    out: Annotated[Path, typer.Option(help="The run directory; the same command resumes an interrupted run.")],
     outcomes: Annotated[
         str | None, typer.Option(help="The same answers with --labels rollouts: the last stage's label is theirs.")
     ] = None,
@@ -57,7 +57,7 @@ def train_verifier(
 ) -> None:
     """Train a verifier that says at the end of each stage how likely all is right so far.
 
-    Killed, the same command goes on. What it writes is used by `--verifier reward-model`.
+    The same command resumes a killed run. What it writes is used by `--verifier reward-model`.
 
     Examples:
     `structdecode export runs/searches --to prm --labels reference --out steps.jsonl`

@@ -20,7 +20,7 @@ MOST_ROWS = 1_000_000
 
 
 def check_rows(n: Any, name: str = "n") -> None:
-    """Raises `ConfigError` unless so many continuations can be asked for."""
+    """Raises `ConfigError` unless ``n`` continuations can be asked for."""
     if not isinstance(n, int) or not 1 <= n <= MOST_ROWS:
         raise ConfigError(f"{name} must be a whole number from 1 to {MOST_ROWS:,}, not {n!r}")
 

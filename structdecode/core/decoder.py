@@ -369,7 +369,7 @@ class MeteredDecoder:
         nearest = next((found for found in above if found is not None and found.scored), None)
         if nearest is None:
             return score
-        return replace(score, fallback=replace(nearest, reason=f"{score.reason}; the score of what it goes on from"))
+        return replace(score, fallback=replace(nearest, reason=f"{score.reason}; the score of its prefix"))
 
 
 def _is_empty(text: ForcedText) -> bool:

@@ -75,7 +75,7 @@ class GenerationRequest:
     deadline: float | None = None
 
     def open_spans(self, prefix: Candidate) -> tuple[Span, ...]:
-        """Those of a candidate that began the stage and left it open, so that it is gone on with."""
+        """Those of a candidate that began the stage and left it open, so that it is continued."""
         return prefix.open_spans if prefix.open_stage == self.stage.name else ()
 
     def forced(self, prefix: Candidate) -> str:
@@ -196,7 +196,7 @@ class Decoder(Protocol):
         """``n`` continuations of each candidate through a stage, grouped by parent, in order.
 
         With ``stops`` a continuation also ends behind the first of these texts, with ``leave_open`` at
-        ``sampling.max_tokens``, its stage still open; the next `extend` of the same stage goes on with it.
+        ``sampling.max_tokens``, its stage still open; the next `extend` of the same stage continues it.
         Where the budget is nearly spent fewer may come back.
 
         Args:
@@ -229,7 +229,7 @@ class Decoder(Protocol):
         hold its own. Control tokens in a text stay text.
 
         Raises:
-            ConfigError: a text is empty or goes on behind the stage's end, an id is none of the model's, or there is not
+            ConfigError: a text is empty or continues behind the stage's end, an id is none of the model's, or there is not
                 one text for each candidate.
             PromptError: one does not fit into the model's context.
         """

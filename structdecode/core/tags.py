@@ -39,11 +39,11 @@ def to_put_in(text: str, stage: Stage, *, leave_open: bool) -> tuple[str, str]:
     """A text that is put in as a stage, and the end tag behind it: empty where the stage is left open.
 
     Raises:
-        ConfigError: the text goes on behind the end tag.
+        ConfigError: the text continues behind the end tag.
     """
     body, found, behind = text.partition(stage.end) if stage.end else (text, "", "")
     if behind:
-        raise ConfigError(f"the text put in for {stage.name!r} goes on behind {stage.end!r}: {cut(behind, 60)!r}")
+        raise ConfigError(f"the text put in for {stage.name!r} continues behind {stage.end!r}: {cut(behind, 60)!r}")
     return body, found or ("" if leave_open else stage.end)
 
 

@@ -205,10 +205,10 @@ class Span:
             nothing filtered).
         certainties: for each of ``token_ids``, KL(uniform || model) in nats (self-certainty, arXiv 2502.18581).
         raw: the exact text of all three id runs.
-        closed: False while the stage goes on in a next span.
+        closed: False while the stage continues in a next span.
         overshoot: text behind the end tag, where the last token holds more than the tag.
         pending: the end of ``raw``, where that may be the beginning of the end tag. It is no part of ``text``: the span
-            that goes on with the stage decides.
+            that continues the stage decides.
         lead: the white space between the stage's text so far and this span's, where an earlier span began the stage.
         proposal_log_probs: natural log-probability of each of ``token_ids`` under what it was drawn from (temperature,
             top-k, top-p, and what may not be drawn at all); 0 for a token that was put in, and for a greedy one.
@@ -301,7 +301,7 @@ class Candidate:
 
     @property
     def open_stage(self) -> str | None:
-        """The stage that the next span goes on with, if the last one was not closed."""
+        """The stage that the next span continues, if the last one was not closed."""
         return self.spans[-1].stage if self.spans and not self.spans[-1].closed else None
 
     @property
@@ -314,7 +314,7 @@ class Candidate:
 
     @property
     def goes_on(self) -> bool:
-        """Whether the last span goes on with a stage that the one before it left open."""
+        """Whether the last span continues a stage that the one before it left open."""
         return len(self.spans) > 1 and not self.spans[-2].closed and self.spans[-2].stage == self.spans[-1].stage
 
     @property

@@ -41,7 +41,7 @@ def load(
             ``save_to_disk`` wrote, or a name with one of the prefixes in `FORMATS`.
         images: the folder that paths of pictures are relative to and may not leave; else that of the file.
         split: which of the splits, where the data have several.
-        limit: so many questions and no more; of the pocket world 500 unless told.
+        limit: at most this many questions; of the pocket world 500 unless told.
         columns: field (see `vqa.ALIASES`) -> column, where the data name them otherwise.
         check_images: whether a row is rejected if its picture is not there or does not begin like one. Either way
             each file is read once, for the digest.

@@ -27,7 +27,7 @@ from structdecode.data.rows import Row, without_marks
 from structdecode.matching.types import Kind, Question
 
 REFERENCE_LENGTH = 64
-"""An image cell of at most so many characters is the index of another row (`ImageBaseDataset.__init__`)."""
+"""An image cell of at most this many characters is the index of another row (`ImageBaseDataset.__init__`)."""
 
 _SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
 _SUFFIXES = {

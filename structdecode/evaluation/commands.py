@@ -98,7 +98,7 @@ def compare(
     """Loads data and model, runs what is left of a study, and writes the report when all is there.
 
     Args:
-        accept_changed_code: go on with a run that other code began; ``study.json`` and the report then say so.
+        accept_changed_code: resume a run that other code began; ``study.json`` and the report then say so.
         loading: for `structdecode.core.assembly.load_backend`: ``device``, ``dtype`` and so on.
 
     Returns:

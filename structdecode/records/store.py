@@ -5,7 +5,7 @@
 ``sessions.jsonl`` a line each time the run was started or resumed. Shards write ``records-I-of-N.jsonl``.
 
 A record is written in one piece and fsynced before its question counts as done. A line that a kill has torn is the
-last one of its file: readers pass over it, and the writer cuts it off before it goes on.
+last one of its file: readers pass over it, and the writer cuts it off before it resumes.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def test_a_study_that_has_no_row_left_names_the_file_that_lists_them(tmp_path: P
     assert f"2 rows were left out, listed in {out / 'rejected.jsonl'}; the first: " in said and "\n" not in said
     assert [line["problem"] for line in lines(out / "rejected.jsonl")] == ["missing-field", "empty-field"]
     (tmp_path / "data.csv").write_text("question,answer\nWhich?,2\n,red\n")
-    mended = load(tmp_path / "data.csv")  # the same command goes on, in the same folder
+    mended = load(tmp_path / "data.csv")  # the same command resumes, in the same folder
     assert run_study(study, mended.questions, mended.rejected, backend, match, out, quiet=True) == 0
     with pytest.raises(ConfigError, match=r"2 rows were left out; the first: "):
         run_study(study, loaded.questions, loaded.rejected, backend, match, out, quiet=True)

@@ -234,7 +234,7 @@ def test_fix_never_overwrites_the_set_and_leaves_nothing_half_written(folder: Pa
 
 
 def test_rows_are_read_as_they_are_needed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long the file, only so many rows are in memory as threads have in work."""
+    """However long the file, no more rows are in memory than threads have in work."""
     read, done, most = 0, 0, 0
 
     def counted(path: Path) -> Iterator[Any]:

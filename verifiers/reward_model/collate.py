@@ -21,7 +21,7 @@ class Mark:
     """A place in an answer where a value is read.
 
     Attributes:
-        end: characters of the answer before it. label: whether all is right up to here; None where nobody knows.
+        end: characters of the answer before it. label: whether all is right up to here; None where unknown.
         kind: the stage's number in the schema; of a sentence's end inside of a stage: that plus the number of stages.
     """
 

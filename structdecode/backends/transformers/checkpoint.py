@@ -26,7 +26,7 @@ _LAYERS = re.compile(r"(num|n)_?\w*(layers|blocks)|depth|encoder_layers|decoder_
 _MISMATCH = re.compile(r"^(.*?)\s*\|\s*MISMATCH\s*\|.*?(ckpt: .*)$", re.MULTILINE)
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _PACKED = 16
-"""At most so many parameters of a quantised model lie in one element of a tensor, with room to spare."""
+"""The most parameters of a quantised model that one element of a tensor holds, with room to spare."""
 _HEADER_BYTES = 100_000_000
 """As safetensors itself allows at most."""
 

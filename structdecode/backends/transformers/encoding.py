@@ -106,7 +106,7 @@ class Codec:
         return [NextToken(token, self.decode([token]), log_prob) for token, log_prob in pairs]
 
     def check_room(self, prompt: int, sequences: Sequence[TokenSequence], texts: Sequence[Sequence[int]]) -> None:
-        """Raises `PromptError` where a text behind a prompt of so many tokens, and an answer, would not fit."""
+        """Raises `PromptError` where a text behind a prompt of ``prompt`` tokens, and an answer, would not fit."""
         for sequence, ids in zip(sequences, texts, strict=True):
             length = prompt + len(sequence.wanted) + len(ids)
             if length > self.max_length:

@@ -175,7 +175,7 @@ def _window(backend: TransformersBackend) -> int:
 
 
 def _lengthened(backend: TransformersBackend, prompt: Prompt, tokens: int) -> Prompt:
-    """A prompt with words put behind its question until it has about so many tokens, if it has fewer."""
+    """A prompt with words put behind its question until it has about ``tokens`` tokens, if it has fewer."""
     word = " red" * 4
     missing = tokens - backend.codec.inputs(prompt)["input_ids"].shape[1]
     return replace(prompt, question=prompt.question + word * max(0, missing // len(backend.codec.encode(word))))

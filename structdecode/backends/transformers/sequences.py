@@ -25,7 +25,7 @@ _WINDOW_SLACK = 8
 class TokenSequence:
     """A row's tokens so far, behind a prompt's [1, L].
 
-    ``wanted`` is the whole answer up to where the model goes on: prefix and forced text.
+    ``wanted`` is the whole answer up to where the model continues: prefix and forced text.
     """
 
     row: Row
@@ -185,7 +185,7 @@ def known_beginnings(candidate: Candidate) -> Iterator[tuple[int, ...]]:
 
 
 def owed(sequence: TokenSequence, known: int) -> int:
-    """Prompt tokens that are computed before a row may go on, where ``known`` of its answer's are there already.
+    """Prompt tokens that are computed before a row may continue, where ``known`` of its answer's are there already.
 
     Of a candidate's own tokens the last one and what was put behind them to close its stage are part of drawing them;
     where more is missing (another view, a candidate that was let go, another model) all of it is.

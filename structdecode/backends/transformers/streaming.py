@@ -22,7 +22,7 @@ class TextStream:
         before: Sequence[int] = (),
         held: str = "",
     ) -> None:
-        """``before``: tokens that the text goes on from; what they say is not told, but for its end ``held``, which may
+        """``before``: tokens that the text continues; what they say is not told, but for its end ``held``, which may
         begin a stop.
         """
         self._decode, self._stops, self._tell = decode, stops, tell
@@ -33,7 +33,7 @@ class TextStream:
         self._ids: list[int] = list(self._before)
         self._known, self._read = 0, len(self._ids)
         while self._read and self._decode(self._ids[: self._read]).endswith("\ufffd"):
-            self._read -= 1  # of a character that goes on in the tokens to come nothing was told
+            self._read -= 1  # of a character that continues in the tokens to come nothing was told
         self._held = self._held_before
         self._stopped = False
 

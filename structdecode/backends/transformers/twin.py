@@ -63,7 +63,7 @@ class Borrowed:
         return True
 
     def restructured(self) -> bool:
-        """Whether the model is built, configured or switched otherwise than its twin, which goes on as it was."""
+        """Whether the model is built, configured or switched otherwise than its twin, which stays as it was."""
         return _retried(lambda: structure(self.model)) != self._structure
 
     def overwritten(self) -> bool:

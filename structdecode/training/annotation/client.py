@@ -178,7 +178,7 @@ class Client:
         if self._silent < _ALL_SILENT:
             return Unanswered(f"no answer after {tries} tries ({reason})")
         return ApiError(
-            f"{self._silent} requests in a row had no answer ({reason}): check --base-url; the same command goes on"
+            f"{self._silent} requests in a row had no answer ({reason}): check --base-url; run the same command again to resume"
         )
 
     def _count_refusal(self, error: BadRequest) -> None:
@@ -188,7 +188,7 @@ class Client:
         if self._refused >= _ALL_REFUSED:
             self._refused = 0
             raise ApiError(
-                f"the first {_ALL_REFUSED} requests were all refused: {error}: the same command goes on behind them; delete "
+                f"the first {_ALL_REFUSED} requests were all refused: {error}: the same command resumes behind them; delete "
                 f"{self.journal.path} to ask them again"
             ) from None
 
@@ -319,11 +319,13 @@ class ChatApi:
 def _judged(status: int, message: str, kind: str, wait: float | None) -> Exception:
     """What an error of the server's means for the run, by its code."""
     if status == 429 and "insufficient_quota" in kind:
-        return ApiError(f"no credit left ({message}): top it up; the same command goes on")
+        return ApiError(f"no credit left ({message}): top it up; run the same command again to resume")
     if status == 429:
         return _RateLimited(message, wait)
     if status in _FATAL:
-        return ApiError(f"{message}: check OPENAI_API_KEY, --model and --base-url; the same command goes on")
+        return ApiError(
+            f"{message}: check OPENAI_API_KEY, --model and --base-url; run the same command again to resume"
+        )
     return BadRequest(message) if status in _OWN_FAULT else _Failed(message, wait)
 
 

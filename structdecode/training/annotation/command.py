@@ -147,7 +147,7 @@ def annotate(options: Options) -> int:
     if outcome.undecided or outcome.unanswered:
         why = outcome.stopped or f"{outcome.unanswered} records had no answer from the API"
         left = outcome.undecided + outcome.unanswered
-        _tell(f"{why}; {left} records are left: the same command goes on with them")
+        _tell(f"{why}; {left} records are left: run the same command again to resume with them")
     if outcome.failed:
         faults = {name: count for name, count in outcome.reasons.items() if name in run.FAULTS}
         _tell(

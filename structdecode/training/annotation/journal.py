@@ -1,7 +1,7 @@
 """The replies that were paid for: a line each, on the disk before anything is made of it.
 
 ``train.jsonl`` and ``rejected.jsonl`` follow from the data and this file alone, so a run that was killed at any moment
-goes on where it was: a request whose reply is here is never sent again. What a server counted for a reply that nobody
+is resumed: a request whose reply is here is never sent again. What a server counted for a reply that nobody
 can use has a line, too, which is no reply. The API key is in no line.
 """
 
@@ -104,7 +104,9 @@ class Journal:
                 return
             except OSError as error:
                 self._failed = error.strerror or str(error)
-        raise ConfigError(f"{self.path}: a reply cannot be kept ({self._failed}): make room; the same command goes on")
+        raise ConfigError(
+            f"{self.path}: a reply cannot be kept ({self._failed}): make room; run the same command again to resume"
+        )
 
     def spent(self, purpose: Purpose) -> Spent:
         """By all starts of this run together."""

@@ -62,7 +62,7 @@ class Source:
 
     Attributes:
         path: a .jsonl, .csv, .tsv or .parquet file, a folder that holds one, or one that ``save_to_disk`` wrote.
-        cap: only the first so many usable records. images: the folder that picture names are relative to.
+        cap: only the first N usable records. images: the folder that picture names are relative to.
         name: the folder of its pictures in the output. columns: field -> column, for tables (``hints`` is one, too).
     """
 

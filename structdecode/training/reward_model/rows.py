@@ -279,7 +279,7 @@ def sentence_marks(step: StepRow, siblings: Sequence[StepRow], config: RewardCon
     """The end of each sentence inside of a stage, but for the last one, which the stage's own label is about.
 
     Hard estimation as for stages (Math-Shepherd, section 3.3): a beginning is good if a good stage of the same question,
-    behind the same stages, goes on from it. Where there is no such stage nobody knows. That takes answers of which the
+    behind the same stages, continues it. Where there is no such stage it is unknown. That takes answers of which the
     good ones say the same: where many wordings are right, it calls good sentences bad.
     """
     for at, (begin, text, stage) in enumerate(zip(_begins(step), step.completions, step.stages, strict=True)):

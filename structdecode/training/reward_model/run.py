@@ -1,4 +1,4 @@
-"""Trains a reward model; the same call goes on where a killed one was."""
+"""Trains a reward model; the same call resumes a killed run."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def staged_accuracy(
 
 
 class MeasureAccuracy(TrainerCallback):
-    """Every so many steps, through `StagedTrainer.measure_accuracy`."""
+    """Every ``every`` steps, through `StagedTrainer.measure_accuracy`."""
 
     def __init__(self, every: int) -> None:
         self.every = every

@@ -18,12 +18,12 @@ from structdecode.core.paths import write_atomically
 class Journal(TrainerCallback):
     """Appends ``{"step", "seconds", ...}`` lines.
 
-    What a killed run had written behind its last checkpoint is cut off when it goes on, since those steps are taken
+    What a killed run had written behind its last checkpoint is cut off when it is resumed, since those steps are taken
     again. ``seconds`` is the time in training so far, over all sittings.
 
     Args:
         path: the JSONL file.
-        done: the step that the run goes on from.
+        done: the step that the run resumes from.
         first: what is said of the data, in a line of its own before the first step.
     """
 

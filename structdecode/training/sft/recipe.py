@@ -61,7 +61,7 @@ class Recipe:
         max_length: tokens; longer examples are left out.
         max_left_out: the share of rows that may be left out for other reasons (no picture, say); above it the run ends.
         eval_every: steps between two measurements of the held-out loss; 0: at the end only.
-        accuracy_every, accuracy_questions: staged accuracy, decoded with this project's engine on so many held-out
+        accuracy_every, accuracy_questions: staged accuracy, decoded with this project's engine on this many held-out
             questions; 0 questions: never.
         save_every, keep: steps between checkpoints, and how many stay.
         save_dtype: of the final weights: float32, bfloat16 or float16; none: as they are.

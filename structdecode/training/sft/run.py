@@ -1,4 +1,4 @@
-"""A training run from a recipe to a checkpoint; the same call goes on where a killed one was."""
+"""A training run from a recipe to a checkpoint; the same call resumes a killed run."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def add_tags(model: Any, processor: Any, schema: Schema) -> list[str]:
 
 
 def grow(model: Any, rows: int) -> None:
-    """Embeddings and output layer for so many tokens; what input embeddings had more stays more."""
+    """Embeddings and output layer for a number of tokens; what input embeddings had more stays more."""
     head = model.get_output_embeddings()
     more_inputs = model.get_input_embeddings().num_embeddings - head.out_features if head is not None else 0
     model.resize_token_embeddings(rows, mean_resizing=False)

@@ -221,7 +221,7 @@ def test_the_best_line_so_far_wins_when_the_budget_ends_a_search() -> None:
         Prompt("?"), backend=sd.ScriptedBackend(write), schema=schema, strategy=Unscored(), budget=Budget(model_calls=2)
     )
     assert ended.stopped_by == "model_calls" and ended.stages["A"] == "good"
-    assert ended.candidates[0].score.reason == "budget spent; the score of what it goes on from"
+    assert ended.candidates[0].score.reason == "budget spent; the score of its prefix"
 
 
 # ------------------------------------------------------------------ the law

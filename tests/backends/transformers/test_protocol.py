@@ -111,7 +111,7 @@ def test_text_behind_the_end_is_refused_in_the_same_words_without_a_model(
         return (await decoder.force([decoder.root], A, [text], leave_open=leave_open))[0].text
 
     for each in (backend, ScriptedBackend(scripted)):
-        with pytest.raises(ConfigError, match=r"^the text put in for 'A' goes on behind '</A>': ' b'$"):
+        with pytest.raises(ConfigError, match=r"^the text put in for 'A' continues behind '</A>': ' b'$"):
             run(each, partial(put, text="a</A> b"))
         assert run(each, partial(put, text=" a</A>"))[0] == "<A> a</A>"
         assert run(each, partial(put, text=" a"))[0] == ("<A> a" if leave_open else "<A> a</A>")

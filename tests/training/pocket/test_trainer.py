@@ -1,4 +1,4 @@
-"""The pocket recipe in small: it learns, goes on after a kill to the same weights, and ends as a checkpoint."""
+"""The pocket recipe in small: it learns, resumes after a kill to the same weights, and ends as a checkpoint."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def test_sentences_are_good_where_a_good_answer_goes_on_from_them(tmp_path: Path
 
     assert sentences(0) == [("a red dot.", 1.0), ("a red dot. a tan dot.", 1.0)]
     assert sentences(1) == [("a red dot.", 1.0), ("a red dot. a fox.", 0.0)]
-    assert sentences(2) == []  # nobody knows: no good caption stands behind that summary
+    assert sentences(2) == []  # unknown: no good caption stands behind that summary
     assert [m for m in dataset[0].marks if m.kind < 4] == list(data(tmp_path / "s.jsonl", right)[0].marks)
     assert list(dataset[1].marks) == sorted(dataset[1].marks, key=lambda m: m.end)
 

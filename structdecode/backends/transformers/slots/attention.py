@@ -1,6 +1,6 @@
 """Attention of rows that share their beginnings: one product for all over what is shared, joined with each one's own.
 
-For rows that go on from one segment the queries are folded into one, so that its keys and values are read once;
+For rows that continue one segment the queries are folded into one, so that its keys and values are read once;
 the result is joined with the attention over the row's own tokens through the two log-sum-exps (Hydragen, Juravsky
 et al. 2024, arXiv 2402.05099, section 3; cascade inference in FlashInfer). Cross-attention to a picture folds all
 rows of the picture in the same way. Exact up to rounding. Registered as a transformers attention function, so no
@@ -29,7 +29,7 @@ Rows = Tensor | slice | None
 
 @dataclass(frozen=True)
 class Shared:
-    """Rows that go on from one segment."""
+    """Rows that continue one segment."""
 
     segment: Segment
     rows: Rows

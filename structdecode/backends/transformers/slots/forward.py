@@ -33,7 +33,7 @@ class ImageKV:
 
 @dataclass(frozen=True)
 class KVHandle:
-    """A text in the cache: where a row can go on.
+    """A text in the cache: where a row can continue.
 
     Attributes:
         segment: its beginning, shared. own: the tokens behind that, None where there are none.

@@ -1,6 +1,6 @@
 """Keys and values made for forks: what is shared is kept once and by reference, what is a row's own sits in its slot.
 
-A `Segment` is an answer's beginning (prompt, then the stages that were chosen) that several rows go on from. It
+A `Segment` is an answer's beginning (prompt, then the stages that were chosen) that several rows continue. It
 grows in place while nobody else has grown it, and copies itself otherwise (copy-on-write). A `Pool` has a slot
 for each row of the batch; `SlotCache` shows its rows to a transformers model as a cache.
 """
@@ -101,7 +101,7 @@ class Pool:
         return new_rows, new_width
 
     def ensure(self, rows: int, width: int) -> None:
-        """Makes room for so many rows of so many tokens; what is in the slots stays."""
+        """Makes room for ``rows`` rows of ``width`` tokens; what is in the slots stays."""
         if rows <= self.rows and width <= self.width:
             return
         rows, width = self._size(rows, width)

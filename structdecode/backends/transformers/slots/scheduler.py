@@ -146,7 +146,7 @@ class Scheduler:
     def _changed(self) -> bool:
         """Whether the model is another than that of the open requests; they fail where its weights were overwritten.
 
-        Where it was switched or configured otherwise they go on with the twin, which was not.
+        Where it was switched or configured otherwise they continue with the twin, which was not.
         """
         overwritten = self._borrowed.overwritten()
         if overwritten and self._scheduled:
@@ -216,7 +216,7 @@ class Scheduler:
         if rows < 2:
             return self._evict_caches()
         self.max_rows = max(1, min(self.max_rows, rows) // 2)
-        log.warning("out of memory with %d rows in a batch: going on with up to %d", rows, self.max_rows)
+        log.warning("out of memory with %d rows in a batch: continuing with up to %d", rows, self.max_rows)
         for feed in feeds:
             feed.restart()
         for write in writes:
@@ -257,7 +257,7 @@ class Scheduler:
                 return
 
     def _feed_chunk(self) -> None:
-        """Rows of about one length at a time, until so many tokens are computed that decoding should go on."""
+        """Rows of about one length at a time, until so many tokens are computed that decoding should continue."""
         computed = 0
         while computed < CHUNK:
             slots = self._feeding = _opened(self._feeding, self._feeds)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from structdecode.backends.transformers.backend import TransformersBackend
 
 COPY_UP_TO = 512
-"""Tokens up to which the rows that go on from one beginning get copies of it in their slots: one attention less."""
+"""Tokens up to which the rows that continue one prefix get copies of it in their slots: one attention less."""
 
 
 class SlotSession:
@@ -308,6 +308,6 @@ class SlotSession:
 
 
 def _copied(places: Sequence[KVHandle]) -> list[bool]:
-    """Of rows that go on from these places: whether each gets a copy of its beginning."""
+    """Of rows that continue from these places: whether each gets a copy of its beginning."""
     on_segment = Counter(id(place.segment) for place in places)
     return [on_segment[id(place.segment)] * place.segment.length <= COPY_UP_TO for place in places]

@@ -67,7 +67,7 @@ def test_many_at_once_write_what_the_plain_engine_writes(name: str, strategy: st
 
 @pytest.mark.parametrize("engine", ["slots", "plain"])
 def test_what_the_search_dropped_is_freed(engine: Any, prompt: Prompt) -> None:
-    """What it kept goes on without a token computed again, closed by force or not."""
+    """What it kept continues without a token computed again, closed by force or not."""
 
     async def run(keep: bool) -> tuple[int, int, Usage]:
         async with backend(engine=engine).open(SHORT.ask(prompt)) as session:
