@@ -17,7 +17,7 @@ from typing import Any
 
 from structdecode.core.errors import ConfigError
 from structdecode.core.jsonl import as_lines, lines
-from structdecode.core.paths import whole_folder
+from structdecode.core.paths import atomic_folder
 from structdecode.evaluation.code import code_changes, codes_of, with_accepted
 from structdecode.matching.types import Question
 from structdecode.records.store import read_run, read_study
@@ -202,7 +202,7 @@ def merge(directories: Sequence[Path], out: Path) -> int:
     """
     if out.exists():
         raise ConfigError(f"{out}: is there already: choose another folder")
-    with whole_folder(out) as partial:
+    with atomic_folder(out) as partial:
         (partial / "pictures").mkdir()
         return _write_merged(directories, partial)
 

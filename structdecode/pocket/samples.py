@@ -9,7 +9,7 @@ from typing import get_args
 from rich.progress import track
 
 from structdecode.core.errors import ConfigError, UnknownNameError
-from structdecode.core.paths import whole_folder
+from structdecode.core.paths import atomic_folder
 from structdecode.pocket import world
 
 
@@ -29,7 +29,7 @@ def write_samples(out: Path, split: str, n: int, seed: int, force: bool) -> None
         raise ConfigError(f"{out}: is there already and not empty: choose another folder, or --force")
     if force and out.exists():
         return _write(out, split, n, seed)
-    with whole_folder(out) as partial:
+    with atomic_folder(out) as partial:
         _write(partial, split, n, seed)
 
 
