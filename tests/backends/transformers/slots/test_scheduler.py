@@ -262,7 +262,7 @@ def test_a_question_that_is_given_up_leaves_the_others_alone(picture: Image.Imag
         return [(await task).best.text for task in others]  # type: ignore[union-attr]
 
     assert asyncio.run(run()) == expected
-    assert not built.scheduler._jobs
+    assert not built.scheduler._scheduled
 
 
 def test_a_later_prompt_takes_over_what_it_has_in_common(picture: Image.Image) -> None:
