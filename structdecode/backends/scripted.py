@@ -25,6 +25,9 @@ class ScriptedBackend:
     def open(self, prompt: Prompt) -> AbstractAsyncContextManager[Session]:
         return _open(self.script, prompt, set())
 
+    def token_texts(self, ids: Sequence[int]) -> list[str]:
+        return list(map(chr, ids))
+
 
 @asynccontextmanager
 async def _open(script: Script, prompt: Prompt, seen: set[str]) -> AsyncIterator[Session]:

@@ -15,6 +15,7 @@ SCENE = 7
 def run(folder: Path, console: Any) -> None:
     """One held-out picture, one question, stage-level beam search with a verifier; writes a trace."""
     from structdecode.cli.terminal import LiveStages, show_result
+    from structdecode.cli.view import command
     from structdecode.core.assembly import make_strategy
     from structdecode.core.engine import decode
     from structdecode.core.lookup import load_backend
@@ -34,12 +35,17 @@ def run(folder: Path, console: Any) -> None:
     with LiveStages(console) as live:
         backend = load_backend(None)
         result = decode(
-            Prompt(scene.question.text, [picture]), backend=backend, strategy=strategy, seed=1, observer=live
+            Prompt(scene.question.text, [picture]),
+            backend=backend,
+            strategy=strategy,
+            seed=1,
+            observer=live,
+            trace_tokens=True,
         )
     show_result(console, result, repr(strategy), show_stages=True)
     result.trace.save(trace)
     say(f"True answer: {scene.answer}")
-    say(f"Trace: {trace}   Look at it: structdecode view {trace}")
+    say(f"Trace: {trace}   Look at it: {command(trace, [picture])}")
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from structdecode.cli import options
+from structdecode.cli import options, view
 from structdecode.core.paths import check_writable
 
 if TYPE_CHECKING:
@@ -81,7 +81,13 @@ def generate(
     loaded = load_backend(
         model, **options.loading(backend, device, dtype, engine, check, trust_remote_code, allow_pickle)
     )
-    search = {"schema": chosen_schema, "strategy": made, "budget": limits, "seed": seed}
+    search = {
+        "schema": chosen_schema,
+        "strategy": made,
+        "budget": limits,
+        "seed": seed,
+        "trace_tokens": trace is not None,
+    }
     result = _run(prompt, loaded, search, settings=repr(made), as_json=as_json, show_stages=show_stages)
     if trace is not None:
         result.trace.save(trace)
@@ -90,7 +96,7 @@ def generate(
         for warning in result.warnings:
             print(f"structdecode: warning: {warning}", file=sys.stderr)
     elif trace is not None:
-        print(f"Trace: {trace}  (structdecode view {trace})")
+        print(f"Trace: {trace}  ({view.command(trace, image or [])})")
     if result.stopped_by and not result.answer:
         print(f"structdecode: stopped by the budget ({result.stopped_by}) before an answer", file=sys.stderr)
         raise typer.Exit(BUDGET_SPENT)

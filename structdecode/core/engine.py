@@ -55,6 +55,7 @@ async def adecode(
     sample_id: str = "",
     observer: Observer | None = None,
     verifier_timeout: float | None = None,
+    trace_tokens: bool = False,
 ) -> Result:
     """Answers a prompt with a strategy.
 
@@ -66,6 +67,8 @@ async def adecode(
         seed, sample_id: with the candidate's path and stage they decide every random choice.
         observer: called with each trace event as it happens.
         verifier_timeout: seconds after which a verifier's call counts as failed.
+        trace_tokens: whether the trace has each token's text and log-probability, which makes it two to five times
+            as large; a backend that has no `token_texts` leaves them out.
 
     Raises:
         StructdecodeError: a mistake in what was given; nothing that goes wrong during the search raises.
@@ -84,7 +87,9 @@ async def adecode(
             "stages": [s.name for s in schema.stages], "strategy": repr(search), "backend": model.name,
             "seed": seed, "sample_id": sample_id, **_asked_by(model),
         }  # fmt: skip
-        trace = Trace(header, observer=observer)
+        trace = Trace(
+            header, observer=observer, token_texts=getattr(model, "token_texts", None) if trace_tokens else None
+        )
         async with lifetimes() as open_verifiers, model.open(schema.ask(prompt)) as session:
             decoder = MeteredDecoder(
                 prompt, schema, session, meter, trace, (seed, sample_id), verifier_timeout, open_verifiers
@@ -254,12 +259,13 @@ def decode(
     sample_id: str = "",
     observer: Observer | None = None,
     verifier_timeout: float | None = None,
+    trace_tokens: bool = False,
 ) -> Result:
     """`adecode` for synchronous code; also works where an event loop is running already (notebooks)."""
     return run_sync(
         adecode(
             prompt, backend=backend, strategy=strategy, schema=schema, budget=budget, seed=seed, sample_id=sample_id,
-            observer=observer, verifier_timeout=verifier_timeout,
+            observer=observer, verifier_timeout=verifier_timeout, trace_tokens=trace_tokens,
         )
     )  # fmt: skip
 

@@ -7,6 +7,8 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 from structdecode.core.shapes import misfit
 
+LogProb = float | Literal["-inf", "inf", "nan"]
+
 
 class CandidateEvent(TypedDict):
     path: list[int]
@@ -14,10 +16,12 @@ class CandidateEvent(TypedDict):
     text: str
     finish_reason: str
     tokens: int
-    log_prob: float | Literal["-inf", "inf", "nan"]
+    log_prob: LogProb
     closed: NotRequired[bool]
     seed: NotRequired[int | None]
     lead: NotRequired[str]
+    token_texts: NotRequired[list[str]]
+    token_log_probs: NotRequired[list[LogProb]]
 
 
 class ScoreEvent(TypedDict):
@@ -81,6 +85,8 @@ def trace_problem(trace: Any) -> str | None:
 def _uneven(event: Mapping[str, Any]) -> str | None:
     if event["kind"] == "candidate" and not event["path"]:
         return "path is empty"
+    if event["kind"] == "candidate" and len(event.get("token_texts", ())) != len(event.get("token_log_probs", ())):
+        return "token_texts and token_log_probs are not of one length"
     if event["kind"] == "score" and not len(event["paths"]) == len(event["values"]) == len(event["reasons"]):
         return "paths, values and reasons are not of one length"
     return None

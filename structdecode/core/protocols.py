@@ -360,7 +360,7 @@ class Session(Protocol):
 
 
 class Backend(Protocol):
-    """Runs models."""
+    """Runs models. One that has ``token_texts(ids)``, the text of each of an answer's tokens, can have them traced."""
 
     @property
     def name(self) -> str:

@@ -69,7 +69,7 @@ class Result:
     @property
     def warnings(self) -> list[str]:
         """What is to be known of the answer beside what failed: that it is malformed, say."""
-        return [event["text"] for event in self.trace.events if event["kind"] == "warning"]
+        return self.trace.warnings
 
     @property
     def draws(self) -> list[tuple[Path, Ranked]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,12 +14,16 @@ from typing import Any
 from structdecode.core.border import plain, said
 from structdecode.core.errors import ConfigError
 from structdecode.core.events import trace_problem
+from structdecode.core.images import Picture, load_picture
 from structdecode.core.paths import write_atomically
 from structdecode.core.reading import cut, parse_json, read_text
-from structdecode.core.types import Candidate, Path, Score
+from structdecode.core.types import Candidate, Path, Score, Span
 
 Observer = Callable[[Mapping[str, Any]], None]
 """Called with each event as it happens; see `Trace.events`."""
+
+TokenTexts = Callable[[Sequence[int]], Sequence[str]]
+"""The text of each token; joined they are the text of all."""
 
 
 @dataclass(repr=False)
@@ -27,7 +31,8 @@ class Trace:
     """The events of one search, in order, as JSON-ready mappings with a ``kind``:
 
     ``candidate`` (path, stage, text, closed, finish_reason, tokens, log_prob, seed (none of text that was put in); ``lead``, the white space before
-    the text, where an earlier span began the stage) ·
+    the text, where an earlier span began the stage; ``token_texts`` and ``token_log_probs`` of all that was written, tags
+    included, where ``token_texts`` says what tokens spell) ·
     ``score`` (verifier, paths, values, reasons, details, asked: how many different candidates the verifier saw,
     resolution: differences up to which count as ties) · ``failure`` (verifier, error) ·
     ``warning`` (text) · ``view`` (question, images: digests; what is searched under another prompt follows) ·
@@ -41,6 +46,7 @@ class Trace:
     header: dict[str, Any]
     events: list[dict[str, Any]] = field(default_factory=list)
     observer: Observer | None = None
+    token_texts: TokenTexts | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         return f"<Trace {cut(str(self.header.get('question', '')), 60)!r}: {len(self.events)} events>"
@@ -88,8 +94,14 @@ class Trace:
         self.add(
             "candidate", path=list(candidate.path), stage=span.stage, text=span.text, closed=span.closed,
             finish_reason=span.finish_reason, tokens=len(span.token_ids), log_prob=plain(sum(span.log_probs)), seed=span.seed,
-            **({"lead": span.lead} if candidate.goes_on else {}),
+            **({"lead": span.lead} if candidate.goes_on else {}), **self._tokens_of(span),
         )  # fmt: skip
+
+    def _tokens_of(self, span: Span) -> dict[str, Any]:
+        if self.token_texts is None or len(span.log_probs) != len(span.token_ids):
+            return {}
+        rounded = [round(value, 4) for value in span.log_probs]
+        return {"token_texts": list(self.token_texts(span.token_ids)), "token_log_probs": plain(rounded)}
 
     def add_scores(self, verifier: str, paths: list[Path], scores: list[Score], asked: int) -> None:
         self.add(
@@ -101,6 +113,29 @@ class Trace:
     @property
     def failures(self) -> list[dict[str, Any]]:
         return [event for event in self.events if event["kind"] == "failure"]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is to be known of the answer beside what failed: that it is malformed, say."""
+        return [str(event.get("text", "")) for event in self.events if event["kind"] == "warning"]
+
+    def pictures(self, files: Sequence[FilePath], name: object) -> list[Picture]:
+        """The pictures that the search was asked about, read from files: a trace named ``name`` has only their digests.
+
+        Raises:
+            ConfigError: they are not as many, or not these. ImageError: one cannot be read.
+        """
+        digests, found = list(self.header.get("images", ())), [load_picture(file) for file in files]
+        if len(found) != len(digests):
+            raise ConfigError(
+                f"{name}: a trace has no pictures in it: give the {len(digests)} it was made with, in order, by --image"
+            )
+        strange = next(
+            (f for f, picture, digest in zip(files, found, digests, strict=True) if picture.digest != digest), None
+        )
+        if strange is not None:
+            raise ConfigError(f"{name}: {strange} is not the picture that this trace was made with")
+        return found
 
     def as_dict(self) -> dict[str, Any]:
         return {"format": "structdecode-trace/1", **self.header, "events": self.events}

@@ -15,7 +15,6 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from structdecode.core.errors import ConfigError
-from structdecode.core.images import load_picture
 from structdecode.core.lookup import find_schema
 from structdecode.core.trace import Trace
 from structdecode.core.types import Path, Prompt, Sampling, Schema, Score, Stage
@@ -182,7 +181,8 @@ def _fields(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_file(path: FilePath, schema: str | None, images: Sequence[FilePath], answers: Sequence[str]) -> Tree:
-    trace = Trace.load(path).as_dict()
+    loaded = Trace.load(path)
+    trace = loaded.as_dict()
     try:
         found = find_schema(schema or trace["schema"])
     except ConfigError as error:
@@ -192,14 +192,7 @@ def _of_file(path: FilePath, schema: str | None, images: Sequence[FilePath], ans
         raise ConfigError(
             f"{path}: schema {found.name!r} has no stage {strange[0]!r}: give the right one with --schema"
         )
-    given = [load_picture(image).digest for image in images]
-    if given != list(trace["images"]):
-        wanted = len(trace["images"])
-        raise ConfigError(
-            f"{path}: a trace has no pictures in it: give the {wanted} it was made with, in order, by --image"
-            if len(given) != wanted
-            else f"{path}: {images[0]} is not the picture that this trace was made with"
-        )
+    loaded.pictures(images, path)
     paths = tuple(str(image.resolve()) for image in images)
     origin = {"trace": str(path), "id": trace["sample_id"] or path.stem}
     question = Question(origin["id"], trace["question"], tuple(answers)) if answers else None

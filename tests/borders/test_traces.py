@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import structdecode as sd
 from structdecode.core.errors import StructdecodeError
@@ -28,7 +30,7 @@ def trace() -> dict[str, Any]:
     strategy = build(
         "strategies", "stage-beam", {"candidates": 2, "verifier": build("verifiers", "rule", {"pattern": "1"})}
     )
-    return sd.decode(sd.Prompt("?"), backend=backend, strategy=strategy).trace.as_dict()
+    return sd.decode(sd.Prompt("?"), backend=backend, strategy=strategy, trace_tokens=True).trace.as_dict()
 
 
 def changed(kind: str, **fields: Any) -> Callable[[dict[str, Any]], Any]:
@@ -66,6 +68,9 @@ MALFORMED: dict[str, Callable[[dict[str, Any]], Any]] = {
     "paths of numbers": changed("score", paths=[1, 2]), "no verifier": without("score", "verifier"),
     "ranking a text": changed("result", ranking="x"), "usage a list": changed("result", usage=[1]),
     "usage of texts": changed("result", usage={"generated_tokens": SCRIPT}),
+    "token texts of numbers": changed("candidate", token_texts=[1], token_log_probs=[-1.0]),
+    "token log-probs of texts": changed("candidate", token_texts=["a"], token_log_probs=[SCRIPT]),
+    "one token too few": changed("candidate", token_texts=["a"], token_log_probs=[-1.0, -1.0]),
     "no path": without("candidate", "path"), "no text": without("candidate", "text"),
 }  # fmt: skip
 RAW = {
@@ -99,15 +104,16 @@ def hostile(trace: dict[str, Any]) -> dict[str, Any]:
     texts = ("text", "stage", "finish_reason", "verifier", "answer", "stopped_by", "lead")
     events = [
         {
-            key: SCRIPT if key in texts else [SCRIPT] * len(value) if key == "reasons" else value
+            key: SCRIPT if key in texts else [SCRIPT] * len(value) if key in ("reasons", "token_texts") else value
             for key, value in event.items()
         }
         for event in trace["events"]
     ]
     events[-1] |= {"usage": {SCRIPT: 1}, "usage_by_part": {SCRIPT: {SCRIPT: 1}}}
     failure = {"kind": "failure", "verifier": SCRIPT, "error": SCRIPT}
+    warning = {"kind": "warning", "text": SCRIPT}
     header = {key: SCRIPT if isinstance(value, str) and key != "format" else value for key, value in trace.items()}
-    return {**header, SCRIPT: SCRIPT, "question": SCRIPT, "events": [failure, {"kind": SCRIPT}, *events]}
+    return {**header, SCRIPT: SCRIPT, "question": SCRIPT, "events": [failure, warning, {"kind": SCRIPT}, *events]}
 
 
 def test_a_hostile_traces_page_holds_no_markup_of_its(trace: dict[str, Any], tmp_path: Path) -> None:
@@ -118,14 +124,63 @@ def test_a_hostile_traces_page_holds_no_markup_of_its(trace: dict[str, Any], tmp
     assert "script-src" not in page and "default-src 'none'" in page
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
+def test_a_picture_is_shown_if_it_is_the_one_that_was_asked_about(tmp_path: Path) -> None:
+    path, red, blue = tmp_path / "trace.json", tmp_path / "red.png", tmp_path / "blue.png"
+    for file in (red, blue):
+        Image.new("RGB", (8, 8), file.stem).save(file)
+    backend = sd.ScriptedBackend(lambda prompt, prefix, stage, seed: f"red {stage.end}")
+    sd.decode(sd.Prompt("?", [red]), backend=backend).trace.save(path)
+    assert command("view", path, "--image", red).code == 0
+    page = path.with_suffix(".html").read_text()
+    assert page.count("<img") == page.count('<img alt="the picture asked about" src="data:image/png;base64,') == 1
+    assert f"{blue} is not the picture" in one_line("view", path, "--image", blue)
+    assert "give the 1 it was made with" in one_line("view", path, "--image", red, "--image", red)
+    assert "no such file" in one_line("view", path, "--image", tmp_path / "none.png")
+
+
+def browsed(page: Path, folder: Path, *more: str, at: str = "") -> str:
+    """The page's content once a browser has shown it."""
+    switches = [
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--no-first-run",
+        *more,
+    ]
+    seen = subprocess.run(
+        ["chromium", *switches, f"--user-data-dir={folder / 'profile'}", "--dump-dom", f"{page.as_uri()}{at}"],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    return seen.stdout
+
+
+needs_browser = pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
+
+
+@needs_browser
 def test_a_browser_runs_nothing_of_it(trace: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     path.write_text(json.dumps(hostile(copy.deepcopy(trace))))
     assert command("view", path).code == 0
-    switches = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-    seen = subprocess.run(
-        ["chromium", *switches, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", path.with_suffix(".html").as_uri()],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert "Search tree" in seen.stdout and "<title>ran</title>" not in seen.stdout and "<img" not in seen.stdout
+    seen = browsed(path.with_suffix(".html"), tmp_path)
+    assert "Search tree" in seen and "<title>ran</title>" not in seen and "<img" not in seen
+
+
+@needs_browser
+def test_on_a_narrow_screen_the_drawing_scrolls_by_itself_and_a_box_leads_to_its_text(tmp_path: Path) -> None:
+    backend = sd.ScriptedBackend(
+        lambda prompt, prefix, stage, seed: f"{'long' * 99} {seed} {stage.end}", name="n" * 999
+    )
+    strategy = build("strategies", "best-of-n", {"n": 2, "verifier": build("verifiers", "rule", {"pattern": "1"})})
+    trace = sd.decode(sd.Prompt("?" * 999), backend=backend, strategy=strategy).trace
+    lost = "span-0" if trace.events[-1]["ranking"][0][0] else "span-1"
+    probe = "<script>document.body.dataset.widths = document.documentElement.scrollWidth + ' ' + innerWidth</script>"
+    page = tmp_path / "trace.html"
+    page.write_text(
+        render(trace).replace("default-src 'none'", "default-src 'unsafe-inline'").replace("</body>", f"{probe}</body>")
+    )
+    seen = browsed(page, tmp_path, "--window-size=500,900", at=f"#{lost}-0-0")
+    found = re.search(r'data-widths="(\d+) (\d+)"', seen)
+    assert found is not None and int(found[1]) <= int(found[2]) <= 500
+    assert re.search(f'<details class="cut" id="{lost}-0" open', seen), "what it is folded in was opened"

@@ -41,9 +41,11 @@ def test_a_notebook_shows_the_picture_and_the_tree_and_nothing_of_a_strangers() 
     assert result.best is not None
     shown = [value._repr_html_() for value in (result, result.best, result.trace)]
     for html in shown:
+        assert type(html) is str, "no Markup, which escapes what one joins to it"
         assert "<script" not in html and "<img src=http" not in html and "&lt;script&gt;" in html
         assert html.count('<div class="structdecode">') == 1 and html.endswith("</div>")
         assert html.count("<details") == html.count("</details>") and html.count("<div") == html.count("</div>")
+    assert all(html.count('<svg class="search-tree"') == (html is not shown[1]) for html in shown)
     assert shown[0].count("<details") == len([e for e in result.trace.events if e["kind"] == "candidate"])
     data = shown[0].split('src="data:image/png;base64,')[1].split('"')[0]
     assert Image.open(io.BytesIO(base64.b64decode(data))).size == (THUMBNAIL, 2)

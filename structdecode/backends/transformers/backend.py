@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -234,6 +234,10 @@ class TransformersBackend:
     def constraints(self) -> dict[str, Any]:
         """What the checkpoint's ``generation_config`` asks of drawing, and is done (for the trace)."""
         return constraints(self.model)
+
+    def token_texts(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token of an answer (for the trace)."""
+        return self.codec.token_texts(ids)
 
     @property
     def running(self) -> Any:

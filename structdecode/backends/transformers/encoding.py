@@ -123,6 +123,19 @@ class Codec:
             self._may_end[key] = not plain or stop[-1] in self.decode([token])
         return self._may_end[key]
 
+    def token_texts(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token, joined `decode`'s: a letter that several tokens share is the last one's."""
+        alone = [self.decode([token]) for token in ids]
+        if "".join(alone) == self.decode(ids):
+            return alone
+        texts, seen = [], ""
+        for end in range(1, len(ids) + 1):
+            so_far = self.decode(ids[:end])
+            whole = so_far if end == len(ids) else so_far.rstrip("\ufffd")
+            texts.append(whole[len(seen) :] if whole.startswith(seen) else "")
+            seen = whole if whole.startswith(seen) else seen
+        return texts
+
     def decode(self, ids: Sequence[int]) -> str:
         """Exact text of an answer's tokens, special ones included (a tag may be one)."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))

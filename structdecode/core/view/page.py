@@ -13,24 +13,36 @@ from structdecode.core.templating import render as render_template
 from structdecode.core.templating import source
 from structdecode.core.trace import Trace
 from structdecode.core.types import Candidate
+from structdecode.core.view.drawing import MOST, Drawing
 from structdecode.core.view.tree import Event, SearchTree, result_event
 
 _template = partial(render_template, __package__)
 
 
-def render(trace: Trace) -> str:
-    """The whole page of a trace: one file that loads nothing and runs no script."""
+def render(trace: Trace, thumbnails: Sequence[bytes] = ()) -> str:
+    """The whole page of a trace: one file that loads nothing and runs no script.
+
+    Args:
+        thumbnails: PNGs of the pictures that were asked about; a trace has none in it.
+    """
     result = result_event(trace.events)
     parts = {**(result.get("usage_by_part") or {}), "together": result.get("usage") or {}}
-    return _template(
+    page = _template(
         "trace.html", title=str(trace.header.get("question", "search")), header=trace.header, result=result,
-        failures=trace.failures, tree=search_tree(trace.events), parts=parts, counts=list(parts["together"]),
+        pictures=list(map(data_url, thumbnails)), warnings=trace.warnings, failures=trace.failures,
+        tree=search_tree(trace.events, anchors=True), parts=parts, counts=list(parts["together"]),
+        has_tokens=any("token_texts" in event for event in trace.events),
     )  # fmt: skip
+    return str(page)  # no Markup, which escapes what a caller joins to it
 
 
-def search_tree(events: Sequence[Event]) -> Markup:
-    """The tree alone, for a page that has `tree_style`: nested ``<details>``, open along the way to the answer."""
-    return _template("tree.html", walk=SearchTree(events).walk())
+def search_tree(events: Sequence[Event], *, anchors: bool = False) -> Markup:
+    """The tree alone, for a page that has `tree_style`: its drawing, then nested ``<details>``, open along the way to the
+    answer. With ``anchors`` a box of the drawing leads to its text: for one tree a page.
+    """
+    tree = SearchTree(events)
+    drawing = Drawing(tree) if 0 < len(tree) <= MOST else None
+    return _template("tree.html", walk=tree.walk(), drawing=drawing, anchors=anchors)
 
 
 def tree_style() -> Markup:
@@ -59,8 +71,10 @@ def candidate_fragment(candidate: Candidate) -> str:
 def _fragment(
     lines: Sequence[str], *, pictures: Sequence[bytes] = (), stages: Mapping[str, str] | None = None, tree: str = ""
 ) -> str:
-    urls = [data_url(png) for png in pictures]
-    return _template("fragment.html", pictures=urls, lines=lines, stages=stages or {}, tree=tree).strip()
+    piece = _template(
+        "fragment.html", pictures=list(map(data_url, pictures)), lines=lines, stages=stages or {}, tree=tree
+    )
+    return str(piece).strip()
 
 
 def data_url(data: bytes, kind: str = "png") -> str:

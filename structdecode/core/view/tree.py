@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from structdecode.core.types import Path
+from structdecode.core.view.marking import Piece, differences, probability, with_tokens
 
 Event = Mapping[str, Any]
 
@@ -29,7 +30,13 @@ class RoundScore(NamedTuple):
 
 @dataclass(frozen=True)
 class Node:
-    """One candidate: its newest span, the scores it was given, and whether it is on the way to the answer (``kept``)."""
+    """One candidate: its newest span and the scores it was given.
+
+    Attributes:
+        tokens: how many were written; token_log_probs: text and log-probability of each, where the trace has them.
+        kept: whether it is on the way to the answer. fate: what became of it, in words.
+        chosen: the text that the answer has in this place, in the same stage; None where it has none.
+    """
 
     path: Path
     stage: str
@@ -41,6 +48,19 @@ class Node:
     scores: tuple[RoundScore, ...]
     kept: bool
     fate: str
+    chosen: str | None
+    token_log_probs: tuple[tuple[str, float], ...]
+
+    @property
+    def probability(self) -> float:
+        """A token's, the geometric mean; 1 where none was written."""
+        return probability(self.log_prob / self.tokens) if self.tokens > 0 else 1.0
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """The text, cut where it begins or ceases to differ from the chosen one, and where a token ends."""
+        whole = [Piece(self.text)] if self.kept or self.chosen is None else list(differences(self.text, self.chosen))
+        return tuple(with_tokens(whole, self.token_log_probs))
 
 
 class SearchTree:
@@ -67,6 +87,9 @@ class SearchTree:
             found[path[:-1]].append(path)
         return found
 
+    def __len__(self) -> int:
+        return len(self._events)
+
     def walk(self) -> Iterator[tuple[Node, int]]:
         """Depth first, each node with the number of nodes (itself and its ancestors) that end behind it."""
         waiting = list(reversed(self.children.get((), ())))
@@ -81,8 +104,17 @@ class SearchTree:
         event, kept = self._events[path], path == self.best[: len(path)]
         return Node(
             path, event["stage"], event["text"], event["finish_reason"], int(event["tokens"]), float(event["log_prob"]),
-            event.get("seed"), tuple(self._scores[path]), kept, self._fate(path, event, kept),
+            event.get("seed"), tuple(self._scores[path]), kept, self._fate(path, event, kept), self._chosen(path, event),
+            tuple(zip(event.get("token_texts", ()), map(float, event.get("token_log_probs", ())), strict=True)),
         )  # fmt: skip
+
+    def stage(self, path: Path) -> str:
+        return str(self._events[path]["stage"])
+
+    def _chosen(self, path: Path, event: Event) -> str | None:
+        there = self._events.get(self.best[: len(path)])
+        same = there is not None and len(path) <= len(self.best) and there["stage"] == event["stage"]
+        return there["text"] if there is not None and same else None
 
     def _fate(self, path: Path, event: Event, kept: bool) -> str:
         last = self._scores[path][-1] if self._scores[path] else None

@@ -21,6 +21,7 @@ def html(title: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
     """The page; ``lead``: paragraphs before the first section."""
     script = source(__package__, "report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()  # as a Content-Security-Policy has it
-    return template(
+    page = template(
         "report.html", title=title, lead=lead, sections=sections, tree_style=tree_style(), script=script, digest=digest
     )
+    return str(page)

@@ -380,3 +380,17 @@ def test_a_view_answers_no_other_question_and_ends_with_its_context(backend: Tra
 
     with pytest.raises(sd.StructdecodeError, match="was left"):
         run(backend, left)
+
+
+def test_a_trace_of_tokens_has_the_text_and_log_probability_of_each(backend: TransformersBackend) -> None:
+    strategy = sd.build("strategies", "best-of-n", {"n": 3, "verifier": "log-prob"})
+    trace = sd.decode(PROMPT, backend=backend, schema=SCHEMA, strategy=strategy, trace_tokens=True).trace
+    events = [event for event in trace.events if event["kind"] == "candidate"]
+    assert len(events) == 6
+    for event in events:
+        assert len(event["token_texts"]) == len(event["token_log_probs"]) == event["tokens"]
+        assert sum(event["token_log_probs"]) == pytest.approx(event["log_prob"], abs=1e-4 * event["tokens"])
+        assert event["text"] in "".join(event["token_texts"])
+    ids = backend.codec.encode("naïve 字 😀 red")
+    assert "".join(backend.token_texts(ids)) == backend.codec.decode(ids) and len(backend.token_texts(ids)) == len(ids)
+    assert not any("\ufffd" in text for text in backend.token_texts(ids))
