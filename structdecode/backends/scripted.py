@@ -70,6 +70,7 @@ class _ScriptedSession:
             stage, written, prefix=request.forced(row.prefix), open_spans=request.open_spans(row.prefix), stops=stops, end_of_text=end_of_text,
             token_ids=ids, log_probs=(-1.0,) * len(ids), certainties=(1.0,) * len(ids), seed=row.seed,
             proposal_log_probs=(-1.0,) * len(ids), leave_open=request.leave_open, encode=_encoded,
+            prefix_log_probs=_of_prefix(row.prefix, request),
         )  # fmt: skip
 
     async def force(
@@ -98,6 +99,7 @@ class _ScriptedSession:
             open_spans=request.open_spans(prefix), stops=(), end_of_text=False,
             leave_open=request.leave_open, token_ids=ids, log_probs=(-1.0,) * len(ids),
             proposal_log_probs=(0.0,) * len(ids), certainties=(1.0,) * len(ids), seed=None, encode=_encoded,
+            prefix_log_probs=_of_prefix(prefix, request),
         )  # fmt: skip
 
     async def next_tokens(
@@ -130,6 +132,10 @@ class _ScriptedSession:
         new = {picture.digest for picture in self.prompt.images} - self.seen
         self.seen |= new
         bill.charge(Usage(images_encoded=len(new)))
+
+
+def _of_prefix(prefix: Candidate, request: GenerationRequest) -> tuple[float, ...]:
+    return (-1.0,) * len(request.forced(prefix)) if request.prefix_log_probs else ()
 
 
 def _encoded(text: str) -> tuple[int, ...]:

@@ -87,9 +87,17 @@ class MeteredDecoder:
         stops: Sequence[str] = (),
         leave_open: bool = False,
         processors: Sequence[MakeProcessor] = (),
+        prefix_log_probs: bool = False,
     ) -> list[Candidate]:
         places = await self._places(candidates, stage, n)
-        request = self._request(stage, sampling, stops, leave_open, processors)
+        request = self._request(
+            stage,
+            sampling,
+            stops=stops,
+            leave_open=leave_open,
+            processors=processors,
+            prefix_log_probs=prefix_log_probs,
+        )
         if len(places) < len(candidates) * n:
             self._meter.stopped_by = self._meter.stopped_by or "tokens"
         return await self._grown(places, request)
@@ -104,9 +112,17 @@ class MeteredDecoder:
         stops: Sequence[str] = (),
         leave_open: bool = False,
         processors: Sequence[MakeProcessor] = (),
+        prefix_log_probs: bool = False,
     ) -> AsyncGenerator[Candidate, None]:
         places = await self._places(candidates, stage, n)
-        request = self._request(stage, sampling, stops, leave_open, processors)
+        request = self._request(
+            stage,
+            sampling,
+            stops=stops,
+            leave_open=leave_open,
+            processors=processors,
+            prefix_log_probs=prefix_log_probs,
+        )
         tasks = [asyncio.ensure_future(self._grown([place], request)) for place in places]
         try:
             for finished in asyncio.as_completed(tasks):
@@ -118,7 +134,13 @@ class MeteredDecoder:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def force(
-        self, candidates: Sequence[Candidate], stage: Stage, texts: Sequence[ForcedText], *, leave_open: bool = False
+        self,
+        candidates: Sequence[Candidate],
+        stage: Stage,
+        texts: Sequence[ForcedText],
+        *,
+        leave_open: bool = False,
+        prefix_log_probs: bool = False,
     ) -> list[Candidate]:
         if len(texts) != len(candidates):
             raise ConfigError(f"{len(candidates)} candidates, but {len(texts)} texts to put in")
@@ -128,7 +150,7 @@ class MeteredDecoder:
         if not candidates:
             return []
         places = [(parent, self._next_choice(parent)) for parent in candidates]
-        request = self._request(stage, None, leave_open=leave_open)
+        request = self._request(stage, None, leave_open=leave_open, prefix_log_probs=prefix_log_probs)
         with self._meter.call("generator") as call:
             work = await self._calls.run(self._session.force(candidates, texts, request, account=call))
         return self._added(places, work.value, stage)
@@ -204,17 +226,11 @@ class MeteredDecoder:
             return child
         return Candidate((*child.spans[:-1], replace(child.spans[-1], finish_reason="invalid")), child.path)
 
-    def _request(
-        self,
-        stage: Stage,
-        sampling: Sampling | None,
-        stops: Sequence[str] = (),
-        leave_open: bool = False,
-        processors: Sequence[MakeProcessor] = (),
-    ) -> GenerationRequest:
+    def _request(self, stage: Stage, sampling: Sampling | None, **more: Any) -> GenerationRequest:
+        """``more``: fields of the request that are the strategy's to say."""
         return GenerationRequest(
-            stage, sampling or stage.sampling, self._schema.force_begin, self._schema.separator, stops, leave_open,
-            processors, self._meter.deadline,
+            stage, sampling or stage.sampling, self._schema.force_begin, self._schema.separator,
+            deadline=self._meter.deadline, **more,
         )  # fmt: skip
 
     # ------------------------------------------------------------------ searches inside the search

@@ -63,6 +63,7 @@ class GenerationRequest:
         leave_open: whether a row that ends at its ``max_tokens`` leaves its stage open.
         processors: each makes, for one row, what changes the logits that its tokens are drawn from.
         deadline: of `time.monotonic`, after which rows end where they are.
+        prefix_log_probs: whether a span says the log-probabilities of the begin tag that was put there for the model.
     """
 
     stage: Stage
@@ -73,6 +74,7 @@ class GenerationRequest:
     leave_open: bool = False
     processors: Sequence[MakeProcessor] = ()
     deadline: float | None = None
+    prefix_log_probs: bool = False
 
     def open_spans(self, prefix: Candidate) -> tuple[Span, ...]:
         """Those of a candidate that began the stage and left it open, so that it is continued."""
@@ -192,6 +194,7 @@ class Decoder(Protocol):
         stops: Sequence[str] = (),
         leave_open: bool = False,
         processors: Sequence[MakeProcessor] = (),
+        prefix_log_probs: bool = False,
     ) -> list[Candidate]:
         """``n`` continuations of each candidate through a stage, grouped by parent, in order.
 
@@ -201,6 +204,8 @@ class Decoder(Protocol):
 
         Args:
             processors: each makes, for one continuation, a logits processor with the signature of transformers'.
+            prefix_log_probs: the spans say what the model gives a begin tag that is put there for it, too
+                (`Span.prefix_log_probs`): a weight that is to be exact needs the probability of all that a candidate holds.
         """
 
     def as_finished(
@@ -213,6 +218,7 @@ class Decoder(Protocol):
         stops: Sequence[str] = (),
         leave_open: bool = False,
         processors: Sequence[MakeProcessor] = (),
+        prefix_log_probs: bool = False,
     ) -> AsyncGenerator[Candidate, None]:
         """The same continuations as `extend`, each as it ends, in any order and each a call of its own.
 
@@ -222,7 +228,13 @@ class Decoder(Protocol):
         """
 
     async def force(
-        self, candidates: Sequence[Candidate], stage: Stage, texts: Sequence[ForcedText], *, leave_open: bool = False
+        self,
+        candidates: Sequence[Candidate],
+        stage: Stage,
+        texts: Sequence[ForcedText],
+        *,
+        leave_open: bool = False,
+        prefix_log_probs: bool = False,
     ) -> list[Candidate]:
         """Each candidate with its text as the stage (teacher forcing): written by nobody, with the log-probabilities
         that the model gives it. The tokens are billed as prefilled. Where begin tags are not forced the text has to

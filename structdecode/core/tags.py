@@ -61,6 +61,7 @@ def close_span(
     proposal_log_probs: tuple[float, ...],
     certainties: tuple[float, ...],
     seed: int | None,
+    prefix_log_probs: tuple[float, ...] = (),
     encode: Callable[[str], tuple[int, ...]],
 ) -> Span:
     """Makes a span of what was written after ``prefix``, closing it by force where the model did not.
@@ -96,7 +97,7 @@ def close_span(
     return Span(
         stage=stage.name, text=body.strip(), token_ids=token_ids, log_probs=log_probs,
         proposal_log_probs=proposal_log_probs, certainties=certainties, finish_reason=reason, prefix_ids=encode(prefix) if prefix else (), suffix_ids=encode(suffix) if suffix else (),
-        raw=prefix + written + suffix, closed=closed, seed=seed, pending=pending,
+        raw=prefix + written + suffix, closed=closed, seed=seed, pending=pending, prefix_log_probs=prefix_log_probs,
         overshoot=seen[end_at + len(stage.end) :] if end_at >= 0 else "",
         lead=_space_between(before.removesuffix(held_back), body) if open_spans else " ",
     )  # fmt: skip

@@ -212,6 +212,8 @@ class Span:
         lead: the white space between the stage's text so far and this span's, where an earlier span began the stage.
         proposal_log_probs: natural log-probability of each of ``token_ids`` under what it was drawn from (temperature,
             top-k, top-p, and what may not be drawn at all); 0 for a token that was put in, and for a greedy one.
+        prefix_log_probs: natural log-probability of each of ``prefix_ids`` under the model itself, where it was asked for
+            (`Decoder.extend`), else empty.
     """
 
     stage: str
@@ -229,6 +231,7 @@ class Span:
     seed: int | None = None
     lead: str = " "
     proposal_log_probs: tuple[float, ...] = ()
+    prefix_log_probs: tuple[float, ...] = ()
 
     @property
     def all_ids(self) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from structdecode.backends.transformers.constraints import Constraint
 from structdecode.backends.transformers.encoding import Codec
+from structdecode.backends.transformers.sampling import token_statistics
 from structdecode.backends.transformers.streaming import TextStream
 from structdecode.core.border import said
 from structdecode.core.errors import StrategyError
@@ -42,6 +43,7 @@ class TokenSequence:
     forced: bool = False
     sampled: int = 0
     error: Exception | None = None
+    prefix_log_probs: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         self.prefix = self.request.forced(self.row.prefix)
@@ -52,6 +54,22 @@ class TokenSequence:
         self.processors = [make() for make in self.request.processors]
         self._stops = tuple(text for text in (self.request.stage.end, *self.request.stops) if text)
         self._stream = self._listened_to()
+
+    @property
+    def wants_prefix(self) -> bool:
+        """Whether the log-probabilities of the begin tag are asked for, and there is one."""
+        return self.request.prefix_log_probs and bool(self.prefix_ids)
+
+    def behind_prefix(self, before: Tensor | None, logits: Tensor) -> tuple[float, ...]:
+        """The begin tag's log-probabilities from the logits behind each of the last tokens up to its end. [T, V]
+
+        Args:
+            before: [V], the logits in front of these tokens; not needed where they begin before the tag.
+        """
+        count = len(self.prefix_ids)
+        rows = logits if before is None else torch.cat([before[None], logits])
+        told = token_statistics(rows[-count - 1 : -1].float(), torch.tensor(self.prefix_ids, device=rows.device))[0]
+        return tuple(told.tolist())
 
     def restart(self) -> None:
         """Forgets what was written; the same seed writes it again."""
@@ -136,6 +154,7 @@ class TokenSequence:
             stops=request.stops, end_of_text=self.end_of_text, leave_open=request.leave_open,
             token_ids=tuple(self.ids), log_probs=tuple(self.log_probs), proposal_log_probs=tuple(self.proposals),
             certainties=tuple(self.certainties), seed=None if self.forced else self.row.seed, encode=self.codec.encode,
+            prefix_log_probs=self.prefix_log_probs,
         )  # fmt: skip
         if self._stream is not None and not span.pending:
             self._stream.end()

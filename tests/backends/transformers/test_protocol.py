@@ -189,6 +189,48 @@ def test_proposals_are_the_probabilities_of_what_was_drawn_from(
             assert close(span.log_probs[0], logits[0, token].item())
 
 
+def own_forward(backend: TransformersBackend, candidate: Candidate, prompt: Prompt = PROMPT, **more: Any) -> Any:
+    """What the model itself makes of the prompt and all of a candidate, at once; and where the candidate begins."""
+    inputs = backend.codec.inputs(SCHEMA.ask(prompt))
+    length = inputs["input_ids"].shape[1]
+    ids = torch.cat([inputs["input_ids"], torch.tensor([candidate.token_ids], dtype=torch.long)], dim=1)
+    inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if "cross_attention_mask" in inputs:
+        seen = inputs["cross_attention_mask"]
+        inputs["cross_attention_mask"] = torch.cat([seen, seen[:, -1:].expand(-1, ids.shape[1] - length, -1, -1)], 1)
+    with torch.inference_mode():
+        return backend.model(**inputs, **more), length
+
+
+def test_what_is_put_before_a_stage_has_log_probs_where_they_are_asked_for(backend: TransformersBackend) -> None:
+    """Of a begin tag at the root, behind a stage that closed itself or was closed, behind text, known before or not."""
+    short = Sampling(temperature=1.3, max_tokens=3)
+
+    async def steps(decoder: Decoder, asked: bool) -> Any:
+        first = await decoder.extend([decoder.root], A, n=2, sampling=short, prefix_log_probs=asked)
+        put = await decoder.force([decoder.root], A, ["red"], prefix_log_probs=asked)
+        before = decoder._meter.usage.prefilled_tokens  # type: ignore[attr-defined]
+        second = await decoder.extend([*first, *put], B, n=2, prefix_log_probs=asked)
+        paid = decoder._meter.usage.prefilled_tokens - before  # type: ignore[attr-defined]
+        again = await decoder.extend([*first, *put], B, prefix_log_probs=True)
+        (open_,) = await decoder.extend([decoder.root], A, sampling=short, leave_open=True)
+        on = await decoder.extend([open_], A, prefix_log_probs=True)
+        late = [c async for c in decoder.as_finished(put, B, prefix_log_probs=asked)]
+        return [*first, *put, *second, *late], paid, again, on
+
+    (told, paid, again, on), _ = run(backend, partial(steps, asked=True))
+    (untold, unpaid, again_later, _), _ = run(backend, partial(steps, asked=False))
+    assert [c.token_ids for c in told] == [c.token_ids for c in untold] and paid == unpaid > 0
+    assert not any(span.prefix_log_probs for c in untold for span in c.spans)
+    assert [c.spans[-1].finish_reason for c in told[:2]] == ["length"] * 2 and on[0].spans[-1].prefix_log_probs == ()
+    for candidate in (*told, *again, *again_later):
+        output, at = own_forward(backend, candidate)
+        at += len(candidate.token_ids) - len(candidate.spans[-1].all_ids)
+        span = candidate.spans[-1]
+        expected = output.logits[0, at - 1 :].float().log_softmax(-1)[range(len(span.prefix_ids)), span.prefix_ids]
+        assert len(span.prefix_ids) > 1 and close(span.prefix_log_probs, tuple(expected.tolist()))
+
+
 class Never:
     """Forbids what its row wrote before: so it has to see its own row's tokens, one after the other."""
 

@@ -34,6 +34,7 @@ class PlainSession:
         self.codec = backend.codec
         self.prefix: Prefix | None = None
         self.branches: dict[tuple[int, ...], Branch] = {}
+        self.prefix_log_probs: dict[tuple[int, ...], tuple[float, ...]] = {}  # by all ids up to the end of a begin tag
         self.epoch = 0
         self.prompt_ids: Tensor | None = None
         self.constraint: Constraint | None = None
@@ -139,6 +140,7 @@ class PlainSession:
     def close(self) -> None:
         self.prefix = None
         self.branches.clear()
+        self.prefix_log_probs.clear()
 
     # ------------------------------------------------------------------ prefill and branching
     def _prefill(self, bill: Tally) -> None:
@@ -177,13 +179,16 @@ class PlainSession:
         """The branch each row starts from, with its logits. What several rows share is computed once."""
         assert self.prefix is not None
         missing: dict[tuple[int, ...], Branch] = {}
+        asked: dict[tuple[int, ...], TokenSequence] = {}
         cached = forced = 0
         for sequence in sequences:
             ids = sequence.wanted
             known = self.branches.get(ids)
-            if known is None or known.logits is None:
+            if sequence.wants_prefix and ids not in self.prefix_log_probs:
+                asked[ids] = sequence
+            if known is None or known.logits is None or ids in asked:
                 first = ids not in missing
-                known = missing.setdefault(ids, self._longest_known(sequence.row.prefix, ids))
+                known = missing.setdefault(ids, self._longest_known(sequence.row.prefix, ids, told=ids in asked))
                 forced += owed(sequence, known.length) if first else 0
             cached += self.prefix.length + known.length
         bill.charge(Usage(cached_tokens=cached))
@@ -191,14 +196,21 @@ class PlainSession:
         if () in missing:
             self.branches[()] = missing.pop(())
         if missing:
-            self._compute(missing)
+            self._compute(missing, asked)
+        for sequence in sequences:
+            if sequence.wants_prefix:
+                sequence.prefix_log_probs = self.prefix_log_probs[sequence.wanted]
         return [self.branches[sequence.wanted] for sequence in sequences]
 
-    def _compute(self, missing: dict[tuple[int, ...], Branch]) -> None:
-        """Adds branches, each from what is known of its beginning."""
+    def _compute(self, missing: dict[tuple[int, ...], Branch], asked: dict[tuple[int, ...], TokenSequence]) -> None:
+        """Adds branches, each from what is known of its beginning, and the log-probabilities of begin tags that are asked for."""
         fed = [ids[branch.length :] for ids, branch in missing.items()]
-        for ids, (branch, _) in zip(missing, self._fed_behind(list(missing.values()), fed), strict=True):
+        for (ids, begin), (branch, logits) in zip(
+            missing.items(), self._fed_behind(list(missing.values()), fed), strict=True
+        ):
             self.branches[ids] = branch
+            if ids in asked:
+                self.prefix_log_probs[ids] = asked[ids].behind_prefix(begin.logits, logits)
 
     def _fed_behind(self, branches: Sequence[Branch], fed: Sequence[Sequence[int]]) -> list[tuple[Branch, Tensor]]:
         """Each branch with more tokens, and the logits behind each of these. [T, V] each"""
@@ -211,12 +223,17 @@ class PlainSession:
             found.append((grown, logits[row, -len(tokens) :]))
         return found
 
-    def _longest_known(self, candidate: Candidate, ids: tuple[int, ...]) -> Branch:
-        """The candidate's own branch, else an ancestor's, else the bare prompt: as much as need not be computed."""
+    def _longest_known(self, candidate: Candidate, ids: tuple[int, ...], *, told: bool = False) -> Branch:
+        """The candidate's own branch, else an ancestor's, else the bare prompt: as much as need not be computed.
+
+        ``told``: one from which the probability of the token behind the candidate follows.
+        """
         assert self.prefix is not None
         for beginning in known_beginnings(candidate):
             known = self.branches.get(beginning)
-            if known is not None and known.length < len(ids):
+            if known is None or known.length >= len(ids):
+                continue
+            if not told or known.logits is not None or known.length < len(candidate.token_ids):
                 return known
         return self.prefix.root()
 

@@ -44,6 +44,7 @@ class SlotSession:
         self.inputs: dict[str, Tensor] | None = None
         self.root: KVHandle | None = None
         self.branches: dict[tuple[int, ...], KVHandle] = {}
+        self.prefix_log_probs: dict[tuple[int, ...], tuple[float, ...]] = {}  # by all ids up to the end of a begin tag
         self.epoch = 0
 
     # ------------------------------------------------------------------ the protocol
@@ -99,6 +100,7 @@ class SlotSession:
     def close(self) -> None:
         self.inputs = self.root = None
         self.branches.clear()
+        self.prefix_log_probs.clear()
 
     async def _read(self) -> None:
         """The prompt as tensors; pictures are prepared beside the model's work, not between its steps."""
@@ -180,6 +182,7 @@ class SlotSession:
         if self.epoch != self.backend.epoch and self.inputs is not None:
             self.root, self.inputs, self.epoch = None, self.codec.placed(self.inputs), self.backend.epoch
             self.branches.clear()
+            self.prefix_log_probs.clear()
         if self.root is not None:
             return
         assert self.inputs is not None
@@ -272,38 +275,51 @@ class SlotSession:
         assert self.root is not None
         rows_from = Counter(sequence.wanted for sequence in sequences)
         missing: dict[tuple[int, ...], KVHandle] = {}
+        asked: dict[tuple[int, ...], TokenSequence] = {}
         cached = forced = 0
         self.branches[()] = self.root
         for sequence in sequences:
             ids = sequence.wanted
             place = self.branches.get(ids)
-            if place is None or place.logits is None:
+            if sequence.wants_prefix and ids not in self.prefix_log_probs:
+                asked[ids] = sequence
+            if place is None or place.logits is None or ids in asked:
                 first = ids not in missing
-                place = missing.setdefault(ids, self._longest_known(sequence.row.prefix, ids))
+                place = missing.setdefault(ids, self._longest_known(sequence.row.prefix, ids, told=ids in asked))
                 forced += owed(sequence, place.length - self.root.length) if first else 0
             cached += place.length
         bill.charge(Usage(cached_tokens=cached))
         bill.admit(forced)
         feeds = [
-            PrefillRow(place, private_prefix=copy, tokens=ids[place.length - self.root.length :])
+            PrefillRow(place, private_prefix=copy, tokens=ids[place.length - self.root.length :], every=ids in asked)
             for (ids, place), copy in zip(missing.items(), _copied(list(missing.values())), strict=True)
         ]
         if feeds:
             yield feeds
-        for ids, feed in zip(missing, feeds, strict=True):
+        for (ids, place), feed in zip(missing.items(), feeds, strict=True):
             self.branches[ids] = feed.place
+            if ids in asked:
+                self.prefix_log_probs[ids] = asked[ids].behind_prefix(place.logits, torch.cat(feed.logits))
+        for sequence in sequences:
+            if sequence.wants_prefix:
+                sequence.prefix_log_probs = self.prefix_log_probs[sequence.wanted]
         for ids, rows in rows_from.items():
             if rows > 1:
                 self.branches[ids] = self.branches[ids].as_segment()
         return [self.branches[sequence.wanted] for sequence in sequences]
 
-    def _longest_known(self, candidate: Candidate, ids: tuple[int, ...]) -> KVHandle:
-        """The candidate's own place, else an ancestor's, else the bare prompt: as much as need not be computed."""
+    def _longest_known(self, candidate: Candidate, ids: tuple[int, ...], *, told: bool = False) -> KVHandle:
+        """The candidate's own place, else an ancestor's, else the bare prompt: as much as need not be computed.
+
+        ``told``: one from which the probability of the token behind the candidate follows.
+        """
         assert self.root is not None
         for beginning in known_beginnings(candidate):
             known = self.branches.get(beginning)
-            if known is not None and known.length - self.root.length < len(ids):
-                return replace(known, logits=None)
+            if known is None or known.length - self.root.length >= len(ids):
+                continue
+            if not told or known.logits is not None or known.length - self.root.length < len(candidate.token_ids):
+                return known if told else replace(known, logits=None)
         return self.root
 
 
