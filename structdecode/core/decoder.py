@@ -88,6 +88,7 @@ class MeteredDecoder:
         leave_open: bool = False,
         processors: Sequence[MakeProcessor] = (),
         prefix_log_probs: bool = False,
+        hidden_layers: Sequence[int] = (),
     ) -> list[Candidate]:
         places = await self._places(candidates, stage, n)
         request = self._request(
@@ -97,6 +98,7 @@ class MeteredDecoder:
             leave_open=leave_open,
             processors=processors,
             prefix_log_probs=prefix_log_probs,
+            hidden_layers=hidden_layers,
         )
         if len(places) < len(candidates) * n:
             self._meter.stopped_by = self._meter.stopped_by or "tokens"
@@ -113,6 +115,7 @@ class MeteredDecoder:
         leave_open: bool = False,
         processors: Sequence[MakeProcessor] = (),
         prefix_log_probs: bool = False,
+        hidden_layers: Sequence[int] = (),
     ) -> AsyncGenerator[Candidate, None]:
         places = await self._places(candidates, stage, n)
         request = self._request(
@@ -122,6 +125,7 @@ class MeteredDecoder:
             leave_open=leave_open,
             processors=processors,
             prefix_log_probs=prefix_log_probs,
+            hidden_layers=hidden_layers,
         )
         tasks = [asyncio.ensure_future(self._grown([place], request)) for place in places]
         try:
@@ -141,6 +145,7 @@ class MeteredDecoder:
         *,
         leave_open: bool = False,
         prefix_log_probs: bool = False,
+        hidden_layers: Sequence[int] = (),
     ) -> list[Candidate]:
         if len(texts) != len(candidates):
             raise ConfigError(f"{len(candidates)} candidates, but {len(texts)} texts to put in")
@@ -150,7 +155,9 @@ class MeteredDecoder:
         if not candidates:
             return []
         places = [(parent, self._next_choice(parent)) for parent in candidates]
-        request = self._request(stage, None, leave_open=leave_open, prefix_log_probs=prefix_log_probs)
+        request = self._request(
+            stage, None, leave_open=leave_open, prefix_log_probs=prefix_log_probs, hidden_layers=hidden_layers
+        )
         with self._meter.call("generator") as call:
             work = await self._calls.run(self._session.force(candidates, texts, request, account=call))
         return self._added(places, work.value, stage)

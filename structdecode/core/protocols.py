@@ -64,6 +64,7 @@ class GenerationRequest:
         processors: each makes, for one row, what changes the logits that its tokens are drawn from.
         deadline: of `time.monotonic`, after which rows end where they are.
         prefix_log_probs: whether a span says the log-probabilities of the begin tag that was put there for the model.
+        hidden_layers: of which layers a span says the hidden state at its last token.
     """
 
     stage: Stage
@@ -75,6 +76,7 @@ class GenerationRequest:
     processors: Sequence[MakeProcessor] = ()
     deadline: float | None = None
     prefix_log_probs: bool = False
+    hidden_layers: Sequence[int] = ()
 
     def open_spans(self, prefix: Candidate) -> tuple[Span, ...]:
         """Those of a candidate that began the stage and left it open, so that it is continued."""
@@ -195,6 +197,7 @@ class Decoder(Protocol):
         leave_open: bool = False,
         processors: Sequence[MakeProcessor] = (),
         prefix_log_probs: bool = False,
+        hidden_layers: Sequence[int] = (),
     ) -> list[Candidate]:
         """``n`` continuations of each candidate through a stage, grouped by parent, in order.
 
@@ -206,6 +209,11 @@ class Decoder(Protocol):
             processors: each makes, for one continuation, a logits processor with the signature of transformers'.
             prefix_log_probs: the spans say what the model gives a begin tag that is put there for it, too
                 (`Span.prefix_log_probs`): a weight that is to be exact needs the probability of all that a candidate holds.
+            hidden_layers: layers whose states at each span's last token are wanted (`Span.hidden_states`), as transformers
+                numbers ``hidden_states``: 0 is the embeddings, -1 the last layer.
+
+        Raises:
+            ConfigError: the model has no such layer.
         """
 
     def as_finished(
@@ -219,6 +227,7 @@ class Decoder(Protocol):
         leave_open: bool = False,
         processors: Sequence[MakeProcessor] = (),
         prefix_log_probs: bool = False,
+        hidden_layers: Sequence[int] = (),
     ) -> AsyncGenerator[Candidate, None]:
         """The same continuations as `extend`, each as it ends, in any order and each a call of its own.
 
@@ -235,6 +244,7 @@ class Decoder(Protocol):
         *,
         leave_open: bool = False,
         prefix_log_probs: bool = False,
+        hidden_layers: Sequence[int] = (),
     ) -> list[Candidate]:
         """Each candidate with its text as the stage (teacher forcing): written by nobody, with the log-probabilities
         that the model gives it. The tokens are billed as prefilled. Where begin tags are not forced the text has to

@@ -7,13 +7,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from structdecode.core.errors import ConfigError, PromptError, SchemaError
 from structdecode.core.images import ImageSource, Picture, load_picture
 from structdecode.core.reading import cut
 from structdecode.core.settings import check_settings
 from structdecode.core.visible import visible_text
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 FinishReason = Literal["stop", "length", "invalid"]
 """``stop``: ended as the schema asks · ``length``: cut at a token limit and closed by force, or left
@@ -214,6 +218,9 @@ class Span:
             top-k, top-p, and what may not be drawn at all); 0 for a token that was put in, and for a greedy one.
         prefix_log_probs: natural log-probability of each of ``prefix_ids`` under the model itself, where it was asked for
             (`Decoder.extend`), else empty.
+        hidden_states: float32 [layers, hidden size], the states of the layers that were asked for (`Decoder.extend`) at
+            the span's last token, its tag included; None where none were, where the backend has none, or where that
+            token does not fit into the context any more. No part of what makes two spans equal.
     """
 
     stage: str
@@ -232,6 +239,7 @@ class Span:
     lead: str = " "
     proposal_log_probs: tuple[float, ...] = ()
     prefix_log_probs: tuple[float, ...] = ()
+    hidden_states: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
     @property
     def all_ids(self) -> tuple[int, ...]:

@@ -114,7 +114,7 @@ class TransformersBackend:
         self._borrowed = Borrowed(model, self._prepare)
         on_cuda = torch.device(model.device).type == "cuda"
         forward = Forward(
-            lambda **inputs: self.forward(**inputs)[0].logits, text_config.num_hidden_layers,
+            lambda **inputs: self.forward(**inputs)[0], text_config.num_hidden_layers,
             self.cross_layers, self.codec.max_length, CudaGraphs() if on_cuda and record_steps else None,
         )  # fmt: skip
         sync_interval = LOOK_EVERY if on_cuda else 1

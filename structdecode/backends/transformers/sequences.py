@@ -71,6 +71,10 @@ class TokenSequence:
         told = token_statistics(rows[-count - 1 : -1].float(), torch.tensor(self.prefix_ids, device=rows.device))[0]
         return tuple(told.tolist())
 
+    def may_end(self, end: Candidate, prompt: int) -> bool:
+        """Whether the model's context has room for all of an answer, which is something."""
+        return 0 < len(end.token_ids) <= self.codec.max_length - prompt
+
     def restart(self) -> None:
         """Forgets what was written; the same seed writes it again."""
         self.ids, self.log_probs, self.proposals, self.certainties = [], [], [], []
@@ -213,3 +217,8 @@ def owed(sequence: TokenSequence, known: int) -> int:
     suffix = len(candidate.spans[-1].suffix_ids) if candidate.spans else 0
     kept = known >= len(candidate.token_ids) - suffix - 1
     return len(sequence.prefix_ids) if kept else len(sequence.wanted) - known
+
+
+def owed_to_end(end: Candidate, known: int) -> int:
+    """The same of an answer of which all is computed: its last span's last token and what was put behind are part of it."""
+    return max(0, len(end.token_ids) - known - len(end.spans[-1].suffix_ids) - 1)

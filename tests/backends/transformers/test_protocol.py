@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -229,6 +231,59 @@ def test_what_is_put_before_a_stage_has_log_probs_where_they_are_asked_for(backe
         span = candidate.spans[-1]
         expected = output.logits[0, at - 1 :].float().log_softmax(-1)[range(len(span.prefix_ids)), span.prefix_ids]
         assert len(span.prefix_ids) > 1 and close(span.prefix_log_probs, tuple(expected.tolist()))
+
+
+def test_hidden_states_at_the_ends_of_spans_are_the_models_own(
+    backend: TransformersBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a stage that closed itself, was closed, was left open and continued, or was put in."""
+    short, layers = Sampling(temperature=1.3, max_tokens=3), (0, 2, -1)
+    asked_of_model: list[bool] = []
+    forward = TransformersBackend.forward
+
+    def listening(self: TransformersBackend, **inputs: Any) -> Any:
+        asked_of_model.append("output_hidden_states" in inputs)
+        return forward(self, **inputs)
+
+    monkeypatch.setattr(TransformersBackend, "forward", listening)
+
+    async def steps(decoder: Decoder, layers: tuple[int, ...]) -> Any:
+        more: dict[str, Any] = {"hidden_layers": layers}
+        first = await decoder.extend([decoder.root], A, n=2, sampling=short, **more)
+        put = await decoder.force([decoder.root] * 2, A, ["red", [3, *backend.codec.end_of_text]], **more)
+        second = await decoder.extend([*first, *put], B, n=2, **more)
+        open_ = await decoder.extend([decoder.root], A, sampling=short, leave_open=True, **more)
+        on = await decoder.extend(open_, A, **more)
+        late = [c async for c in decoder.as_finished(put, B, **more)]
+        return sorted([*first, *put, *second, *open_, *on, *late], key=lambda c: c.path)
+
+    backend.prefixes.clear()
+    told, result = run(backend, partial(steps, layers=layers))
+    calls, asked = len(asked_of_model), sum(asked_of_model)
+    backend.prefixes.clear()
+    untold, free = run(backend, partial(steps, layers=()))
+    assert asked > 0 and not any(asked_of_model[calls:]), "it costs nothing where nobody asks"
+    assert [c.token_ids for c in told] == [c.token_ids for c in untold]
+    assert not [c for c in untold if c.spans[-1].hidden_states is not None]
+    assert result.usage.prefilled_tokens <= free.usage.prefilled_tokens, "what is known at an end is not computed twice"
+    bills = [replace(each.usage, seconds=0.0, cached_tokens=0, prefilled_tokens=0) for each in (result, free)]
+    assert bills[0] == bills[1]
+    assert {c.spans[-1].finish_reason for c in told} >= {"length", "invalid"}
+    for candidate in told:
+        output, _ = own_forward(backend, candidate, output_hidden_states=True)
+        expected = torch.stack([output.hidden_states[layer][0, -1] for layer in layers]).numpy()
+        found = candidate.spans[-1].hidden_states
+        assert found.dtype == expected.dtype == np.float32 and found.shape == expected.shape
+        assert np.abs(found - expected).max() < 2e-4
+
+
+@pytest.mark.parametrize("layer", [9, -9, True, 1.0, "1"])
+def test_a_layer_that_is_not_there_is_named(backend: TransformersBackend, layer: Any) -> None:
+    async def steps(decoder: Decoder) -> Any:
+        return await decoder.extend([decoder.root], A, hidden_layers=(0, layer))
+
+    with pytest.raises(ConfigError, match=f"hidden_layers: {layer!r} is none of the model's: 0"):
+        run(backend, steps)
 
 
 class Never:

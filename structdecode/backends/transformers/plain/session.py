@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +14,17 @@ from torch import Tensor
 
 from structdecode.backends.transformers.constraints import Constraint, constrained, constraint
 from structdecode.backends.transformers.encoding import pad_left
+from structdecode.backends.transformers.hidden import Hidden, at_end, check_layers
 from structdecode.backends.transformers.plain.kv import Branch, Prefix, batch_cache, harvest
 from structdecode.backends.transformers.sampling import draw, text_log_probs, token_statistics, uniforms
-from structdecode.backends.transformers.sequences import TokenSequence, kept_as, known_beginnings, owed, take
+from structdecode.backends.transformers.sequences import (
+    TokenSequence,
+    kept_as,
+    known_beginnings,
+    owed,
+    owed_to_end,
+    take,
+)
 from structdecode.backends.transformers.vision import ImageMemory
 from structdecode.core.budget import Tally, Usage
 from structdecode.core.protocols import UNMETERED, Account, ForcedText, GenerationRequest, Row, Session, Work
@@ -24,6 +33,19 @@ from structdecode.core.types import Candidate, NextToken, Prompt, Span
 
 if TYPE_CHECKING:
     from structdecode.backends.transformers.backend import TransformersBackend
+
+
+@dataclass(frozen=True)
+class Fed:
+    """What came of feeding tokens behind a branch.
+
+    Attributes:
+        logits: [T, V] behind each of the tokens. hidden: [layers, H] at the last one, where layers were asked for.
+    """
+
+    branch: Any
+    logits: Tensor
+    hidden: Hidden = None
 
 
 class PlainSession:
@@ -43,6 +65,7 @@ class PlainSession:
     async def extend(
         self, rows: Sequence[Row], request: GenerationRequest, *, account: Account = UNMETERED
     ) -> Work[list[Span]]:
+        check_layers(self.backend.model, request.hidden_layers)
         bill, given_up = Tally(account), threading.Event()
 
         def work() -> Work[list[Span]]:
@@ -54,7 +77,7 @@ class PlainSession:
                 self._write(sequences, starts, lambda: request.deadline_passed or given_up.is_set())
             finally:
                 bill.charge(Usage(generated_tokens=sum(sequence.sampled for sequence in sequences)))
-            return Work([sequence.span() for sequence in sequences], bill.usage)
+            return Work(self._with_hidden(sequences, [sequence.span() for sequence in sequences], {}, bill), bill.usage)
 
         return await self.backend.run(work, given_up.set)
 
@@ -66,6 +89,7 @@ class PlainSession:
         *,
         account: Account = UNMETERED,
     ) -> Work[list[Span]]:
+        check_layers(self.backend.model, request.hidden_layers)
         bill = Tally(account)
 
         def work() -> Work[list[Span]]:
@@ -77,14 +101,17 @@ class PlainSession:
             starts = self._start(sequences, bill)
             bill.admit(sum(map(len, forced)))
             bill.charge(Usage(model_calls=1))
-            for sequence, ids, start, (branch, behind) in zip(
-                sequences, forced, starts, self._fed_behind(starts, forced), strict=True
+            known: dict[tuple[int, ...], Hidden] = {}
+            for sequence, ids, start, fed in zip(
+                sequences, forced, starts, self._fed_behind(starts, forced, request.hidden_layers), strict=True
             ):
                 assert start.logits is not None
-                before = torch.cat([start.logits[None], behind])[:-1]  # [T, V]
+                before = torch.cat([start.logits[None], fed.logits])[:-1]  # [T, V]
                 sequence.put(ids, *token_statistics(before.float(), torch.tensor(ids, device=before.device)))
-                self.branches.setdefault((*sequence.wanted, *ids), branch)
-            return Work([sequence.span() for sequence in sequences], bill.usage)
+                self.branches.setdefault((*sequence.wanted, *ids), fed.branch)
+                known[*sequence.wanted, *ids] = fed.hidden
+            spans = self._with_hidden(sequences, [sequence.span() for sequence in sequences], known, bill)
+            return Work(spans, bill.usage)
 
         return await self.backend.run(work)
 
@@ -118,7 +145,7 @@ class PlainSession:
             if fed:
                 bill.admit(sum(map(len, fed.values())))
                 behind = self._fed_behind([self.prefix.root()] * len(fed), list(fed.values()))
-                rest = {i: logits for i, (_, logits) in zip(fed, behind, strict=True)}
+                rest = {i: each.logits for i, each in zip(fed, behind, strict=True)}
             bill.charge(Usage(model_calls=1))
             values = [text_log_probs(ids, self.prefix.logits, rest.get(i)) for i, ids in enumerate(encoded)]
             return Work(values, bill.usage)
@@ -205,22 +232,50 @@ class PlainSession:
     def _compute(self, missing: dict[tuple[int, ...], Branch], asked: dict[tuple[int, ...], TokenSequence]) -> None:
         """Adds branches, each from what is known of its beginning, and the log-probabilities of begin tags that are asked for."""
         fed = [ids[branch.length :] for ids, branch in missing.items()]
-        for (ids, begin), (branch, logits) in zip(
-            missing.items(), self._fed_behind(list(missing.values()), fed), strict=True
-        ):
-            self.branches[ids] = branch
+        for (ids, begin), grown in zip(missing.items(), self._fed_behind(list(missing.values()), fed), strict=True):
+            self.branches[ids] = grown.branch
             if ids in asked:
-                self.prefix_log_probs[ids] = asked[ids].behind_prefix(begin.logits, logits)
+                self.prefix_log_probs[ids] = asked[ids].behind_prefix(begin.logits, grown.logits)
 
-    def _fed_behind(self, branches: Sequence[Branch], fed: Sequence[Sequence[int]]) -> list[tuple[Branch, Tensor]]:
-        """Each branch with more tokens, and the logits behind each of these. [T, V] each"""
+    def _with_hidden(
+        self,
+        sequences: Sequence[TokenSequence],
+        spans: list[Span],
+        known: Mapping[tuple[int, ...], Hidden],
+        bill: Tally,
+    ) -> list[Span]:
+        """The spans with the states at their last tokens, where layers are asked for."""
+        layers = sequences[0].request.hidden_layers if sequences else ()
+        if not layers:
+            return spans
         assert self.prefix is not None
-        logits, cache, widths = self._feed(branches, fed)  # [B, L, V], left-padded
+        found, missing = dict(known), dict[tuple[int, ...], Branch]()
+        for sequence, span in zip(sequences, spans, strict=True):
+            end = sequence.row.prefix.extended(span, 0)
+            if end.token_ids not in found and sequence.may_end(end, self.prefix.length):
+                missing[end.token_ids] = self._longest_known(end, end.token_ids)
+                bill.admit(owed_to_end(end, missing[end.token_ids].length))
+        fed = [ids[branch.length :] for ids, branch in missing.items()]
+        grown = self._fed_behind(list(missing.values()), fed, layers) if missing else []
+        for ids, each in zip(missing, grown, strict=True):
+            self.branches[ids], found[ids] = each.branch, each.hidden
+        return [
+            replace(span, hidden_states=found.get((*sequence.row.prefix.token_ids, *span.all_ids)))
+            for sequence, span in zip(sequences, spans, strict=True)
+        ]
+
+    def _fed_behind(
+        self, branches: Sequence[Branch], fed: Sequence[Sequence[int]], layers: Sequence[int] = ()
+    ) -> list[Fed]:
+        """Each branch with more tokens, and the states of ``layers`` at its end."""
+        assert self.prefix is not None
+        output, cache, widths = self._feed(branches, fed, hidden=bool(layers))  # logits [B, L, V], left-padded
         found = []
         for row, (branch, tokens) in enumerate(zip(branches, fed, strict=True)):
             keep = self._own_places(branch.length, len(tokens), widths)
-            grown = Branch(harvest(cache, self.prefix, row, keep), branch.length + len(tokens), logits[row, -1])
-            found.append((grown, logits[row, -len(tokens) :]))
+            logits = output.logits[row, -len(tokens) :]
+            grown = Branch(harvest(cache, self.prefix, row, keep), branch.length + len(tokens), logits[-1])
+            found.append(Fed(grown, logits, at_end(output.hidden_states, layers, row, -1) if layers else None))
         return found
 
     def _longest_known(self, candidate: Candidate, ids: tuple[int, ...], *, told: bool = False) -> Branch:
@@ -245,8 +300,10 @@ class PlainSession:
         after = torch.arange(old_end + widths[1] - fed, old_end + widths[1])
         return torch.cat([before, after]).to(self.prefix.logits.device)
 
-    def _feed(self, branches: Sequence[Branch], fed: Sequence[Sequence[int]]) -> tuple[Tensor, object, tuple[int, int]]:
-        """Runs tokens behind branches, ragged, in one batch. Logits [B, longest fed, V], the cache, its widths."""
+    def _feed(
+        self, branches: Sequence[Branch], fed: Sequence[Sequence[int]], hidden: bool
+    ) -> tuple[Any, Any, tuple[int, int]]:
+        """Runs tokens behind branches, ragged, in one batch. The output (logits [B, longest fed, V]), the cache, its widths."""
         assert self.prefix is not None
         cache, mask = batch_cache(self.prefix, branches)
         device = mask.device
@@ -257,8 +314,9 @@ class PlainSession:
         output, _ = self.backend.forward(
             input_ids=ids, attention_mask=torch.cat([mask, fed_mask], dim=1), position_ids=positions,
             past_key_values=cache, use_cache=True, **self._cross(len(branches), ids.shape[1]),
+            **({"output_hidden_states": True} if hidden else {}),
         )  # fmt: skip
-        return output.logits, cache, (mask.shape[1] - self.prefix.length, ids.shape[1])
+        return output, cache, (mask.shape[1] - self.prefix.length, ids.shape[1])
 
     def _cross(self, rows: int, tokens: int) -> dict[str, Tensor]:
         assert self.prefix is not None

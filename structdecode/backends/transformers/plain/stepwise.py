@@ -19,7 +19,8 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from structdecode.backends.transformers.constraints import constrained
-from structdecode.backends.transformers.plain.session import PlainSession
+from structdecode.backends.transformers.hidden import at_end
+from structdecode.backends.transformers.plain.session import Fed, PlainSession
 from structdecode.backends.transformers.sampling import draw, token_statistics, uniforms
 from structdecode.backends.transformers.sequences import TokenSequence, take
 
@@ -86,21 +87,28 @@ class StepwiseSession(PlainSession):
         )  # fmt: skip
 
     def _fed_behind(  # type: ignore[override]
-        self, branches: Sequence[State], fed: Sequence[Sequence[int]]
-    ) -> list[tuple[State, Tensor]]:
-        return [self._fed(known, tokens) for known, tokens in zip(branches, fed, strict=True)]
+        self, branches: Sequence[State], fed: Sequence[Sequence[int]], layers: Sequence[int] = ()
+    ) -> list[Fed]:
+        return [self._fed(known, tokens, layers) for known, tokens in zip(branches, fed, strict=True)]
 
-    def _fed(self, known: State, tokens: Sequence[int]) -> tuple[State, Tensor]:
-        """What is remembered behind more tokens, and the logits behind each of them. [T, V]"""
-        cache, logits = known.forked([0]), []
+    def _fed(self, known: State, tokens: Sequence[int], layers: Sequence[int]) -> Fed:
+        """What is remembered behind more tokens."""
+        cache, logits, hidden = known.forked([0]), [], None
         for at, token in enumerate(tokens):
-            logits.append(
-                self._step(cache, torch.tensor([token], device=self.backend.model.device), known.length + at)[0]
-            )
-        return State(cache, known.length + len(tokens), logits[-1]), torch.stack(logits)
+            last = bool(layers) and at == len(tokens) - 1
+            one = torch.tensor([token], device=self.backend.model.device)
+            output = self._stepped(cache, one, known.length + at, hidden=last)
+            logits.append(output.logits[0, -1])
+            hidden = at_end(output.hidden_states, layers, 0, -1) if last else None
+        return Fed(State(cache, known.length + len(tokens), logits[-1]), torch.stack(logits), hidden)
 
     def _step(self, cache: Any, tokens: Tensor, length: int) -> Tensor:
         """One token a row behind ``length`` tokens of answer. [n] -> [n, V]"""
+        logits: Tensor = self._stepped(cache, tokens, length).logits[:, -1]
+        return logits
+
+    def _stepped(self, cache: Any, tokens: Tensor, length: int, hidden: bool = False) -> Any:
+        """The model's output on these tokens, [n]."""
         assert self.prefix is not None
         rows, position = len(tokens), self.prefix.next_position
         more: dict[str, Tensor] = {}
@@ -109,9 +117,9 @@ class StepwiseSession(PlainSession):
         output, _ = self.backend.forward(
             input_ids=tokens[:, None], past_key_values=cache, use_cache=True,
             attention_mask=tokens.new_ones(rows, self.prefix.length + length + 1), **more, **self._cross(rows, 1),
+            **({"output_hidden_states": True} if hidden else {}),
         )  # fmt: skip
-        logits: Tensor = output.logits[:, -1]
-        return logits
+        return output
 
     # ------------------------------------------------------------------ writing
     def _write(self, sequences: Sequence[TokenSequence], starts: Sequence[State], ended: Callable[[], bool]) -> None:  # type: ignore[override]

@@ -153,7 +153,7 @@ class Forward:
     """Runs tokens behind the rows in the slots.
 
     Args:
-        run: the model's forward; returns its logits [n, kept tokens, V].
+        run: the model's forward; returns its output, with logits [n, kept tokens, V].
         layers: how many layers the text model has; ``cross``: which of them are cross-attention.
         recorder: replays a step while the rows stay the same; None runs the model each time.
 
@@ -163,7 +163,7 @@ class Forward:
 
     def __init__(
         self,
-        run: Callable[..., Tensor],
+        run: Callable[..., Any],
         layers: int,
         cross: frozenset[int],
         max_length: int,
@@ -246,14 +246,20 @@ class Forward:
     def _run(self, ids: Tensor, positions: Tensor, arranged: _Arrangement) -> Tensor:
         """The model on one token a row. [n, 1] -> [n, V]"""
         with attending(self.configs):
-            return self.run(
+            logits: Tensor = self.run(
                 input_ids=ids, position_ids=positions, attention_mask=None, past_key_values=arranged.cache,
                 use_cache=True, rows=arranged.batch, **arranged.blindness,
-            )[:, -1]  # fmt: skip
+            ).logits  # fmt: skip
+        return logits[:, -1]
 
     # ------------------------------------------------------------------ many tokens a row
-    def __call__(self, slots: Slots[Any], tokens: Sequence[Sequence[int]], every: bool = False) -> Tensor:
-        """Logits behind each row's last token, [n, 1, V], or behind every token (right-padded), [n, T, V]."""
+    def __call__(
+        self, slots: Slots[Any], tokens: Sequence[Sequence[int]], every: bool = False, hidden: bool = False
+    ) -> tuple[Tensor, Sequence[Tensor] | None]:
+        """Logits behind each row's last token, [n, 1, V], or behind every token (right-padded), [n, T, V].
+
+        And the layers' ``hidden`` states, [n, T, H] each, where they are wanted.
+        """
         rows: list[SlotRow] = slots.rows
         lengths = [len(row_tokens) for row_tokens in tokens]
         longest = max(lengths)
@@ -270,22 +276,23 @@ class Forward:
         batch.own_mask = self._own_mask(places, width, slots.pool.keys[0].dtype)
         last = sorted({length - 1 for length in lengths})
         with attending(self.configs):
-            logits = self.run(
+            output = self.run(
                 input_ids=ids, position_ids=begins[:, None] + steps, attention_mask=None,
                 past_key_values=cache, use_cache=True, rows=batch,
                 logits_to_keep=0 if every else torch.tensor(last, device=device),
-                **self._blindness(rows, longest, device),
+                **({"output_hidden_states": True} if hidden else {}), **self._blindness(rows, longest, device),
             )  # fmt: skip
+        logits, states = output.logits, output.hidden_states if hidden else None
         for row, length in zip(rows, lengths, strict=True):
             row.filled += length
         if every:
-            return logits
+            return logits, states
         if logits.shape[1] != len(last):  # a forward that does not know `logits_to_keep` gives all
             last = list(range(longest))
         if len(last) == 1:
-            return logits
+            return logits, states
         at = torch.tensor([last.index(length - 1) for length in lengths], device=device)
-        return logits[torch.arange(len(rows), device=device), at][:, None]
+        return logits[torch.arange(len(rows), device=device), at][:, None], states
 
     @staticmethod
     def _own_mask(places: Tensor, width: int, dtype: torch.dtype) -> Tensor:

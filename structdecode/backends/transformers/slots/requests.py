@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from structdecode.backends.transformers.sequences import TokenSequence
@@ -38,12 +39,15 @@ class PrefillRow(SlotRow):
         every: asks for the logits after each of them, not the last alone.
         mask: which pictures' patches each token sees, additive [1, 1, T, S]; None: what the place says.
         no_image_mask: [T], tokens that see no picture at all; None where all do.
+        layers: whose states at the last token are wanted. hidden: these, [layers, H].
     """
 
     tokens: Sequence[int] = ()
     every: bool = False
     mask: Tensor | None = None
     no_image_mask: Tensor | None = None
+    layers: Sequence[int] = ()
+    hidden: NDArray[np.float32] | None = None
     fed: int = 0
     logits: list[Tensor] = field(default_factory=list)  # [T, V] each
     done: bool = False

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from structdecode.backends.transformers.constraints import constrained
 from structdecode.backends.transformers.failures import model_failure
+from structdecode.backends.transformers.hidden import at_end
 from structdecode.backends.transformers.memory import free_memory, out_of_memory
 from structdecode.backends.transformers.sampling import draw, token_statistics, uniforms
 from structdecode.backends.transformers.sequences import take
@@ -284,9 +285,12 @@ class Scheduler:
             feed.set_chunk(longest)
         tokens = [feed.tokens[feed.fed : feed.fed + feed.chunk] for feed in rows]
         every = any(feed.every for feed in rows)
-        logits = self.forward(slots, tokens, every=every)  # [n, T or 1, V]
+        hidden = any(feed.layers for feed in rows)
+        logits, states = self.forward(slots, tokens, every=every, hidden=hidden)  # [n, T or 1, V]
         for index, (feed, chunk) in enumerate(zip(rows, tokens, strict=True)):
             feed.fed += len(chunk)
+            if feed.layers and feed.fed == len(feed.tokens):
+                feed.hidden = at_end(states, feed.layers, index, len(chunk) - 1)
             if feed.every:
                 feed.logits.append(logits[index, : len(chunk)])
             elif feed.fed == len(feed.tokens):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from structdecode.backends.transformers.constraints import constraint
+from structdecode.backends.transformers.hidden import Hidden, check_layers
 from structdecode.backends.transformers.sampling import text_log_probs, token_statistics
-from structdecode.backends.transformers.sequences import TokenSequence, kept_as, known_beginnings, owed
+from structdecode.backends.transformers.sequences import TokenSequence, kept_as, known_beginnings, owed, owed_to_end
 from structdecode.backends.transformers.slots.forward import ImageKV, KVHandle
 from structdecode.backends.transformers.slots.kv import Segment
 from structdecode.backends.transformers.slots.prefill import Prefilled, prefill
@@ -51,6 +52,7 @@ class SlotSession:
     async def extend(
         self, rows: Sequence[Row], request: GenerationRequest, *, account: Account = UNMETERED
     ) -> Work[list[Span]]:
+        check_layers(self.backend.model, request.hidden_layers)
         await self._read()
         return await self.backend.scheduler.run(self._extend(self._sequences(rows, request), Tally(account)))
 
@@ -62,6 +64,7 @@ class SlotSession:
         *,
         account: Account = UNMETERED,
     ) -> Work[list[Span]]:
+        check_layers(self.backend.model, request.hidden_layers)
         await self._read()
         forced = [self.codec.forced(text, request) for text in texts]
         sequences = self._sequences([Row(prefix) for prefix in prefixes], request)
@@ -126,7 +129,8 @@ class SlotSession:
         for row in rows:
             assert row.result is not None
             self.branches.setdefault((*row.sequence.wanted, *row.sequence.ids), row.result)
-        return Work([sequence.span() for sequence in sequences], bill.usage)
+        spans = yield from self._with_hidden(sequences, [sequence.span() for sequence in sequences], {}, bill)
+        return Work(spans, bill.usage)
 
     def _force(
         self, sequences: list[TokenSequence], forced: Sequence[tuple[int, ...]], bill: Tally
@@ -138,8 +142,8 @@ class SlotSession:
         bill.admit(sum(map(len, forced)))
         bill.charge(Usage(model_calls=1))
         feeds = [
-            PrefillRow(place, private_prefix=copy, tokens=ids, every=True)
-            for ids, place, copy in zip(forced, starts, _copied(starts), strict=True)
+            PrefillRow(place, private_prefix=copy, tokens=ids, every=True, layers=sequence.request.hidden_layers)
+            for sequence, ids, place, copy in zip(sequences, forced, starts, _copied(starts), strict=True)
         ]
         yield feeds
         for sequence, ids, place, feed in zip(sequences, forced, starts, feeds, strict=True):
@@ -147,7 +151,45 @@ class SlotSession:
             before = torch.cat([place.logits[None], *feed.logits])[:-1]  # [T, V]
             sequence.put(ids, *token_statistics(before.float(), torch.tensor(ids, device=before.device)))
             self.branches.setdefault((*sequence.wanted, *ids), feed.place)
-        return Work([sequence.span() for sequence in sequences], bill.usage)
+        known = {(*w.wanted, *ids): feed.hidden for w, ids, feed in zip(sequences, forced, feeds, strict=True)}
+        spans = yield from self._with_hidden(sequences, [sequence.span() for sequence in sequences], known, bill)
+        return Work(spans, bill.usage)
+
+    def _with_hidden(
+        self,
+        sequences: Sequence[TokenSequence],
+        spans: list[Span],
+        known: Mapping[tuple[int, ...], Hidden],
+        bill: Tally,
+    ) -> Steps[list[Span]]:
+        """The spans with the states at their last tokens, where layers are asked for.
+
+        Most of these tokens were drawn last or put there to close a stage, and nothing has been run on them yet; what
+        goes on from there finds them computed.
+        """
+        if not any(sequence.request.hidden_layers for sequence in sequences):
+            return spans
+        assert self.root is not None
+        found, missing = dict(known), dict[tuple[int, ...], tuple[KVHandle, Sequence[int]]]()
+        for sequence, span in zip(sequences, spans, strict=True):
+            end = sequence.row.prefix.extended(span, 0)
+            if end.token_ids not in found and sequence.may_end(end, self.root.length):
+                place = self._longest_known(end, end.token_ids)
+                bill.admit(owed_to_end(end, place.length - self.root.length))
+                missing[end.token_ids] = place, sequence.request.hidden_layers
+        copies = _copied([place for place, _ in missing.values()])
+        feeds = [
+            PrefillRow(place, private_prefix=copy, tokens=ids[place.length - self.root.length :], layers=layers)
+            for (ids, (place, layers)), copy in zip(missing.items(), copies, strict=True)
+        ]
+        if feeds:
+            yield feeds
+        for ids, feed in zip(missing, feeds, strict=True):
+            self.branches[ids], found[ids] = feed.place, feed.hidden
+        return [
+            replace(span, hidden_states=found.get((*sequence.row.prefix.token_ids, *span.all_ids)))
+            for sequence, span in zip(sequences, spans, strict=True)
+        ]
 
     def _next_tokens(self, sequences: list[TokenSequence], k: int, bill: Tally) -> Steps[Work[list[list[NextToken]]]]:
         yield from self._prefill(bill)
