@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -41,7 +42,7 @@ def export(
 
     `structdecode export trace.json --image photo.jpg --answer 3 --to prm --out data/steps.jsonl`
     """
-    from structdecode.training.export import Options, told
+    from structdecode.training.export import Options, first_of, told
     from structdecode.training.export import export as write
 
     check_writable(out)
@@ -49,6 +50,8 @@ def export(
     done = write(
         source, to, out, given, schema=schema, images=image or (), answers=answer or (), render=render  # type: ignore[arg-type]
     )  # fmt: skip
+    if done.damaged:
+        print(f"structdecode: left out, damaged: {first_of(done.damaged)}", file=sys.stderr)
     left = f" (without: {told(done.left_out)})" if done.left_out else ""
     print(f"Wrote {done.rows} rows from {done.searches} searches to {out}{left}")
     if to == "dpo" and render is None:

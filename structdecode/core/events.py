@@ -51,6 +51,15 @@ class ResultEvent(TypedDict):
     stopped_by: NotRequired[str | None]
 
 
+class WarningEvent(TypedDict):
+    text: NotRequired[str]
+
+
+class ViewEvent(TypedDict):
+    question: NotRequired[str]
+    images: NotRequired[list[str]]
+
+
 class _Event(TypedDict):
     kind: str
 
@@ -59,11 +68,14 @@ class _Header(TypedDict):
     events: list[dict[str, Any]]
     question: NotRequired[str]
     images: NotRequired[list[str]]
+    schema: NotRequired[str]
+    stages: NotRequired[list[str]]
+    sample_id: NotRequired[str | None]
 
 
 EVENTS: Mapping[str, Any] = {
     "candidate": CandidateEvent, "score": ScoreEvent, "failure": FailureEvent, "keep": KeepEvent,
-    "result": ResultEvent,
+    "result": ResultEvent, "warning": WarningEvent, "view": ViewEvent,
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from structdecode.core.errors import ConfigError
 from structdecode.core.paths import naming
-from structdecode.core.reading import parse_json
+from structdecode.core.reading import check_appendable, open_regular, parse_json
 from structdecode.core.shapes import misfit
 
 
@@ -26,7 +26,7 @@ def lines(path: Path, shape: Any = dict[str, Any]) -> Iterator[dict[str, Any]]:
     """
     if not path.exists():
         return
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         for number, raw in enumerate(file, start=1):
             if not raw.endswith(b"\n"):
                 return  # torn: it was being written when the run was killed
@@ -54,6 +54,7 @@ class Appender:
     _file: IO[bytes] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_appendable(self.path)
         self._file = self.path.open("a+b")
         _lock(self._file, self.path)
         self._cut_torn_line()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import stat
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from structdecode.core.errors import MissingExtraError
 
@@ -34,7 +35,19 @@ def read_bytes(path: str | Path, largest: int = LARGEST) -> bytes:
     return Path(path).read_bytes()
 
 
-def _check_regular(path: str | Path, largest: int) -> None:
+def open_regular(path: str | Path) -> BinaryIO:
+    """A file of any size, opened to read its bytes. Raises `OSError` as `read_text`."""
+    _check_regular(path)
+    return Path(path).open("rb")
+
+
+def check_appendable(path: Path) -> None:
+    """Raises `OSError` where something is at ``path`` that is no regular file."""
+    if path.exists():
+        _check_regular(path)
+
+
+def _check_regular(path: str | Path, largest: float = math.inf) -> None:
     found = os.stat(path)
     if not stat.S_ISREG(found.st_mode):
         kind = errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.EINVAL

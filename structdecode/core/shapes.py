@@ -24,7 +24,7 @@ def misfit(value: Any, hint: Any) -> str | None:
 
     Args:
         hint: of ``Any``, ``None``, the scalars, ``Literal``, unions, sequences, mappings, and TypedDicts or dataclasses
-            of these. A float may be whole but not NaN or infinite, a whole number is no bool, and keys that a TypedDict
+            of these. A float may be whole but not NaN or infinite, a whole number is no bool and within a float's range, and keys that a TypedDict
             or dataclass does not have are passed over.
     """
     found = _check(hint)(value)
@@ -106,8 +106,8 @@ def _is(value: Any, kind: Any) -> bool:
         return value is None
     if isinstance(value, bool):
         return kind is bool
-    if kind is float:
-        return isinstance(value, int | float) and _finite(value)
+    if kind is float or kind is int:
+        return isinstance(value, int | kind) and _finite(value)
     return isinstance(value, kind)
 
 

@@ -64,7 +64,7 @@ def load(
         return _load_hub(name, images, split, limit, columns, check_images, cluster_by)
     path = Path(name)
     if not path.is_file():
-        raise DataError(f"{path}: no such file")
+        raise DataError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
     pictures = Pictures(images or path.parent, check_images)
     if kind == "tsv":
         return _load_tsv(path, pictures, split, limit, cluster_by)

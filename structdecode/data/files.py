@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from structdecode.core.errors import DataError
 from structdecode.core.problems import BadRow, Rejected, shown
+from structdecode.core.reading import open_regular
 from structdecode.data.rows import Row, checked_text
 
 MAX_LINE_BYTES = 1 << 28
@@ -40,7 +41,7 @@ class Line:
 def lines(path: Path) -> Iterator[Line]:
     """Raises `DataError` where the file cannot be opened."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             number = 0
             while data := file.readline(MAX_LINE_BYTES):
                 number += 1

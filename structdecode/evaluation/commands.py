@@ -17,6 +17,7 @@ from structdecode.core.jsonl import as_lines, write_new
 from structdecode.core.paths import naming, write_atomically
 from structdecode.core.problems import Rejected
 from structdecode.core.progress import clock
+from structdecode.core.reading import check_appendable
 from structdecode.evaluation.code import CodeByCell, code_changes, codes_of, with_accepted
 from structdecode.evaluation.identity import RECORD_VERSION, cluster_of, data_digest, model_identity
 from structdecode.evaluation.progress import LiveCells
@@ -263,6 +264,7 @@ def _open_directory(
     if differs is not None:
         raise ConfigError(f"{out}: holds a run of another study ({differs}): give the same options or another --out")
     there = _with_code(out, there, codes_of(study)[0], accept_changed_code)
+    check_appendable(out / "sessions.jsonl")
     with naming(out / "sessions.jsonl"), (out / "sessions.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({**session, "pid": os.getpid()}, ensure_ascii=False) + "\n")
     return codes_of(there)

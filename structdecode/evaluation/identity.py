@@ -12,6 +12,7 @@ from PIL import Image
 
 from structdecode.core.images import ImageSource, Picture
 from structdecode.core.picture_files import FILES, picture_digest
+from structdecode.core.reading import open_regular
 from structdecode.evaluation.code import code_of_object
 from structdecode.evaluation.plain import digest_of
 from structdecode.matching.types import Question
@@ -57,7 +58,7 @@ def _weights_digest(backend: Any, name: str) -> str:
 def _file_digest(path: Path) -> str:
     """Of the whole file; of a very large one, of its size, beginning and end."""
     digest, size = hashlib.blake2b(str(path.stat().st_size).encode(), digest_size=16), path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         if size <= _WHOLE_UP_TO:
             while block := file.read(1 << 20):
                 digest.update(block)

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from structdecode.core.errors import ConfigError
 from structdecode.core.jsonl import as_lines, lines
@@ -207,6 +207,10 @@ def merge(directories: Sequence[Path], out: Path) -> int:
         return _write_merged(directories, partial)
 
 
+class _Keyed(TypedDict):
+    key: str
+
+
 def _write_merged(directories: Sequence[Path], partial: Path) -> int:
     studies = [read_study(directory) for directory in directories]
     study = {**studies[0], "merged_from": [str(directory) for directory in directories]}
@@ -221,7 +225,7 @@ def _write_merged(directories: Sequence[Path], partial: Path) -> int:
     with (partial / "traces.jsonl").open("w", encoding="utf-8") as traces:
         for directory in directories:
             for path in sorted(directory.glob("traces*.jsonl")):
-                for line in lines(path):
+                for line in lines(path, _Keyed):
                     if line["key"] not in seen:
                         seen.add(line["key"])
                         traces.write(as_lines([line]))
@@ -234,6 +238,6 @@ def _write_merged(directories: Sequence[Path], partial: Path) -> int:
         for directory in directories:
             sessions.write(as_lines(list(lines(directory / "sessions.jsonl"))))
     for directory in directories:
-        for picture in (directory / "pictures").glob("[!.]*.png"):
+        for picture in filter(Path.is_file, (directory / "pictures").glob("[!.]*.png")):
             shutil.copyfile(picture, partial / "pictures" / picture.name)
     return count

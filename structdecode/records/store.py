@@ -10,17 +10,17 @@ last one of its file: readers pass over it, and the writer cuts it off before it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from structdecode.core.errors import ConfigError
 from structdecode.core.events import trace_problem
 from structdecode.core.jsonl import as_lines, lines
 from structdecode.core.problems import Rejected
-from structdecode.core.reading import parse_json, read_text
+from structdecode.core.reading import open_regular, parse_json, read_text
 from structdecode.core.shapes import misfit
 from structdecode.records.types import Record
 
@@ -72,6 +72,20 @@ class _Study(TypedDict):
     config: _Config
 
 
+class _Place(NamedTuple):
+    path: Path
+    number: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.number}"
+
+    def line(self) -> bytes:
+        with open_regular(self.path) as file:
+            file.seek(self.offset)
+            return file.readline()
+
+
 @dataclass(frozen=True)
 class Run:
     """A run directory as it is now, finished or not.
@@ -81,6 +95,7 @@ class Run:
         records: one for each finished question of each cell; in the order of cells, then ids, so that nothing
             depends on what finished first.
         rejected: rows that the data's loader left out.
+        damaged_traces: what is wrong with a line of ``traces*.jsonl``, by file and line; of those that `trace` has seen.
     """
 
     directory: Path
@@ -88,6 +103,7 @@ class Run:
     records: tuple[Record, ...]
     cells: tuple[str, ...]
     rejected: tuple[Rejected, ...]
+    damaged_traces: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def by_cell(self) -> dict[str, tuple[Record, ...]]:
@@ -104,35 +120,46 @@ class Run:
     def picture(self, digest: str) -> Path | None:
         """A small PNG copy of a question's picture (digests are in the trace's ``images``), where there is one."""
         path = self.directory / "pictures" / f"{digest}.png"
-        return path if path.exists() else None
+        return path if path.is_file() else None
 
-    def trace(self, key: str) -> dict[str, Any] | None:
+    def trace(self, key: str, problem_of: Callable[[Any], str | None] = trace_problem) -> dict[str, Any] | None:
         """The search tree of a record, in the form of `structdecode.core.trace.Trace.as_dict`; None where none
-        was kept, or what was kept is damaged.
+        was kept, or what was kept is damaged: ``damaged_traces`` has it then.
+
+        Args:
+            problem_of: what is wrong with parsed JSON, None where it will do.
         """
         place = self._traces.get(key)
         if place is None:
             return None
-        path, offset = place
-        with path.open("rb") as file:
-            file.seek(offset)
-            try:
-                found: dict[str, Any] = parse_json(file.readline())["trace"]
-            except (ValueError, KeyError):
-                return None
-        return None if trace_problem(found) else found
+        try:
+            found: dict[str, Any] = parse_json(place.line())["trace"]
+            problem = problem_of(found)
+        except KeyError:
+            problem = "has no 'trace'"
+        except ValueError as error:
+            problem = str(error)
+        if problem is not None:
+            self.damaged_traces[str(place)] = problem
+            return None
+        return found
 
     @cached_property
-    def _traces(self) -> dict[str, tuple[Path, int]]:
-        """Where each key's trace begins: a file and an offset."""
+    def _traces(self) -> dict[str, _Place]:
+        """Where each key's trace is."""
         places = {}
         for path in sorted(self.directory.glob("traces*.jsonl")):
             offset = 0
-            with path.open("rb") as file:
-                for raw in file:
+            with open_regular(path) as file:
+                for number, raw in enumerate(file, start=1):
+                    place = _Place(path, number, offset)
                     key, quote, _ = raw.removeprefix(_KEY).partition(b'"')
-                    if raw.startswith(_KEY) and quote and raw.endswith(b"\n"):
-                        places[key.decode(errors="replace")] = (path, offset)
+                    if not raw.endswith(b"\n"):
+                        self.damaged_traces[str(place)] = "the last line is cut short"
+                    elif raw.startswith(_KEY) and quote:
+                        places[key.decode(errors="replace")] = place
+                    else:
+                        self.damaged_traces[str(place)] = "does not begin with a key"
                     offset += len(raw)
         return places
 

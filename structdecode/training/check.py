@@ -20,6 +20,7 @@ from structdecode.core.errors import ConfigError, DataError, ImageError
 from structdecode.core.images import load_picture
 from structdecode.core.paths import atomic
 from structdecode.core.problems import BadRow, Rejected, shown
+from structdecode.core.reading import open_regular
 from structdecode.core.schemas import LLAVA_O1
 from structdecode.core.types import Schema
 from structdecode.data.files import json_rows
@@ -258,5 +259,5 @@ class _GoodRows:
 
 
 def _raw_lines(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         yield from file

@@ -84,7 +84,7 @@ def find_set(path: Path) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        raise DataError(f"{path}: no such file or folder")
+        raise DataError(f"{path}: {'not a regular file or folder' if path.exists() else 'no such file or folder'}")
     found = sorted(path.glob("*.jsonl"))
     train = path / "train.jsonl"
     if train in found or len(found) == 1:

@@ -21,6 +21,7 @@ from structdecode.backends.transformers.collate import Example, too_long
 from structdecode.core.errors import DataError, ImageError
 from structdecode.core.images import ImageSource, load_picture
 from structdecode.core.problems import BadRow, Rejected
+from structdecode.core.reading import open_regular
 from structdecode.core.schemas import LLAVA_O1
 from structdecode.core.types import Schema
 from structdecode.data.files import json_rows
@@ -98,7 +99,7 @@ class ConversationDataset(Dataset[Example]):
             DataError: the file is no longer what it was when it was indexed.
         """
         index = range(len(self))[index]  # an IndexError where there is none ends a loop over the set
-        with self.path.open("rb") as file:
+        with open_regular(self.path) as file:
             file.seek(int(self.offsets[index]))
             data = file.readline()
         line = int(self.lines[index])
@@ -172,7 +173,7 @@ def line_starts(path: Path) -> NDArray[np.int64]:
 
     def starts() -> Iterator[int]:
         at = 0
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             for line in file:
                 yield at
                 at += len(line)

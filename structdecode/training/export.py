@@ -16,7 +16,8 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -32,11 +33,15 @@ Form = Literal["llava-cot", "dpo", "prm"]
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: rows, from how many searches; and how many searches gave none, by reason."""
+    """What was written: rows, from how many searches; and how many searches gave none, by reason.
+
+    ``damaged``: what is wrong with lines of the run's traces, by file and line; all else was used.
+    """
 
     rows: int
     searches: int
     left_out: Mapping[str, int]
+    damaged: Mapping[str, str] = field(default_factory=dict)
 
 
 def export(
@@ -69,9 +74,10 @@ def export(
     make = {"llava-cot": llava_cot_rows, "dpo": preference_rows, "prm": step_rows}[to]
     processor = _processor(render) if render is not None else None
     left_out: Counter[str] = Counter()
+    damaged: dict[str, str] = {}
     rows = searches = 0
     seen: set[bytes] = set()
-    trees = read_trees(Path(source), left_out, schema=schema, images=images, answers=answers)
+    trees = read_trees(Path(source), left_out, damaged, schema=schema, images=images, answers=answers)
     with whole_lines(target) as write:
         for tree in trees:
             made = list(make(tree, options, left_out))
@@ -82,13 +88,20 @@ def export(
             for row in found:
                 write(preference_text(row, processor) if processor is not None else _placed(row, target))
         if not rows:
-            raise ConfigError(f"{source}: no row to write ({told(left_out) or 'no searches'})")
-    return Exported(rows, searches, dict(+left_out))
+            lines = f"; damaged: {first_of(damaged)}" if damaged else ""
+            raise ConfigError(f"{source}: no row to write ({told(left_out) or 'no searches'}{lines})")
+    return Exported(rows, searches, dict(+left_out), damaged)
 
 
 def told(left_out: Mapping[str, int]) -> str:
     """Reasons with their counts, most frequent first."""
     return ", ".join(f"{count} x {reason}" for reason, count in Counter(left_out).most_common() if count)
+
+
+def first_of(damaged: Mapping[str, str], most: int = 5) -> str:
+    """Lines and what is wrong with them, in one line."""
+    named = "; ".join(f"{place} ({problem})" for place, problem in islice(damaged.items(), most))
+    return f"{named}; and {len(damaged) - most} more" if len(damaged) > most else named
 
 
 def _processor(checkpoint: str) -> Any:

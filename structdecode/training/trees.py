@@ -12,10 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, TypedDict
 
 from structdecode.core.errors import ConfigError
+from structdecode.core.events import trace_problem
 from structdecode.core.lookup import find_schema
+from structdecode.core.shapes import misfit
 from structdecode.core.trace import Trace
 from structdecode.core.types import Path, Prompt, Sampling, Schema, Score, Stage
 from structdecode.core.visible import visible_text
@@ -118,6 +120,7 @@ class Tree:
 def read_trees(
     source: FilePath,
     left_out: Counter[str],
+    damaged: dict[str, str],
     *,
     schema: str | None = None,
     images: Sequence[FilePath] = (),
@@ -126,7 +129,8 @@ def read_trees(
     """The searches of a run directory of `structdecode compare`, or the one of a `generate --trace` file.
 
     Args:
-        left_out: counts the searches that are not there, by reason.
+        left_out: counts the searches that are not there, by reason. damaged: is told what is wrong with lines of a run's
+            traces, by file and line.
         schema, images, answers: for a trace file, which has neither stages' tags, nor pictures, nor references.
 
     Raises:
@@ -137,8 +141,35 @@ def read_trees(
             raise ConfigError(
                 f"{source}: a run directory has its own pictures, answers and schemas: leave the options out"
             )
-        return _of_run(read_run(source), left_out)
+        return _of_run(replace(read_run(source), damaged_traces=damaged), left_out)
     return iter([_of_file(source, schema, images, answers)])
+
+
+class _Asked(TypedDict):
+    """What has to be in a trace's header beside what a page of it needs."""
+
+    question: str
+    images: list[str]
+    stages: list[str]
+    schema: str
+    sample_id: str | None
+
+
+def _problem(trace: Any) -> str | None:
+    """What keeps parsed JSON from being a trace that a tree can be read from."""
+    problem = trace_problem(trace) or misfit(trace, _Asked)
+    if problem is not None or not trace["stages"]:
+        return problem or "stages is empty"
+    seen: set[Path] = {()}
+    for number, event in enumerate(trace["events"], start=1):
+        if event["kind"] == "candidate":
+            if "closed" not in event:
+                return f"event {number}: has no 'closed'"
+            path = tuple(event["path"])
+            if path[:-1] not in seen:
+                return f"event {number}: a candidate whose parent is not there"
+            seen.add(path)
+    return None
 
 
 # ------------------------------------------------------------------ run directories
@@ -147,9 +178,9 @@ def read_trees(
 def _of_run(run: Run, left_out: Counter[str]) -> Iterator[Tree]:
     schemas = {cell["name"]: _schema_of(cell["schema"]) for cell in run.study["config"]["cells"]}
     for record in run.records:
-        trace = run.trace(record.key)
+        trace = run.trace(record.key, _problem)
         if trace is None:
-            left_out["no trace was kept"] += 1
+            left_out["no whole trace was kept"] += 1
             continue
         pictures = [run.picture(digest) for digest in trace["images"]]
         if None in pictures:
@@ -183,6 +214,9 @@ def _fields(plain: Mapping[str, Any]) -> dict[str, Any]:
 def _of_file(path: FilePath, schema: str | None, images: Sequence[FilePath], answers: Sequence[str]) -> Tree:
     loaded = Trace.load(path)
     trace = loaded.as_dict()
+    problem = _problem(trace)
+    if problem is not None:
+        raise ConfigError(f"{path}: damaged: {problem}: write it again with `generate --trace`")
     try:
         found = find_schema(schema or trace["schema"])
     except ConfigError as error:

@@ -72,6 +72,15 @@ def test_a_pipe_is_not_waited_for(what: str, tmp_path: Path, in_time: None) -> N
     assert f"{pipe}: not a regular file" in one_line(*args)
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_data_set_that_is_a_pipe_is_said_to_be_one(suffix: str, tmp_path: Path, in_time: None) -> None:
+    pipe, out = tmp_path / f"pipe.{suffix}", tmp_path / "out"
+    os.mkfifo(pipe)
+    for args in (["data", "check", pipe], ["train", "--recipe", "pocket", "--data", pipe, "--out", out],
+                 ["compare", "--data", pipe, "--strategy", "direct", "--out", out]):  # fmt: skip
+        assert f"{pipe}: not a regular file" in one_line(*args)
+
+
 def test_a_file_larger_than_anybody_means_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "large").open("wb") as file:
         file.truncate(2**40)
@@ -214,6 +223,37 @@ def test_a_damaged_study_is_named(damage: str, task: str, copy: Path) -> None:
 def test_damaged_data_lines_are_named(damage: str, name: str, copy: Path) -> None:
     (copy / name).write_text(LINES[damage] + "\n")
     assert f"{copy / name}:1: damaged (" in one_line("report", copy)
+
+
+@pytest.mark.parametrize("name", ["records.jsonl", "traces.jsonl", "study.json", "questions.jsonl", "sessions.jsonl"])
+@pytest.mark.parametrize("task", COMMANDS)
+def test_a_pipe_in_a_run_directory_is_not_waited_for(task: str, name: str, copy: Path, in_time: None) -> None:
+    (copy / name).unlink()
+    os.mkfifo(copy / name)
+    done = command(*given(task, copy))
+    read = {"report": "records traces study questions", "export": "records traces study questions", "merge": "all",
+            "compare": "records traces study sessions"}[task]  # fmt: skip
+    if read == "all" or Path(name).stem in read:
+        assert name in done.err and "not a regular file" in done.err, done
+        assert done.code == 2 and done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("at", [0, 1, -1])
+@pytest.mark.parametrize("damage", ["cut", "{}", "key alone"])
+def test_an_export_names_the_damaged_lines_of_its_traces_and_uses_the_others(at: int, damage: str, copy: Path) -> None:
+    path = copy / "traces.jsonl"
+    whole = path.read_text().splitlines()
+    changed = list(whole)
+    changed[at] = {"cut": whole[at][:-9], "{}": "{}", "key alone": whole[at].partition(",")[0] + "}"}[damage]
+    path.write_text("\n".join(changed) + ("" if at == -1 and damage == "cut" else "\n"))
+    out = copy.parent / "out.jsonl"
+    done = command("export", copy, "--to", "llava-cot", "--out", out)
+    number = range(1, len(whole) + 1)[at]
+    assert done.code == 0 and f"{path}:{number} (" in done.err and done.err.count("\n") == 1, done
+    assert "1 x no whole trace was kept" in done.out and out.read_text()
+    path.write_text("{}\n" * 9)
+    said = one_line("export", copy, "--to", "llava-cot", "--out", out)
+    assert f"{path}:5 (" in said and "and 4 more" in said
 
 
 @pytest.mark.parametrize("damage", ["{", '{"key": "KEY", "trace": 1}', '{"key": "KEY"', '{"key": "KEY', DEEP])

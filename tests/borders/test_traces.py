@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ import pytest
 from PIL import Image
 
 import structdecode as sd
-from structdecode.core.errors import StructdecodeError
+from structdecode.core.errors import ConfigError, StructdecodeError
 from structdecode.core.settings import build
 from structdecode.core.trace import Trace
 from structdecode.core.view import render
+from structdecode.training.trees import read_trees
 from tests.borders.commands import command, one_line
 
 SCRIPT = "</summary></pre><img src=x onerror=alert(1)><script>document.title = 'ran'</script>'\""
@@ -88,6 +90,36 @@ def test_what_is_no_trace_is_said_in_one_line(case: str, trace: dict[str, Any], 
     path.write_text(json.dumps(MALFORMED[case](copy.deepcopy(trace))))
     assert str(path) in one_line("view", path)
     assert not path.with_suffix(".html").exists()
+
+
+WRONG = ["null", "[]", "{}", "1e400", '"x"', "-1", "true", "1" + "0" * 400, "[[]]", None]
+"""JSON to put into each field; None takes the field away."""
+
+
+def test_a_wrong_value_in_any_field_is_shown_or_refused_in_one_line(trace: dict[str, Any], tmp_path: Path) -> None:
+    path, failure = tmp_path / "trace.json", {"kind": "failure", "verifier": "v", "error": "e"}
+    extra = [failure, {"kind": "warning", "text": "w"}, {"kind": "view", "question": "?", "images": []}]
+    kinds = {event["kind"]: event for event in reversed([*trace["events"], *extra])}
+    whole = {**trace, "events": [*trace["events"], *extra]}
+    first = {kind: whole["events"].index(event) for kind, event in kinds.items()}
+    places = [(whole, key) for key in whole] + [(event, key) for event in kinds.values() for key in event]
+    refused = 0
+    for holder, key in places:
+        for wrong in WRONG:
+            value = {} if wrong is None else {key: "PUT"}
+            changed = {k: v for k, v in holder.items() if k != key} | value
+            if holder is not whole:
+                events = list(whole["events"])
+                events[first[holder["kind"]]] = changed
+                changed = {**whole, "events": events}
+            path.write_text(json.dumps(changed).replace('"PUT"', wrong or ""))
+            for read in (lambda: render(Trace.load(path)), lambda: list(read_trees(path, Counter(), {}))):
+                try:
+                    read()
+                except ConfigError as error:
+                    refused += 1
+                    assert str(path) in str(error) and "\n" not in str(error) and len(str(error)) < 500
+    assert refused > 400
 
 
 @pytest.mark.parametrize("case", RAW)

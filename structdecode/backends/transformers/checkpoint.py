@@ -18,7 +18,7 @@ from torch import nn
 from transformers import AutoModelForImageTextToText
 
 from structdecode.core.errors import ModelError
-from structdecode.core.reading import parse_json, read_text
+from structdecode.core.reading import open_regular, parse_json, read_text
 
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _LAYERS = re.compile(r"(num|n)_?\w*(layers|blocks)|depth|encoder_layers|decoder_layers")
@@ -96,7 +96,7 @@ def _tensor_sizes(directory: Path) -> list[int]:
     """Elements of each tensor, from the files' headers alone; nothing where there is none that can be read."""
     sizes: list[int] = []
     for path in directory.glob("*.safetensors"):
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
             try:
                 header = json.loads(file.read(min(length, _HEADER_BYTES)))

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 from markupsafe import Markup
 
+from structdecode.core.reading import read_bytes
 from structdecode.core.view import data_url, search_tree
 from structdecode.evaluation.report.page import template
 from structdecode.evaluation.report.results import CellResult, Results
@@ -180,7 +181,7 @@ def picture_url(results: Results, digest: str) -> str:
     path = results.run.picture(digest)
     if path is None:
         return ""
-    data = path.read_bytes()
+    data = read_bytes(path)
     return data_url(_smaller(data), "jpeg") if len(data) > PICTURE_ROOM else data_url(data)
 
 

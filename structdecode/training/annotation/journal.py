@@ -17,6 +17,7 @@ from typing import Any, get_args
 from structdecode.core.errors import ConfigError
 from structdecode.core.jsonl import Appender
 from structdecode.core.problems import kind_of, shown
+from structdecode.core.reading import open_regular
 from structdecode.training.annotation.requests import MOST_TOKENS, REFUSED, UNUSABLE, Purpose, Reply, Request
 
 _TYPES: dict[Any, type] = {"str": str, "int": int}
@@ -50,12 +51,12 @@ class Journal:
         self._places: dict[str, int] = {}
         self._counts: Counter[tuple[str, str]] = Counter()
         self._read()
-        self._file = path.open("rb") if path.exists() else None
+        self._file = open_regular(path) if path.exists() else None
 
     def _read(self) -> None:
         if not self.path.exists():
             return
-        with self.path.open("rb") as file:
+        with open_regular(self.path) as file:
             place = 0
             for number, raw in enumerate(file, start=1):
                 if not raw.endswith(b"\n"):

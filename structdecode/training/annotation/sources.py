@@ -188,7 +188,7 @@ def _made(row: Row | Rejected, make: Callable[[Row], Item], file: str) -> Item |
 
 def _data_file(path: Path) -> Path:
     if not path.exists():
-        raise DataError(f"{path}: no such file or folder")
+        raise DataError(f"{path}: {'not a regular file or folder' if path.exists() else 'no such file or folder'}")
     if path.is_dir() and not hub.is_saved(path):
         found = sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES)
         if len(found) != 1:

@@ -22,6 +22,7 @@ from structdecode.backends.transformers.collate import too_long
 from structdecode.core.errors import ConfigError, DataError, ImageError
 from structdecode.core.images import load_picture
 from structdecode.core.problems import BadRow, Rejected, kind_of, shown, shown_path
+from structdecode.core.reading import open_regular
 from structdecode.core.seeds import derive
 from structdecode.data.files import json_rows
 from structdecode.data.pictures import IMAGE_MARK, check_image_marks, picture_cells
@@ -154,7 +155,7 @@ class StepDataset(Dataset[StepExample]):
 
     def step(self, index: int) -> StepRow:
         """A row without its pictures. Raises `DataError` where the file is no longer what it was."""
-        with self.path.open("rb") as file:
+        with open_regular(self.path) as file:
             file.seek(int(self.offsets[index]))
             data = file.readline()
         try:

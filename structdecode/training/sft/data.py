@@ -12,6 +12,7 @@ from structdecode.backends.transformers.collate import Collator
 from structdecode.core.errors import ConfigError, DataError
 from structdecode.core.lookup import find_schema
 from structdecode.core.paths import atomic
+from structdecode.core.reading import open_regular
 from structdecode.core.seeds import derive
 from structdecode.core.types import Schema
 from structdecode.data import load
@@ -76,7 +77,7 @@ def train_test_split(
     drawn = np.random.default_rng(derive(recipe.seed, "held-out")).permutation(len(dataset))[:count]
     out = np.zeros(len(dataset), dtype=bool)
     out[drawn] = True
-    with atomic(kept) as partial, dataset.path.open("rb") as source, partial.open("wb") as file:
+    with atomic(kept) as partial, open_regular(dataset.path) as source, partial.open("wb") as file:
         for offset in dataset.offsets[out]:
             source.seek(int(offset))
             file.write(source.readline().rstrip(b"\r\n") + b"\n")

@@ -11,6 +11,7 @@ import yaml
 
 from structdecode.core.errors import ConfigError, DataError
 from structdecode.core.paths import write_atomically
+from structdecode.core.reading import open_regular, parse_yaml, read_text
 
 
 def check_same(path: Path, settings: Mapping[str, Any], what: str) -> None:
@@ -24,11 +25,21 @@ def check_same(path: Path, settings: Mapping[str, Any], what: str) -> None:
     """
     if not path.exists():
         return
-    before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    before = _read(path)
     names = [key for key in settings if before.get(key) != settings[key]]
     if names:
         differing = "; ".join(f"{key} {before.get(key)!r} there, {settings[key]!r} now" for key in names)
         raise ConfigError(f"{path.parent} was made with another {what} ({differing}): choose another --out")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = parse_yaml(read_text(path), "train")
+    except ValueError as error:
+        raise ConfigError(f"{path}: damaged ({error}): choose another --out") from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: damaged (no mapping): choose another --out")
+    return found
 
 
 def keep_settings(path: Path, settings: Mapping[str, Any]) -> None:
@@ -41,7 +52,7 @@ def sha256(path: Path) -> str:
     """Of a file. Raises `DataError` where it cannot be read."""
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             while block := file.read(1 << 20):
                 digest.update(block)
     except OSError as error:
