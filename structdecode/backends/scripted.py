@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
 from structdecode.core.budget import Tally, Usage
+from structdecode.core.errors import ConfigError
 from structdecode.core.protocols import UNMETERED, Account, ForcedText, GenerationRequest, Row, Session, Work
+from structdecode.core.reading import spelled
 from structdecode.core.tags import close_span, to_put_in
 from structdecode.core.types import Candidate, NextToken, Prompt, Span, Stage
 
@@ -26,7 +29,7 @@ class ScriptedBackend:
         return _open(self.script, prompt, set())
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:
-        return list(map(chr, ids))
+        return list(map(chr, _checked(ids)))
 
 
 @asynccontextmanager
@@ -93,7 +96,7 @@ class _ScriptedSession:
         if isinstance(text, str):
             ids = _encoded("".join(to_put_in(text, stage, leave_open=request.leave_open)))
         else:
-            ids = (*text.token_ids, *text.suffix_ids) if isinstance(text, Span) else tuple(text)
+            ids = (*text.token_ids, *text.suffix_ids) if isinstance(text, Span) else _checked(text)
         return close_span(
             stage, "".join(map(chr, ids)), prefix=request.forced(prefix),
             open_spans=request.open_spans(prefix), stops=(), end_of_text=False,
@@ -132,6 +135,13 @@ class _ScriptedSession:
         new = {picture.digest for picture in self.prompt.images} - self.seen
         self.seen |= new
         bill.charge(Usage(images_encoded=len(new)))
+
+
+def _checked(ids: Sequence[int]) -> tuple[int, ...]:
+    wrong = [i for i in ids if type(i) is not int or not 0 <= i <= sys.maxunicode]
+    if wrong:
+        raise ConfigError(f"{spelled(wrong[0])} is no token of the model: ids go from 0 to {sys.maxunicode}")
+    return tuple(ids)
 
 
 def _of_prefix(prefix: Candidate, request: GenerationRequest) -> tuple[float, ...]:

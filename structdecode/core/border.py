@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from structdecode.core.errors import ConfigError
-from structdecode.core.reading import LONGEST, cut, one_line
+from structdecode.core.reading import LONGEST, cut, one_line, spelled
 from structdecode.core.types import Candidate, Prompt, Score
 
 T = TypeVar("T")
@@ -43,19 +43,14 @@ def number(value: Any) -> float:
         ForeignValueError: it is a text, an array of several, NaN, infinite, or no number at all.
     """
     try:
-        found = float(value) if not isinstance(value, str | bytes | bytearray) else math.nan
-    except Exception:  # arrays and tensors raise what they like
-        raise ForeignValueError(f"{_spelled(value)} is not a number") from None
+        if isinstance(value, str | bytes | bytearray):
+            raise TypeError
+        found = float(value.detach() if hasattr(value, "detach") else value)  # torch warns of one with a gradient
+    except BaseException:  # arrays and tensors raise what they like, and a plug-in's own number even SystemExit
+        raise ForeignValueError(f"{spelled(value, 80)} is not a number") from None
     if not math.isfinite(found):
-        raise ForeignValueError(f"{_spelled(value)} is not a finite number")
+        raise ForeignValueError(f"{spelled(value, 80)} is not a finite number")
     return found
-
-
-def _spelled(value: Any) -> str:
-    try:
-        return cut(repr(value), 80)
-    except Exception:  # an integer of thousands of digits, or a plug-in's own
-        return f"a {type(value).__name__}"
 
 
 def checked_score(value: Any) -> Score:
@@ -65,14 +60,19 @@ def checked_score(value: Any) -> Score:
         ForeignValueError: it is no `Score`, or its value or resolution is not a finite number.
     """
     if not isinstance(value, Score):
-        raise ForeignValueError(f"not a Score: {cut(repr(value), 80)}")
-    return replace(
-        value,
-        value=None if value.value is None else number(value.value),
-        resolution=None if value.resolution is None else abs(number(value.resolution)),
-        reason=value.reason if isinstance(value.reason, str) else cut(str(value.reason), LONGEST),
-        details=plain(value.details) if isinstance(value.details, Mapping) else {"details": plain(value.details)},
-    )  # fmt: skip
+        raise ForeignValueError(f"not a Score: {spelled(value, 80)}")
+    try:
+        return replace(
+            value,
+            value=None if value.value is None else number(value.value),
+            resolution=None if value.resolution is None else abs(number(value.resolution)),
+            reason=value.reason if isinstance(value.reason, str) else cut(str(value.reason), LONGEST),
+            details=plain(value.details) if isinstance(value.details, Mapping) else {"details": plain(value.details)},
+        )
+    except ForeignValueError:
+        raise
+    except BaseException as error:  # of a plug-in's own text or mapping, even SystemExit
+        raise ForeignValueError(f"a Score that cannot be read ({type(error).__name__})") from None
 
 
 def plain(value: Any, above: tuple[int, ...] = ()) -> Any:
@@ -93,7 +93,7 @@ def plain(value: Any, above: tuple[int, ...] = ()) -> Any:
     try:
         return number(value)
     except ForeignValueError:
-        return str(value) if isinstance(value, float) else _spelled(value)
+        return str(value) if isinstance(value, float) else spelled(value, 80)
 
 
 def said(error: BaseException) -> str:
@@ -251,7 +251,7 @@ async def in_thread(work: Callable[[], T]) -> T:
 def check_counts(usage: Any, kind: type) -> None:
     """Raises `ForeignValueError` unless it is of the kind given (`Usage`), of counts that are 0 or more."""
     if not isinstance(usage, kind):
-        raise ForeignValueError(f"charge takes a {kind.__name__}, not {cut(repr(usage), 80)}")
+        raise ForeignValueError(f"charge takes a {kind.__name__}, not {spelled(usage, 80)}")
     for field in fields(kind):
         count = number(getattr(usage, field.name))
         if count < 0:
@@ -269,7 +269,7 @@ def check_timeout(seconds: Any, name: str) -> float | None:
     except ForeignValueError:
         found = 0.0
     if found is not None and (found <= 0 or isinstance(seconds, bool)):
-        raise ConfigError(f"{name} must be more than 0 seconds (None for no limit), not {_spelled(seconds)}")
+        raise ConfigError(f"{name} must be more than 0 seconds (None for no limit), not {spelled(seconds)}")
     return found
 
 

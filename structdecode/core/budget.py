@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 from structdecode.core.errors import BudgetSpent, ConfigError, UnknownNameError
+from structdecode.core.reading import spelled
 from structdecode.core.settings import check_settings
 
 if TYPE_CHECKING:
@@ -61,6 +62,10 @@ OUTSIDE = ("dollars", "api_calls", "flops")
 """Fields of `Usage`: costs beside the search's own model. They are shown where they are not 0."""
 
 
+MOST = 10**15
+"""The largest limit, of anything: no search comes near it, and counts up to here are exact as floats."""
+
+
 @dataclass(frozen=True)
 class Budget:
     """Limits on a search, None for no limit. Generator and verifier draw on the same ones.
@@ -83,7 +88,10 @@ class Budget:
         for f in fields(self):
             value = getattr(self, f.name)
             if value is not None and value < 0:
-                raise ConfigError(f"budget: {f.name} must be 0 or more, not {value!r}")
+                raise ConfigError(f"budget: {f.name} must be 0 or more, not {spelled(value)}")
+            if value is not None and value > MOST:
+                shown = spelled(value)
+                raise ConfigError(f"budget: {f.name} must be at most {MOST:,}, or None for no limit, not {shown}")
 
     @classmethod
     def parse(cls, text: str) -> Budget:

@@ -35,7 +35,7 @@ from structdecode.core.labels import label_of
 from structdecode.core.lifetimes import lifetimes
 from structdecode.core.lookup import find_schema, load_backend
 from structdecode.core.protocols import Backend, Strategy
-from structdecode.core.reading import cut
+from structdecode.core.reading import spelled
 from structdecode.core.results import Result, result_of
 from structdecode.core.settings import build
 from structdecode.core.trace import Observer, Trace
@@ -76,10 +76,11 @@ async def adecode(
     prompt, limits = prompt_of(prompt), _budget(budget)
     seed, sample_id = seeds.checked(seed), str(sample_id)
     verifier_timeout = check_timeout(verifier_timeout, "verifier_timeout")
+    _check_flag("trace_tokens", trace_tokens)
+    if observer is not None and not callable(observer):
+        raise ConfigError(f"an observer is a function of an event, not {spelled(observer)}")
     search = _strategy(strategy)
-    if not isinstance(schema, Schema):
-        schema = find_schema(schema or str(getattr(search, "default_schema", "llava-o1")))
-    schema = schema.for_prompt(prompt)
+    schema = _schema(schema, search).for_prompt(prompt)
     meter = Meter(limits)
     with _ready(backend) as model:
         header = {
@@ -108,7 +109,7 @@ def prompt_of(given: Any) -> Prompt:
     if isinstance(given, str):
         return Prompt(given)
     if not isinstance(given, Prompt):
-        raise PromptError(f'a prompt is a Prompt, not {cut(repr(given), 60)}: Prompt("What is it?", [picture])')
+        raise PromptError(f'a prompt is a Prompt, not {spelled(given)}: Prompt("What is it?", [picture])')
     return given
 
 
@@ -117,10 +118,10 @@ def _budget(given: Any) -> Budget:
         unknown = next((name for name in given if name not in {f.name for f in fields(Budget)}), None)
         if unknown is not None:
             known = ", ".join(f.name for f in fields(Budget))
-            raise ConfigError(f"budget: unknown limit {cut(repr(unknown), 60)}; it has {known}")
+            raise ConfigError(f"budget: unknown limit {spelled(unknown)}; it has {known}")
         return Budget(**given)
     if given is not None and not isinstance(given, Budget):
-        raise ConfigError(f"a budget is a Budget, not {cut(repr(given), 60)}: Budget(tokens=2000)")
+        raise ConfigError(f"a budget is a Budget, not {spelled(given)}: Budget(tokens=2000)")
     return given or Budget()
 
 
@@ -134,7 +135,7 @@ def _ready(backend: Any) -> Iterator[Backend]:
     if not hasattr(backend, "open"):
         raise ConfigError(
             f"a backend is an object such as TransformersBackend.load(...), or a checkpoint's path, not "
-            f"{cut(repr(backend), 60)}"
+            f"{spelled(backend)}"
         )
     yield backend
 
@@ -142,8 +143,21 @@ def _ready(backend: Any) -> Iterator[Backend]:
 def _strategy(given: Any) -> Strategy:
     search: Strategy = build("strategies", given) if isinstance(given, str) else given
     if isinstance(search, type) or not callable(search):
-        raise ConfigError(f"a strategy is a name or an object such as BestOfN(n=4), not {cut(repr(search), 60)}")
+        raise ConfigError(f"a strategy is a name or an object such as BestOfN(n=4), not {spelled(search)}")
     return search
+
+
+def _schema(given: Any, search: Strategy) -> Schema:
+    if isinstance(given, Schema):
+        return given
+    if given is not None and not isinstance(given, str):
+        raise ConfigError(f"a schema is a Schema, a name or None, not {spelled(given)}")
+    return find_schema(given or str(getattr(search, "default_schema", "llava-o1")))
+
+
+def _check_flag(name: str, given: Any) -> None:
+    if not isinstance(given, bool):
+        raise ConfigError(f"{name} must be true or false, not {spelled(given)}")
 
 
 def _name(search: Any) -> str:
@@ -177,14 +191,14 @@ def _ranking(found: Any, search: Any, decoder: MeteredDecoder) -> list[Ranked]:
     wrong = next((r for r in found if not isinstance(r, Ranked)), None) if is_list(found) else found
     if wrong is not None or not is_list(found):
         raise StrategyError(
-            f"strategy {_name(search)} gave back {cut(repr(wrong), 80)}: it is to give a list of Ranked, best "
+            f"strategy {_name(search)} gave back {spelled(wrong, 80)}: it is to give a list of Ranked, best "
             "first (structdecode.rank makes one of candidates and scores)"
         )
     foreign = next((r for r in found if not decoder.made(r)), None)
     if foreign is not None:
         raise StrategyError(
             f"strategy {_name(search)} gave back a candidate that its decoder never made "
-            f"({cut(repr(foreign.candidate), 80)}): it is to rank what `extend` returned, as it is"
+            f"({spelled(foreign.candidate, 80)}): it is to rank what `extend` returned, as it is"
         )
     try:
         return [replace(ranked, score=checked_score(ranked.score)) for ranked in found]
@@ -226,6 +240,7 @@ async def astream(
     Args:
         tokens: whether text comes while it is written, too.
     """
+    _check_flag("tokens", tokens)
     events: asyncio.Queue[Mapping[str, Any] | None] = asyncio.Queue()
     observer = _Listener(events.put_nowait, tokens)
 

@@ -7,6 +7,8 @@ import binascii
 import hashlib
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -95,16 +97,23 @@ def _open(source: ImageSource) -> tuple[str, Image.Image]:
 
 
 def opened(data: bytes) -> Image.Image:
-    """Pillow's image of these bytes, not decoded yet, without its warning about large ones: the size is ours to check.
+    """Pillow's image of these bytes, not decoded yet, without its warnings: the size is ours to check.
 
     Raises:
         Image.DecompressionBombError: it has more than twice `MAX_PIXELS`.
         UnidentifiedImageError: it is no image that Pillow reads.
         Exception: anything else that a decoder raises on damaged bytes, from OSError to struct.error.
     """
-    with _WARNINGS, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    with _quiet():
         return Image.open(io.BytesIO(data))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Pillow's warnings, of damaged metadata say: what cannot be read is an error, and the rest is not needed."""
+    with _WARNINGS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _read(source: str | Path | bytes) -> tuple[str, bytes]:
@@ -132,7 +141,8 @@ def _read(source: str | Path | bytes) -> tuple[str, bytes]:
 def orientation(image: Image.Image) -> int:
     """EXIF's word on which side is up, and nothing else of it: the rest may be damaged, and is not needed."""
     try:
-        return int(image.getexif().get(_ORIENTATION, 1))
+        with _quiet():
+            return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # damaged EXIF raises anything from struct.error to TypeError
         return 1
 
@@ -140,7 +150,10 @@ def orientation(image: Image.Image) -> int:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if getattr(image, "is_animated", False):
         image.seek(0)
-    image.load()  # Pillow turns a TIFF here, and takes its orientation away
+    with (
+        _quiet() if image.format == "TIFF" else nullcontext()
+    ):  # others read no tags here, and may be decoded in parallel
+        image.load()  # Pillow turns a TIFF here, and takes its orientation away
     turn = _TURNS.get(orientation(image))
     if turn is not None:
         image = image.transpose(turn)

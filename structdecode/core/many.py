@@ -13,6 +13,7 @@ from structdecode.core.engine import adecode
 from structdecode.core.errors import ConfigError, ImageError, PromptError
 from structdecode.core.lifetimes import Lifetimes
 from structdecode.core.protocols import Backend, Strategy
+from structdecode.core.reading import spelled
 from structdecode.core.results import Result, unasked
 from structdecode.core.types import Prompt, Schema
 from structdecode.core.workers import as_done, numbered
@@ -56,6 +57,9 @@ async def decode_many(
     Raises:
         StructdecodeError: a setting is wrong; or there are fewer sample ids than prompts.
     """
+    _check_several("prompts", prompts, (Iterable, AsyncIterable))
+    if sample_ids is not None:
+        _check_several("sample_ids", sample_ids, (Iterable,))
     seed, verifiers = seeds.checked(seed), Lifetimes()
 
     async def answered(task: Task) -> Result:
@@ -73,6 +77,11 @@ async def decode_many(
     async with verifiers, aclosing(as_done(_tasks(prompts, sample_ids), answered, concurrency)) as results:
         async for index, result in results:
             yield index, result
+
+
+def _check_several(name: str, given: Any, kinds: tuple[type, ...]) -> None:
+    if not isinstance(given, kinds) or isinstance(given, str | bytes):
+        raise ConfigError(f"{name} must be a list or another iterable, one for each result, not {spelled(given)}")
 
 
 async def _tasks(

@@ -99,5 +99,13 @@ def one_line(text: str) -> str:
     return cut(" ".join("".join(c if c.isprintable() else " " for c in text).split()), LONGEST)
 
 
+def spelled(value: object, longest: int = 60) -> str:
+    """A value for a message, whatever it is: an integer of thousands of digits and some plug-ins' own have no ``repr``."""
+    try:
+        return cut(repr(value), longest)
+    except BaseException:
+        return f"a {type(value).__name__}"
+
+
 def cut(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[:longest]}... ({len(text):,} characters)"

@@ -7,6 +7,7 @@ import numbers
 from typing import Any
 
 from structdecode.core.errors import ConfigError
+from structdecode.core.reading import spelled
 
 
 def derive(*parts: object) -> int:
@@ -22,5 +23,5 @@ def checked(seed: Any) -> int:
         ConfigError: it is no whole number.
     """
     if not isinstance(seed, numbers.Integral) or isinstance(seed, bool):
-        raise ConfigError(f"seed must be a whole number, not {seed!r}")
+        raise ConfigError(f"seed must be a whole number, not {spelled(seed)}")
     return int(seed)

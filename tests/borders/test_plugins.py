@@ -96,6 +96,25 @@ def test_a_number_of_any_library_is_a_score(case: str, tmp_path: Path) -> None:
     assert saved(result, tmp_path).events[-1]["answer"] == result.answer
 
 
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, asyncio.CancelledError, GeneratorExit])
+@pytest.mark.parametrize("field", ["value", "resolution", "reason", "details"])
+def test_a_score_that_raises_when_it_is_read_is_a_failure_of_its_verifier(field: str, kind: type) -> None:
+    class Raises:
+        def raises(self) -> Any:
+            raise kind
+
+        __float__ = __str__ = __repr__ = raises
+
+    made = {"value": 1.0, field: {"a": Raises()} if field == "details" else Raises()}
+    result = search(each(lambda: Score(**made)))
+    assert result.answer and (field == "details" or result.trace.failures[0]["verifier"] == "Verifier")
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_number_with_a_gradient_is_read_without_a_warning() -> None:
+    assert not search(each(lambda: Score(NUMBERS["grad"]))).trace.failures
+
+
 @pytest.mark.parametrize("case", NO_NUMBERS)
 def test_what_is_no_number_is_named(case: str, tmp_path: Path) -> None:
     result = search(each(lambda: Score(NO_NUMBERS[case])))

@@ -118,6 +118,62 @@ def test_what_is_no_verifier(given: Any) -> None:
             use(given)
 
 
+SCRIPTED = sd.ScriptedBackend(lambda prompt, prefix, stage, seed: f"1 {stage.end}")
+NONSENSE: list[Any] = [5, 1.5, True, [1], {"a": 1}, object(), b"x", -1, 10**5000, float("nan")]
+FITTING: dict[str, tuple[int, ...]] = {
+    "seed": (0, 7, 8), "verifier_timeout": (0, 1), "trace_tokens": (2,), "tokens": (2,), "concurrency": (0,),
+    "sample_ids": (3, 4), "prompts": (3, 4),
+}  # fmt: skip
+"""Places in `NONSENSE` of what is none for this parameter."""
+
+
+async def _listen(events: Any) -> None:
+    async for _ in events:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("ask", "name"),
+    [(sd.decode, name) for name in ("schema", "strategy", "budget", "seed", "observer", "verifier_timeout", "trace_tokens", "backend")]
+    + [(sd.astream, name) for name in ("schema", "strategy", "budget", "seed", "verifier_timeout", "tokens")]
+    + [(sd.decode_many, name) for name in ("schema", "strategy", "budget", "seed", "verifier_timeout", "concurrency", "sample_ids", "prompts")],
+)  # fmt: skip
+def test_a_wrong_type_for_any_named_parameter_is_said_in_one_line(ask: Any, name: str) -> None:
+    for value in (value for at, value in enumerate(NONSENSE) if at not in FITTING.get(name, ())):
+        given = {"backend": SCRIPTED, name: value}
+        first = given.pop("prompts", ["?"]) if ask is sd.decode_many else "?"
+        with pytest.raises(ConfigError) as caught:
+            found = ask(first, **given)
+            if ask is not sd.decode:
+                asyncio.run(_listen(found))
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("wrong", [-1, 0x110000, True, "a", 1.0, None, 10**4000])
+def test_an_impossible_token_id_is_named(wrong: Any) -> None:
+    async def forces(schema: sd.Schema, decoder: sd.Decoder) -> list[sd.Ranked]:
+        await decoder.force([decoder.root], schema.stages[0], [[97, wrong]])
+        return []
+
+    with pytest.raises(ConfigError, match="is no token of the model: ids go from 0 to"):
+        sd.decode("?", backend=SCRIPTED, strategy=forces)
+
+
+def test_one_text_is_no_list_of_prompts() -> None:
+    with pytest.raises(ConfigError, match="prompts must be a list"):
+        asyncio.run(_listen(sd.decode_many("What is it?", backend=SCRIPTED)))
+
+
+@pytest.mark.parametrize("field", ["tokens", "prefill_tokens", "model_calls", "verifier_calls", "seconds", "dollars"])
+def test_a_limit_is_refused_where_no_search_comes_near_it_and_works_else(field: str) -> None:
+    for value in (2**63, 10**400, 10**15 + 1, float("inf"), float("nan"), 1e300):
+        with pytest.raises(ConfigError, match=f"budget: {field} must be") as caught:
+            Budget(**{field: value})
+        assert len(str(caught.value)) < 200
+    result = sd.decode("?", backend=SCRIPTED, budget=Budget(**{field: 10**15}))
+    assert result.stopped_by is None
+
+
 @pytest.mark.parametrize("given", [3, None, BestOfN])
 def test_what_is_no_strategy(given: Any) -> None:
     with pytest.raises(ConfigError, match="a strategy is a name"):

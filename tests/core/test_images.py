@@ -127,6 +127,7 @@ def odd_exif(orientation: int, odd: tuple[int, int, int, bytes]) -> bytes:
     return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + directory + b"\0\0\0\0"
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("odd", ODD_TAGS)
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_picture_is_turned_by_its_orientation_alone(orientation: int, odd: str) -> None:
