@@ -20,6 +20,7 @@ from structdecode.core.types import Candidate, Prompt, Score
 T = TypeVar("T")
 
 _DEPTH = 20
+_LONGEST_SAID = 500
 GRACE = 1.0
 """Seconds in which a verifier whose time is over may end what it does; then it is left behind."""
 
@@ -97,8 +98,12 @@ def plain(value: Any, above: tuple[int, ...] = ()) -> Any:
 
 
 def said(error: BaseException) -> str:
-    """An error in one line, without control characters."""
-    return f"{type(error).__name__}: {one_line(str(error))}" if str(error) else type(error).__name__
+    """An error in one line, without control characters, and cut: it may quote what a model wrote."""
+    try:
+        text = cut(one_line(str(error)), _LONGEST_SAID)
+    except BaseException:  # of a plug-in's own error
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 # ------------------------------------------------------------------ calls

@@ -110,6 +110,15 @@ def test_a_score_that_raises_when_it_is_read_is_a_failure_of_its_verifier(field:
     assert result.answer and (field == "details" or result.trace.failures[0]["verifier"] == "Verifier")
 
 
+def test_an_error_that_quotes_a_long_text_is_cut_and_cleaned() -> None:
+    async def fails(schema: sd.Schema, decoder: sd.Decoder) -> list[sd.Ranked]:
+        raise ValueError("\x1b[31m" + "x" * 9999)
+
+    with pytest.raises(sd.StructdecodeError) as caught:
+        sd.decode("?", backend=BACKEND, strategy=fails)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 600
+
+
 @pytest.mark.filterwarnings("error")
 def test_a_number_with_a_gradient_is_read_without_a_warning() -> None:
     assert not search(each(lambda: Score(NUMBERS["grad"]))).trace.failures

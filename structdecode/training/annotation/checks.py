@@ -36,12 +36,19 @@ _LEAK = re.compile(
 )
 
 
+_LONGEST_MESSAGE = 500
+
+
 @dataclass(frozen=True)
 class Problem:
     """Why an answer cannot be used: a name for counting, and a sentence."""
 
     name: str
     message: str
+
+    def __post_init__(self) -> None:
+        """A message quotes what a model or server wrote: in one line, without control characters, and cut."""
+        object.__setattr__(self, "message", cut(one_line(self.message), _LONGEST_MESSAGE))
 
 
 def form(reply: Reply, question: Question, *, with_image: bool) -> Problem | dict[str, str]:

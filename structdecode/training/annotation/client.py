@@ -8,13 +8,14 @@ jitter behind that.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import random
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from structdecode.core.errors import ConfigError, MissingExtraError
@@ -37,7 +38,7 @@ _OWN_FAULT = (400, 413, 422)
 _LONGEST_WAIT = 60.0
 _SHORTEST_KEY = 12
 _LONGEST_ASKED = 86400.0
-"""Seconds: what a server asks for beyond a day is not waited for."""
+"""Seconds: a request that a server puts off for more than a day has no further try."""
 _LARGEST_REPLY = 16 << 20
 """Bytes of a reply, uncompressed: nothing behind them is read."""
 
@@ -147,7 +148,7 @@ class Client:
                 self.journal.add(request, Reply("", REFUSED, str(error)))
                 self._count_refusal(error)
                 raise
-            if failures >= self.tries or limited >= 10 * self.tries:
+            if failures >= self.tries or limited >= 10 * self.tries or wait == math.inf:
                 raise self._given_up(failures + limited, reason)
             await self._back_off(failures + limited, wait, everyone=isinstance(reason, _RateLimited))
 
@@ -155,16 +156,18 @@ class Client:
         """One try. What it cost is in the journal before the purse lets go of what it held back for it."""
         async with self.limiter.hold(request), self._slots:
             await self._until_allowed()
-            text = await self.api.post(body, request.extra)
+            answer = await self.api.post(body, request.extra)
             try:
-                reply = read_reply(text, request)
+                reply = read_reply(answer.text, request)
             except UnusableReply as error:
                 if error.prompt_tokens or error.completion_tokens:
                     self._keep(request, Reply("", UNUSABLE, "", error.prompt_tokens, error.completion_tokens))
                 if isinstance(error, ErrorBody):
-                    said = f"an error in a reply of HTTP 200: {error}"
+                    said = self.api.safe(f"an error in a reply of HTTP 200: {error}")
                     raise _judged(error.status, said, error.kind, None) from None
-                raise
+                raise _Failed(self.api.safe(answer.told("no chat completion"))) from None
+            except ValueError:
+                raise _Failed(self.api.safe(answer.told("not JSON"))) from None
             reply = replace(reply, text=self.api.without_key(reply.text), refusal=self.api.without_key(reply.refusal))
             self._keep(request, reply)
             return reply
@@ -248,6 +251,22 @@ async def _read_bounded(response: Any) -> None:
     response._content = bytes(body)  # where the client keeps a body that it read itself
 
 
+class _Answer(NamedTuple):
+    """What came back with a status that is no error."""
+
+    text: str
+    status: int
+    content_type: str
+
+    def told(self, wrong: str) -> str:
+        words = " ".join(self.text[:400].split())
+        came = f"it begins {words[:80]!r}" if words else "it is empty"
+        return (
+            f"the reply is {wrong} (HTTP {self.status}, {self.content_type[:40] or 'no content type'}, {came}): "
+            "--base-url has to be that of an OpenAI-compatible chat API, most often with /v1 at its end"
+        )
+
+
 class ChatApi:
     """``/chat/completions`` of one server. The key is held by the official client alone, and cut out of messages.
 
@@ -279,17 +298,17 @@ class ChatApi:
                 base_url=base_url, api_key=key, max_retries=0, timeout=timeout, http_client=http
             )
         except (ValueError, openai.OpenAIError) as error:
-            raise ConfigError(f"--base-url {base_url}: {self._safe(str(error))}") from None
+            raise ConfigError(f"--base-url {base_url}: {self.safe(str(error))}") from None
 
-    async def post(self, body: Mapping[str, Any], extra: Mapping[str, Any]) -> str:
-        """The text of the answer. One try."""
+    async def post(self, body: Mapping[str, Any], extra: Mapping[str, Any]) -> _Answer:
+        """The server's answer. One try."""
         openai = self._openai
         try:
             async with asyncio.timeout(self._timeout):  # of all of it: a server may send a byte now and then
                 raw = await self._client.chat.completions.with_raw_response.create(
                     **body, extra_body=dict(extra) or None
                 )
-                return str(raw.text)
+                return _Answer(str(raw.text), raw.status_code, raw.headers.get("content-type", ""))
         except TimeoutError:
             raise _Failed(f"no answer within {self._timeout:g} s") from None
         except _TooLarge as error:
@@ -298,21 +317,21 @@ class ChatApi:
         except openai.APIStatusError as error:
             raise self._judged(error) from None
         except openai.APIError as error:  # no connection, time-out
-            raise _Failed(self._safe(f"{type(error).__name__}: {error}")) from None
+            raise _Failed(self.safe(f"{type(error).__name__}: {error}")) from None
 
     async def close(self) -> None:
         await self._client.close()
 
     def _judged(self, error: Any) -> Exception:
         status, wait = error.status_code, retry_after(error.response.headers)
-        message = self._safe(f"HTTP {status}: {error.message}")
+        message = self.safe(f"HTTP {status}: {error.message}")
         return _judged(status, message, f"{error.code} {error.message}", wait)
 
     def without_key(self, text: str) -> str:
         """A server may echo it. What is too short to be one ("none", "EMPTY") may be a word."""
         return text.replace(self._key, "[key]") if len(self._key) >= _SHORTEST_KEY else text
 
-    def _safe(self, text: str) -> str:
+    def safe(self, text: str) -> str:
         return printable(" ".join(self.without_key(text).split()))[:300]
 
 
@@ -330,16 +349,19 @@ def _judged(status: int, message: str, kind: str, wait: float | None) -> Excepti
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks to wait: ``retry-after-ms``, or ``retry-after`` as seconds or as a date (RFC 9110)."""
+    """Seconds that a server asks to wait: ``retry-after-ms``, or ``retry-after`` as seconds or as a date (RFC 9110).
+
+    Infinite where it asks for more than a day: that is not waited for.
+    """
     for name, scale in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         try:
             wait = float(headers.get(name, "")) * scale
         except ValueError:
             continue
-        if 0 <= wait < _LONGEST_ASKED:
-            return wait
+        if 0 <= wait < math.inf:
+            return wait if wait < _LONGEST_ASKED else math.inf
     try:
         wait = max(0.0, parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time())
     except (TypeError, ValueError, IndexError, OverflowError):
         return None
-    return wait if wait < _LONGEST_ASKED else None
+    return wait if wait < _LONGEST_ASKED else math.inf

@@ -147,8 +147,8 @@ def _completion(data: Any, sent: Any, written: Any, request: Request) -> Reply:
         message = choice["message"]
         content, refusal = message.get("content"), message.get("refusal")
         finish, name = choice.get("finish_reason"), data.get("id")
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
-        raise UnusableReply(f"no chat completion: {type(error).__name__} {error}") from None
+    except (AttributeError, IndexError, KeyError, TypeError):
+        raise UnusableReply("no chat completion") from None
     if isinstance(content, list):  # of parts, as some servers give it
         content = "".join(
             part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)

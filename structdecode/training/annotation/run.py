@@ -23,6 +23,7 @@ from structdecode.core.errors import ImageError, PromptError, StructdecodeError
 from structdecode.core.lifetimes import lifetimes
 from structdecode.core.paths import write_atomically
 from structdecode.core.problems import Rejected
+from structdecode.core.reading import one_line
 from structdecode.core.workers import as_done
 from structdecode.training.annotation.annotator import Accepted, Annotator, Refused
 from structdecode.training.annotation.checks import Problem
@@ -258,7 +259,7 @@ def _refused_line(item: Item, decision: Decision | None, unanswered: str) -> dic
 
 
 def _line(file: str, line: int | None, problem: str, message: str) -> dict[str, Any]:
-    return {"file": file, "line": line, "problem": problem, "message": message}
+    return {"file": file, "line": line, "problem": problem, "message": one_line(message)}
 
 
 def _lines(items: Sequence[Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from structdecode.training.annotation.checks import Problem
 from structdecode.training.annotation.client import Client
 from structdecode.training.annotation.costs import Prices
 from structdecode.training.annotation.errors import Stopped, Unanswered
@@ -49,6 +50,26 @@ def test_each_is_billed_and_the_request_asked_again(case: str, tmp_path: Path) -
         assert during(server, tmp_path, asked).text == "fine"
         assert sum(server.asked.values()) == 3
     assert spent(tmp_path) == (3, 300, 150)
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (b'{"choices": null}', "no chat completion"), (b"[1]", "no chat completion"), (b"null", "no chat completion"),
+        (b"<html>\x1b[31m<body>Log in</body>", "not JSON"), (b"", "not JSON"), (b"x" * 9999, "not JSON"),
+    ],
+)  # fmt: skip
+def test_what_is_no_answer_is_told_in_one_line_with_the_remedy(raw: bytes, says: str, tmp_path: Path) -> None:
+    with ChatServer(lambda asked: Answer(raw=raw)) as server, pytest.raises(Unanswered) as caught:
+        during(server, tmp_path, asked, tries=1)
+    told = str(caught.value)
+    assert told.isprintable() and len(told) < 400 and f"the reply is {says} (HTTP 200, application/json" in told
+    assert (raw[:5].decode() if raw else "it is empty") in told and "--base-url has to be" in told
+
+
+def test_a_problem_quotes_no_control_characters_and_nothing_long() -> None:
+    problem = Problem("bad-request", "a\x1b[31m\nb" + "c" * 3000)
+    assert problem.message.isprintable() and len(problem.message) < 600
 
 
 def test_given_up_they_are_billed_and_asked_again_by_the_next_start(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from email.utils import formatdate
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from structdecode.training.annotation.client import Client, retry_after
+from structdecode.training.annotation.errors import Unanswered
 from tests.training.annotation.asking import during, request
 from tests.training.annotation.server import Answer, Asked, ChatServer
 
@@ -60,4 +62,11 @@ def test_retry_after_a_date() -> None:
 
 @pytest.mark.parametrize("date", ["Fri, 31 Dec 9999 23:59:59 GMT", "Mon, 01 Jan 2125 00:00:00 GMT"])
 def test_a_date_beyond_a_day_is_not_waited_for(date: str) -> None:
-    assert retry_after({"retry-after": date}) is None
+    assert retry_after({"retry-after": date}) == math.inf
+
+
+def test_a_request_that_is_put_off_beyond_a_day_ends_at_once(tmp_path: Path) -> None:
+    late = Answer(status=429, headers={"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT"})
+    with ChatServer(lambda asked: late) as server, pytest.raises(Unanswered, match="after 1 tries"):
+        during(server, tmp_path, lambda client: client.ask(request()), tries=1)
+    assert len(server.times) == 1
