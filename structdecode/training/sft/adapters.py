@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from structdecode.backends.transformers.loading import load_model, load_processor
@@ -120,7 +119,6 @@ def merge(
     if rows is not None and rows != len(layer.weight):
         grow(model, rows)
     merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-    say_whether_tied(merged)
     merged.save_pretrained(str(out))
     processor.save_pretrained(str(out))
 
@@ -136,16 +134,3 @@ def _rows(adapter: str | Path, model: Any) -> int | None:
     name = next(name for name, module in model.named_modules() if module is layer)
     saved = load_peft_weights(str(adapter), device="cpu")
     return next((len(weight) for key, weight in saved.items() if key.endswith(f"{name}.weight")), None)
-
-
-def say_whether_tied(model: Any) -> None:
-    """A model whose output layer is no longer its input embeddings must not be read back as if it were.
-
-    Adapters save both where both are trained (as they are for new tags), each with what it learned.
-    """
-    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
-    if head is None or torch.equal(embeddings.weight, head.weight):
-        return
-    for config in (model.config, model.config.get_text_config()):
-        if getattr(config, "tie_word_embeddings", False):
-            config.tie_word_embeddings = False
