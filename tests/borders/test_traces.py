@@ -132,7 +132,7 @@ def test_what_is_no_json_is_said_in_one_line(case: str, tmp_path: Path) -> None:
 
 
 def hostile(trace: dict[str, Any]) -> dict[str, Any]:
-    """Every text of a trace, keys and header included, is a script."""
+    """Every text of a trace, keys and header included, is a script, a candidate's another than the chosen one's."""
     texts = ("text", "stage", "finish_reason", "verifier", "answer", "stopped_by", "lead")
     events = [
         {
@@ -141,6 +141,10 @@ def hostile(trace: dict[str, Any]) -> dict[str, Any]:
         }
         for event in trace["events"]
     ]
+    for event in events[:-1]:
+        if event["kind"] == "candidate":
+            event["text"] = f"{SCRIPT} {event['path']}"
+            event["token_texts"][0] = event["text"]
     events[-1] |= {"usage": {SCRIPT: 1}, "usage_by_part": {SCRIPT: {SCRIPT: 1}}}
     failure = {"kind": "failure", "verifier": SCRIPT, "error": SCRIPT}
     warning = {"kind": "warning", "text": SCRIPT}
@@ -153,6 +157,7 @@ def test_a_hostile_traces_page_holds_no_markup_of_its(trace: dict[str, Any], tmp
     path.write_text(json.dumps(hostile(copy.deepcopy(trace))))
     page = render(Trace.load(path))
     assert "<script" not in page and "<img" not in page and page.count("&lt;script&gt;") > 20
+    assert page.count("<mark ") > 2 and 'title="probability 0.368' in page
     assert "script-src" not in page and "default-src 'none'" in page
 
 

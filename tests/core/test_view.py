@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import structdecode as sd
@@ -60,7 +60,12 @@ def test_a_chain_longer_than_pythons_stack_is_listed_and_a_shorter_one_drawn_too
         assert page.count("<rect") == page.count('<path class="cut"') == drawn
 
 
+CROWDED = [[0, 0, at] for at in range(8)] + [[parent, at] for parent in (0, 1) for at in range(3)]
+"""Two parents side by side whose children have not room enough before them, in a layer that is not the widest."""
+
+
 @settings(max_examples=60)
+@example(CROWDED, 0)
 @given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=4), max_size=40), st.integers(0, 5))
 def test_in_a_drawing_no_boxes_touch_and_no_edges_cross(given: list[list[int]], best: int) -> None:
     paths = sorted({tuple(path[:end]) for path in given for end in range(1, len(path) + 1)}, key=lambda p: (len(p), p))
@@ -71,6 +76,7 @@ def test_in_a_drawing_no_boxes_touch_and_no_edges_cross(given: list[list[int]], 
         assert 0 <= box.x <= drawing.width - BOX_WIDTH and TOP <= box.y <= drawing.height - BOX_HEIGHT
         columns.setdefault(box.x, []).append(box.y)
     assert len(drawing.boxes) == len(drawing.edges) == len(paths)
+    assert [box.node.kept for box in drawing.boxes] == sorted(box.node.kept for box in drawing.boxes), "on top"
     for rows in columns.values():
         assert all(below - above >= ROW - 1e-6 for above, below in pairwise(rows))
     for edge, box in zip(drawing.edges, drawing.boxes, strict=True):
