@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from structdecode.core import registry
+from structdecode.core.declared import read_declared
 from structdecode.core.errors import ConfigError, UnknownNameError
 from structdecode.core.protocols import traits_of
 from structdecode.core.reading import parse_yaml, read_text
 from structdecode.core.seeds import checked
 from structdecode.core.settings import field_types, from_text
 from structdecode.evaluation.cells import COUNT, Cell, Plan, expand, own_name
-
-_KEYS = ("model", "judge", "data", "schema", "seed", "seeds", "defaults", "budget", "cells")
-_CELL_KEYS = ("strategy", "name", "verifiers", "settings", "sweep", "budget", "schema")
 
 
 @dataclass(frozen=True)
@@ -106,22 +104,7 @@ def load_study(path: str | Path) -> Study:
         MissingExtraError: PyYAML is not installed.
     """
     place = Path(path)
-    content = _read_yaml(place)
-    _check_keys(content, _KEYS, f"key in {place}")
-    if not isinstance(content.get("cells"), list) or not content["cells"]:
-        raise ConfigError(f"{place}: 'cells' must be a list of mappings with a 'strategy'")
-    given = content.get("data")
-    given = {"source": given} if isinstance(given, str) else given
-    if not isinstance(given, dict) or "source" not in given:
-        raise ConfigError(f"{place}: 'data' must be a path, or a mapping with 'source'")
-    _check_keys(given, [f.name for f in fields(DataSource)], f"key of 'data' in {place}")
-    if "seed" in content and "seeds" in content:
-        raise ConfigError(f"{place}: give 'seed' or 'seeds', not both")
-    seeds = content.get("seeds", [content.get("seed", 0)])
-    if not isinstance(seeds, list) or not all(isinstance(s, int) and not isinstance(s, bool) for s in seeds):
-        raise ConfigError(f"{place}: 'seeds' must be a list of whole numbers, not {seeds!r}")
-    plans = tuple(_plan(entry, content, place) for entry in content["cells"])
-    return Study(DataSource(**given), plans, content.get("model"), tuple(seeds), content.get("judge"))
+    return _study(read_declared(_StudyFile, _read_yaml(place), str(place), "study"))
 
 
 def overridden(
@@ -146,50 +129,67 @@ def overridden(
     return Study(source, study.plans, model or study.model, tuple(seeds) or study.seeds, judge or study.judge)
 
 
-def _plan(entry: Any, content: Mapping[str, Any], place: Path) -> Plan:
-    if not isinstance(entry, dict) or not isinstance(entry.get("strategy"), str):
-        raise ConfigError(f"{place}: a cell is a mapping with a 'strategy', not {entry!r}")
-    _check_keys(entry, _CELL_KEYS, f"key of a cell in {place}")
-    for key in ("settings", "sweep"):
-        _mapping(entry.get(key), f"{place}: {key!r} of {entry['strategy']!r}")
-    verifiers = entry.get("verifiers") or []
-    if not isinstance(verifiers, list):
-        raise ConfigError(f"{place}: 'verifiers' of {entry['strategy']!r} must be a list, not {verifiers!r}")
+@dataclass(frozen=True)
+class _CellEntry:
+    """One of a file's ``cells``."""
+
+    strategy: str
+    name: str | None = None
+    verifiers: tuple[str | Mapping[str, Any], ...] | None = None
+    settings: Mapping[str, Any] | None = None
+    sweep: Mapping[str, Any] | None = None
+    budget: str | int | Mapping[str, Any] | None = None
+    schema: str | None = None
+
+
+@dataclass(frozen=True)
+class _StudyFile:
+    """A study as its YAML has it."""
+
+    data: str | DataSource
+    cells: tuple[_CellEntry, ...]
+    model: str | None = None
+    judge: str | None = None
+    schema: str | None = None
+    seed: int | None = None
+    seeds: tuple[int, ...] | None = None
+    defaults: Mapping[str, Any] | None = None
+    budget: str | int | Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.cells:
+            raise ConfigError("cells is empty: at least one mapping with a strategy is wanted")
+        if self.seed is not None and self.seeds is not None:
+            raise ConfigError("give 'seed' or 'seeds', not both")
+
+
+def _study(file: _StudyFile) -> Study:
+    source = DataSource(file.data) if isinstance(file.data, str) else file.data
+    seeds = file.seeds if file.seeds is not None else (file.seed or 0,)
+    return Study(source, tuple(_plan(entry, file) for entry in file.cells), file.model, seeds, file.judge)
+
+
+def _plan(entry: _CellEntry, file: _StudyFile) -> Plan:
     return Plan(
-        entry["strategy"], entry.get("name"), tuple(verifiers), entry.get("settings") or {},
-        _mapping(content.get("defaults"), f"{place}: 'defaults'"), entry.get("sweep") or {},
-        _budget_text(entry.get("budget", content.get("budget"))), entry.get("schema", content.get("schema")),
+        entry.strategy, entry.name, entry.verifiers or (), entry.settings or {}, file.defaults or {},
+        entry.sweep or {}, _budget_text(entry.budget if entry.budget is not None else file.budget),
+        entry.schema or file.schema,
     )  # fmt: skip
 
 
-def _mapping(value: Any, what: str) -> dict[str, Any]:
-    if value is not None and not isinstance(value, dict):
-        raise ConfigError(f"{what} must be a mapping, not {value!r}")
-    return value or {}
-
-
-def _budget_text(given: Any) -> str:
-    if isinstance(given, dict):
+def _budget_text(given: str | int | Mapping[str, Any] | None) -> str:
+    if isinstance(given, Mapping):
         return ",".join(f"{key}={value}" for key, value in given.items())
     return str(given or "")
 
 
-def _check_keys(given: Mapping[str, Any], known: Sequence[str], what: str) -> None:
-    for key in given:
-        if key not in known:
-            raise UnknownNameError(what, str(key), known)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path) -> Any:
     try:
-        content = parse_yaml(read_text(path))
+        return parse_yaml(read_text(path))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from None
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: a study is a mapping with 'data' and 'cells'")
-    return content
 
 
 def _sweepable(key: str, kind: type) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
+from structdecode.core.declared import read_declared
 from structdecode.core.errors import ConfigError, UnknownNameError
 from structdecode.core.reading import parse_yaml, read_text
 from structdecode.training.ranges import (
@@ -192,59 +193,4 @@ def _parsed(text: str, where: str) -> Any:
 
 
 def _recipe_of(content: Any, where: str) -> Recipe:
-    if not isinstance(content, Mapping):
-        raise ConfigError(f"{where}: a recipe is a mapping of settings, not {type(content).__name__}")
-    known = get_type_hints(Recipe)
-    for key in content:
-        if key not in known:
-            raise UnknownNameError("setting of a recipe", str(key), known)
-    values = {key: _value(key, value, known[key], where) for key, value in content.items()}
-    return replace(Recipe(), **values)
-
-
-def _value(key: str, value: Any, kind: Any, where: str) -> Any:
-    """A value as the field has it. Raises `ConfigError` where it is of another type."""
-    made = _as_kind(value, kind)
-    if made is _NOT:
-        raise ConfigError(f"{where}: {key} is {value!r}: {_wanted(kind)} is wanted")
-    return made
-
-
-_NOT = object()
-
-
-def _as_kind(value: Any, kind: Any) -> Any:
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin is Literal:
-        return value if value in inner else _NOT
-    if origin is tuple:
-        item = inner[0]
-        if not isinstance(value, list | tuple) or (inner[-1] is not Ellipsis and len(value) != len(inner)):
-            return _NOT
-        parts = tuple(_as_kind(part, item) for part in value)
-        return _NOT if _NOT in parts else parts
-    if isinstance(origin, type) and issubclass(origin, Mapping):
-        return dict(value) if isinstance(value, Mapping) else _NOT
-    if inner:  # a union
-        return next((made for k in inner if (made := _as_kind(value, k)) is not _NOT), _NOT)
-    if kind is float:
-        return _as_float(value)
-    if kind is int and isinstance(value, bool):
-        return _NOT
-    return value if isinstance(value, kind) else _NOT
-
-
-def _as_float(value: Any) -> Any:
-    """YAML reads 1e-5 (no point in it) as a text."""
-    if isinstance(value, bool):
-        return _NOT
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        return _NOT
-
-
-def _wanted(kind: Any) -> str:
-    if get_origin(kind) is Literal:
-        return " or ".join(map(str, get_args(kind)))
-    return str(getattr(kind, "__name__", kind)) if not get_args(kind) else str(kind).replace("typing.", "")
+    return read_declared(Recipe, content, where, "recipe")

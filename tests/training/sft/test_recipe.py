@@ -41,7 +41,7 @@ def test_flags_change_values_as_yaml_reads_them() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (["learning_rate=1"], "unknown setting of a recipe 'learning_rate'"),
+        (["learning_rate=1"], "unknown key of a recipe in --set 'learning_rate'"),
         (["lr=fast"], "lr is 'fast': float is wanted"),
         (["lr=0"], "lr must be above 0, not 0"),
         (["method=lorra"], "method is 'lorra': full or lora or qlora is wanted"),
@@ -63,7 +63,8 @@ def test_flags_change_values_as_yaml_reads_them() -> None:
         (["max_length=0"], "max_length must be at least 1"),
         (["scheduler_options={min_lr_ratio: .nan}"], "scheduler_options must be a finite number"),
         (["batch_size=2.5"], "batch_size is 2.5: int is wanted"),
-        (["betas=[0.9]"], "betas is"),
+        (["betas=[0.9]"], "betas is [0.9]: a list of 2 float"),
+        (["betas=[0.9, x]"], "--set: betas[1] is 'x': float is wanted"),
         (["method=lora", "train_only=[x]"], "train_only is for method full"),
         (["save_every=7", "log_every=5"], "save_every must be a multiple of log_every"),
         (["save_dtype=half"], "save_dtype must be"),
