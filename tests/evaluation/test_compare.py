@@ -90,7 +90,7 @@ def test_control_c_says_how_to_go_on(tmp_path: Path) -> None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130 and "the same command resumes" in said and "Traceback" not in said
+    assert process.returncode == 130 and "run the same command again to resume" in said and "Traceback" not in said
     assert 0 < len(read_run(tmp_path / "run").records) < 600
 
 
