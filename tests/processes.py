@@ -1,4 +1,4 @@
-"""``structdecode`` as a process of its own that has torch and transformers loaded already.
+"""``structdecode``, or another program, as a process of its own that has torch and transformers loaded already.
 
 A start costs a fork instead of seconds of imports. Each test process has a server that has loaded the modules, computed
 nothing, and forks itself for every command (`multiprocessing`'s forkserver); signals, exit codes and what is written are
@@ -7,6 +7,7 @@ as those of ``python -m structdecode``.
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -58,12 +59,15 @@ class Command:
         return path.read_text() if path.exists() else ""
 
 
-def start(*arguments: object, environment: Mapping[str, str] = {}) -> Command:
-    """``structdecode`` with these arguments, one thread and 120 columns; ``environment`` goes before the test's own."""
+def start(*arguments: object, environment: Mapping[str, str] = {}, program: str = "structdecode.cli.main") -> Command:
+    """``structdecode`` with these arguments, one thread and 120 columns; ``environment`` goes before the test's own.
+
+    ``program`` is the module whose ``main`` runs.
+    """
     folder = Path(tempfile.mkdtemp(prefix="structdecode-"))
     around = {**os.environ, **ENVIRONMENT, **environment}
     words = [str(argument) for argument in arguments]
-    process = _CONTEXT.Process(target=_main, args=(words, around, str(folder), os.getcwd()), daemon=True)
+    process = _CONTEXT.Process(target=_main, args=(program, words, around, str(folder), os.getcwd()), daemon=True)
     with mock.patch.dict(os.environ, ENVIRONMENT):  # the server's own, if this is the first
         process.start()
     return Command(process, folder)
@@ -77,7 +81,7 @@ def run(*arguments: object, timeout: float = 300, **environment: str) -> subproc
     return subprocess.CompletedProcess([*map(str, arguments)], command.returncode, out, err)
 
 
-def _main(words: list[str], environment: dict[str, str], folder: str, directory: str) -> None:
+def _main(program: str, words: list[str], environment: dict[str, str], folder: str, directory: str) -> None:
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(directory)
@@ -89,7 +93,5 @@ def _main(words: list[str], environment: dict[str, str], folder: str, directory:
     sys.argv = ["structdecode", *words]
     import torch
 
-    from structdecode.cli.main import main
-
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # the library has read that long ago
-    main()
+    importlib.import_module(program).main()

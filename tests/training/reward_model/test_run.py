@@ -27,6 +27,12 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("rows") / "rows.jsonl", 40)
 
 
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 rows to train on and 6 held out: for what does not depend on how much is learnt."""
+    return write(tmp_path_factory.mktemp("few") / "rows.jsonl", 10)
+
+
 def settings(rows: Path, **more: Any) -> Settings:
     given = {
         "method": "full",
@@ -74,8 +80,8 @@ class Stop(TrainerCallback):  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "head"])
-def test_a_run_that_was_cut_off_ends_bit_for_bit_as_one_that_was_not(rows: Path, tmp_path: Path, method: Any) -> None:
-    chosen = settings(rows, method=method, epochs=2, batch_size=64, max_steps=4)
+def test_a_run_that_was_cut_off_ends_bit_for_bit_as_one_that_was_not(few: Path, tmp_path: Path, method: Any) -> None:
+    chosen = settings(few, method=method, epochs=2, batch_size=12, max_steps=4)
     train(chosen, tmp_path / "whole", quiet=True)
     with pytest.raises(KeyboardInterrupt):
         train(chosen, tmp_path / "cut", quiet=True, callbacks=(Stop(3),))
@@ -87,8 +93,8 @@ def test_a_run_that_was_cut_off_ends_bit_for_bit_as_one_that_was_not(rows: Path,
 
 
 @pytest.mark.parametrize("method", ["lora", "head"])
-def test_what_is_frozen_stays_as_it_was(rows: Path, tmp_path: Path, method: Any) -> None:
-    train(settings(rows, method=method, max_steps=2, save_every=0), tmp_path / "run", quiet=True)
+def test_what_is_frozen_stays_as_it_was(few: Path, tmp_path: Path, method: Any) -> None:
+    train(settings(few, method=method, max_steps=2, save_every=0), tmp_path / "run", quiet=True)
     base, found = (
         model.backbone.state_dict() for model in (from_base("pocket")[0], load(tmp_path / "run" / "model")[0])
     )
@@ -98,10 +104,10 @@ def test_what_is_frozen_stays_as_it_was(rows: Path, tmp_path: Path, method: Any)
     assert all(name.startswith("language_model.") and "proj" in name for name in moved)
 
 
-def test_a_process_that_was_killed_goes_on(rows: Path, tmp_path: Path) -> None:
-    train(settings(rows, max_steps=6, save_every=1, method="head"), tmp_path / "whole", quiet=True)
+def test_a_process_that_was_killed_goes_on(few: Path, tmp_path: Path) -> None:
+    train(settings(few, max_steps=6, save_every=1, method="head"), tmp_path / "whole", quiet=True)
     command = [
-        "train-verifier", str(rows), "--model", "pocket", "--out",
+        "train-verifier", str(few), "--model", "pocket", "--out",
         str(tmp_path / "killed"), "--method", "head", "--batch-size", "8", "--lr", "1e-3", "--held-out", "0.2",
         "--log-every", "1", "--save-every", "1", "--eval-every", "0", "--max-steps", "6", "--quiet",
     ]  # fmt: skip
@@ -119,14 +125,14 @@ def test_a_process_that_was_killed_goes_on(rows: Path, tmp_path: Path) -> None:
         assert value.allclose(weights(tmp_path / "killed")[name], atol=1e-5), name
 
 
-def test_a_run_directory_belongs_to_one_set_of_settings(rows: Path, tmp_path: Path) -> None:
-    chosen = settings(rows, max_steps=1, method="head", save_every=0)
+def test_a_run_directory_belongs_to_one_set_of_settings(few: Path, tmp_path: Path) -> None:
+    chosen = settings(few, max_steps=1, method="head", save_every=0)
     train(chosen, tmp_path / "run", quiet=True)
     with pytest.raises(ConfigError, match="is there already: choose another --out"):
         train(chosen, tmp_path / "run", quiet=True)
     (tmp_path / "run" / "model").rename(tmp_path / "elsewhere")
     with pytest.raises(ConfigError, match=r"another recipe \(lr 0.001 there, 0.01 now\)"):
-        train(settings(rows, max_steps=1, method="head", save_every=0, lr=1e-2), tmp_path / "run", quiet=True)
+        train(settings(few, max_steps=1, method="head", save_every=0, lr=1e-2), tmp_path / "run", quiet=True)
     assert yaml.safe_load((tmp_path / "run" / "settings.yaml").read_text())["lr"] == 1e-3
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ def recipe_file(tmp_path: Path, base: Path, data: Path) -> Any:
     """Writes a recipe for the tiny model; keywords change it."""
 
     def write(**settings: Any) -> Path:
-        path = tmp_path / "recipe.yaml"
-        content = {**sets.TINY, "model": str(base), "data": str(data), **settings}
+        path, schema = tmp_path / "recipe.yaml", tmp_path / "schema.json"
+        schema.write_text(json.dumps(sets.SHORT))
+        content = {**sets.TINY, "model": str(base), "data": str(data), "schema": str(schema), **settings}
         path.write_text(yaml.safe_dump(content))
         return path
 

@@ -1,13 +1,12 @@
-"""What two processes run: ``python -m torch.distributed.run ... -m tests.training.sft.launched RECIPE OUT [RECIPE OUT ...]``.
+"""What two processes run: recipes and run directories, ``RECIPE OUT [RECIPE OUT ...]``.
 
-Trains one recipe after the other, and writes beside each what every process holds of each weight when training begins.
+They train one recipe after the other, and write beside each what every process holds of each weight when training begins.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from transformers import TrainerCallback
 
 from structdecode.training.sft.recipe import load_recipe
 from structdecode.training.sft.run import train
+from tests import processes
 
 
 class Shards(TrainerCallback):
@@ -31,19 +31,21 @@ class Shards(TrainerCallback):
 
 
 def launch(*runs: tuple[Path, Path]) -> str:
-    """Two processes on the CPU, gloo between them; what they print."""
-    words = [str(path) for run in runs for path in run]
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-        "-m", "tests.training.sft.launched", *words,
-    ]  # fmt: skip
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, timeout=300)
-    assert done.returncode == 0, done.stderr.decode()[-3000:]
-    return done.stdout.decode()
+    """Two processes on the CPU, gloo between them, with the environment that torchrun gives; what they print."""
+    words = [path for run in runs for path in run]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    commands = [
+        processes.start(*words, program=__name__, environment={**shared, "RANK": rank, "LOCAL_RANK": rank})
+        for rank in ("0", "1")
+    ]
+    told = [command.communicate(timeout=300) for command in commands]
+    assert [command.returncode for command in commands] == [0, 0], [err[-3000:] for _, err in told]
+    return "".join(out for out, _ in told)
 
 
-if __name__ == "__main__":
+def main() -> None:
     for recipe, out in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
-        outcome = train(load_recipe(recipe), out, quiet=True, callbacks=(Shards(Path(out)),))
+        outcome = train(load_recipe(recipe), Path(out), quiet=True, callbacks=(Shards(Path(out)),))
         if outcome.first:
             print(f"{out}: {outcome.steps} steps", flush=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from structdecode.core.schemas import LLAVA_O1
+from structdecode.core.types import Sampling
 from structdecode.pocket import world
 from tests.training import processors
 
@@ -18,6 +21,11 @@ TINY = {
     "held_out": 4, "epochs": 2,
 }  # fmt: skip
 """Settings of a recipe that a tiny model finishes in seconds."""
+SHORT = {
+    "name": LLAVA_O1.name,
+    "stages": [asdict(replace(stage, sampling=Sampling(max_tokens=6))) for stage in LLAVA_O1.stages],
+}
+"""LLaVA-o1's stages for a model that never closes one: without a limit it writes to the end of its context."""
 
 
 def write_set(folder: Path, rows: int, *, text_only: int = 0) -> Path:

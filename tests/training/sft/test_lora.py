@@ -22,6 +22,7 @@ from structdecode.core.schemas import LLAVA_O1
 from structdecode.core.types import Prompt
 from structdecode.pocket import world
 from structdecode.strategies.best_of_n import BestOfN
+from structdecode.strategies.staged import Staged
 from structdecode.training.sft.adapters import attached, language_linears, merge
 from structdecode.training.sft.base import load_base
 from structdecode.training.sft.recipe import Recipe, load_recipe
@@ -33,11 +34,11 @@ from tests.training import processors
 
 def answers(backend: TransformersBackend) -> list[str]:
     """Greedy and sampled answers to a few questions, all stages."""
-    strategy = BestOfN(n=2, temperature=1.0, max_tokens=12, verifier=LogProb())
+    strategies = Staged(max_tokens=12), BestOfN(n=2, temperature=1.0, max_tokens=12, verifier=LogProb())
     found = []
     for scene in islice(world.scenes("test"), 3):
-        for chosen in ("staged", strategy):
-            result = decode(Prompt(scene.question.text, scene.render()), backend=backend, strategy=chosen, seed=1)
+        for strategy in strategies:
+            result = decode(Prompt(scene.question.text, scene.render()), backend=backend, strategy=strategy, seed=1)
             found += [ranked.candidate.text for _, ranked in result.draws]
     return found
 

@@ -14,7 +14,13 @@ from tests import processes
 
 def test_adapters_over_four_bits_learn_and_merge(tmp_path: Path, recipe_file: Any) -> None:
     path = recipe_file(
-        method="qlora", model=str(checkpoint_path()), lr=3e-3, precision="bf16", accuracy_questions=2, lora_dropout=0.0
+        method="qlora",
+        model=str(checkpoint_path()),
+        lr=3e-3,
+        precision="bf16",
+        accuracy_questions=2,
+        lora_dropout=0.0,
+        schema="llava-o1",
     )
     done = processes.run("train", "--recipe", path, "--out", tmp_path / "run", "--quiet")
     assert done.returncode == 0, done.stderr[-2000:]
