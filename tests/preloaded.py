@@ -4,8 +4,8 @@ import gc
 
 import matplotlib.backends.backend_agg
 import matplotlib.backends.backend_svg
-import matplotlib.figure
-import typer._adapters
+import matplotlib.figure  # noqa: F401
+import typer._adapters  # noqa: F401
 from PIL import Image
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
