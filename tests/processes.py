@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -62,7 +63,7 @@ class Command:
 def start(*arguments: object, environment: Mapping[str, str] = {}, program: str = "structdecode.cli.main") -> Command:
     """``structdecode`` with these arguments, one thread and 120 columns; ``environment`` goes before the test's own.
 
-    ``program`` is the module whose ``main`` runs.
+    ``program`` is the module whose ``main`` runs, or a script's file.
     """
     folder = Path(tempfile.mkdtemp(prefix="structdecode-"))
     around = {**os.environ, **ENVIRONMENT, **environment}
@@ -73,9 +74,11 @@ def start(*arguments: object, environment: Mapping[str, str] = {}, program: str 
     return Command(process, folder)
 
 
-def run(*arguments: object, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: object, timeout: float = 300, program: str = "structdecode.cli.main", **environment: str
+) -> subprocess.CompletedProcess[str]:
     """The same, ended."""
-    command = start(*arguments, environment=environment)
+    command = start(*arguments, environment=environment, program=program)
     out, err = command.communicate(timeout)
     assert command.returncode is not None
     return subprocess.CompletedProcess([*map(str, arguments)], command.returncode, out, err)
@@ -94,4 +97,7 @@ def _main(program: str, words: list[str], environment: dict[str, str], folder: s
     import torch
 
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # the library has read that long ago
-    importlib.import_module(program).main()
+    if program.endswith(".py"):
+        runpy.run_path(program, run_name="__main__")
+    else:
+        importlib.import_module(program).main()

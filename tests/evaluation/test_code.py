@@ -6,9 +6,7 @@ import dataclasses
 import functools
 import importlib
 import json
-import os
 import re
-import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -35,6 +33,7 @@ from structdecode.verifiers.by_stage import ByStage
 from structdecode.verifiers.callable import FunctionVerifier
 from structdecode.verifiers.ensemble import Ensemble
 from structdecode.verifiers.rule import Rule
+from tests import processes
 
 
 def digest(verifier: Any) -> str:
@@ -297,10 +296,7 @@ def plugged(folder: Path, value: str, *arguments: object, exits: int = 0) -> str
     """The command with a verifier of one's own, as a script that is edited between runs."""
     script = folder / "mine.py"
     script.write_text(PLUGIN.format(value=value))
-    done = subprocess.run(
-        [sys.executable, script, *map(str, arguments)], capture_output=True, text=True, timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "120"},
-    )  # fmt: skip
+    done = processes.run(*arguments, program=str(script))
     assert done.returncode == exits, done.stderr
     assert "Traceback" not in done.stderr
     return done.stderr

@@ -20,14 +20,14 @@ from tests import processes
 from tests.evaluation.pocket_study import assert_same, run, tables
 from tests.evaluation.test_costs import record
 
-STUDY = ["--data", "pocket:test", "--limit", 12, "--strategy", "staged", "--strategy", "stage-beam", "--verifier"]
+STUDY = ["--data", "pocket:test", "--limit", 8, "--strategy", "staged", "--strategy", "stage-beam", "--verifier"]
 STUDY += ["p-true", "--sweep", "n=2", "--set", "temperature=1", "--set", "max_tokens=120"]
 FIRST = ["--data", "pocket:test", "--limit", 4, "--strategy", "direct"]
 
 
 def test_one_thread_and_two_and_two_batch_sizes_give_the_same(tmp_path: Path) -> None:
     done = run("compare", *STUDY, "--out", tmp_path / "one")
-    assert "24 of 24 done" in done.stderr and done.stdout.count("\n") <= 1
+    assert "16 of 16 done" in done.stderr and done.stdout.count("\n") <= 1
     patient = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
     run("compare", *STUDY, "--out", tmp_path / "two", "--concurrency", "5", **patient)
     assert_same(tmp_path / "one", tmp_path / "two")
