@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from structdecode.core.torchvision_import import tolerate_missing_operators
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from structdecode.backends.scripted import ScriptedBackend as ScriptedBackend
