@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import typer
 
+from structdecode.cli import new as new_plugin
 from structdecode.cli.annotate import annotate
 from structdecode.cli.compare import compare, merge, report
 from structdecode.cli.data import check
@@ -34,6 +35,10 @@ pocket.command()(sample)
 data = typer.Typer(help="Data to train on.", no_args_is_help=True)
 data.command()(check)
 
+new = typer.Typer(help="A package with a plug-in of one's own, to begin with.", no_args_is_help=True)
+new.command()(new_plugin.verifier)
+new.command()(new_plugin.strategy)
+
 _COMMANDS: dict[str, Callable[..., None]] = {
     "generate": generate, "list": list_, "view": view, "doctor": doctor,
     "compare": compare, "merge": merge, "report": report,
@@ -44,6 +49,7 @@ for name, command in _COMMANDS.items():
     app.command(name)(command)
 app.add_typer(pocket, name="pocket")
 app.add_typer(data, name="data")
+app.add_typer(new, name="new")
 
 
 def main() -> None:
