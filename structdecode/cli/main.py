@@ -18,6 +18,7 @@ from structdecode.cli.export import export
 from structdecode.cli.generate import generate
 from structdecode.cli.list import list_
 from structdecode.cli.pocket import sample
+from structdecode.cli.schema import schema
 from structdecode.cli.train import merge_adapters, train
 from structdecode.cli.train_verifier import train_verifier
 from structdecode.cli.view import view
@@ -43,7 +44,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "generate": generate, "list": list_, "view": view, "doctor": doctor,
     "compare": compare, "merge": merge, "report": report,
     "train": train, "export": export, "annotate": annotate, "merge-adapters": merge_adapters,
-    "train-verifier": train_verifier,
+    "train-verifier": train_verifier, "schema": schema,
 }  # fmt: skip
 for name, command in _COMMANDS.items():
     app.command(name)(command)

@@ -104,7 +104,7 @@ def load_study(path: str | Path) -> Study:
         MissingExtraError: PyYAML is not installed.
     """
     place = Path(path)
-    return _study(read_declared(_StudyFile, _read_yaml(place), str(place), "study"))
+    return _study(read_declared(StudyFile, _read_yaml(place), str(place), "study"))
 
 
 def overridden(
@@ -130,7 +130,7 @@ def overridden(
 
 
 @dataclass(frozen=True)
-class _CellEntry:
+class CellEntry:
     """One of a file's ``cells``."""
 
     strategy: str
@@ -143,11 +143,11 @@ class _CellEntry:
 
 
 @dataclass(frozen=True)
-class _StudyFile:
+class StudyFile:
     """A study as its YAML has it."""
 
     data: str | DataSource
-    cells: tuple[_CellEntry, ...]
+    cells: tuple[CellEntry, ...]
     model: str | None = None
     judge: str | None = None
     schema: str | None = None
@@ -163,13 +163,13 @@ class _StudyFile:
             raise ConfigError("give 'seed' or 'seeds', not both")
 
 
-def _study(file: _StudyFile) -> Study:
+def _study(file: StudyFile) -> Study:
     source = DataSource(file.data) if isinstance(file.data, str) else file.data
     seeds = file.seeds if file.seeds is not None else (file.seed or 0,)
     return Study(source, tuple(_plan(entry, file) for entry in file.cells), file.model, seeds, file.judge)
 
 
-def _plan(entry: _CellEntry, file: _StudyFile) -> Plan:
+def _plan(entry: CellEntry, file: StudyFile) -> Plan:
     return Plan(
         entry.strategy, entry.name, entry.verifiers or (), entry.settings or {}, file.defaults or {},
         entry.sweep or {}, _budget_text(entry.budget if entry.budget is not None else file.budget),
