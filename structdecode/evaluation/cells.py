@@ -33,7 +33,7 @@ class Plan:
             settings, verifiers inside it likewise; empty: the strategy's own default.
         settings: of the strategy; ``verifier.key`` of every verifier.
         defaults: settings that are taken where the strategy (or verifier) has them, under ``settings``.
-        sweep: values by setting; ``n`` is the number of candidates, whatever the strategy calls it. budget: as `Budget.parse` reads it.
+        sweep: values by setting; ``n`` is the number of candidates, whatever the strategy calls it. budget: of each search.
     """
 
     strategy: str
@@ -42,7 +42,7 @@ class Plan:
     settings: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     sweep: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    budget: str = ""
+    budget: Budget = field(default_factory=Budget)
     schema: str | None = None
 
 
@@ -180,7 +180,7 @@ def _cell(plan: Plan, verifier: str | None, settings: dict[str, Any], spelled: d
     label = "/".join([family, *swept])
     schema = find_schema(plan.schema or str(getattr(made, "default_schema", "llava-o1")))
     return Cell(
-        label, family, strategy, used, settings, spelled, schema, Budget.parse(plan.budget), 0, made,
+        label, family, strategy, used, settings, spelled, schema, plan.budget, 0, made,
     )  # fmt: skip
 
 

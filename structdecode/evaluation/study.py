@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from structdecode.core import registry
+from structdecode.core.budget import Budget
 from structdecode.core.declared import read_declared
 from structdecode.core.errors import ConfigError, UnknownNameError
 from structdecode.core.protocols import traits_of
@@ -86,7 +87,7 @@ def from_options(
         raise ConfigError(f"none of {', '.join(strategies)} takes a verifier: leave --verifier out")
     plans = tuple(
         Plan(
-            name, verifiers=tuple(map(from_text, verifiers)) if "verifier" in known else (), budget=budget, schema=schema,
+            name, verifiers=tuple(map(from_text, verifiers)) if "verifier" in known else (), budget=Budget.parse(budget), schema=schema,
             defaults=dict(_setting(item) for item in settings),
             sweep={key: values for key, values in swept.items() if _sweepable(key, kinds[name])},
         )
@@ -138,7 +139,7 @@ class CellEntry:
     verifiers: tuple[str | Mapping[str, Any], ...] | None = None
     settings: Mapping[str, Any] | None = None
     sweep: Mapping[str, Any] | None = None
-    budget: str | int | Mapping[str, Any] | None = None
+    budget: str | Budget | None = None
     schema: str | None = None
 
 
@@ -154,7 +155,7 @@ class StudyFile:
     seed: int | None = None
     seeds: tuple[int, ...] | None = None
     defaults: Mapping[str, Any] | None = None
-    budget: str | int | Mapping[str, Any] | None = None
+    budget: str | Budget | None = None
 
     def __post_init__(self) -> None:
         if not self.cells:
@@ -172,15 +173,13 @@ def _study(file: StudyFile) -> Study:
 def _plan(entry: CellEntry, file: StudyFile) -> Plan:
     return Plan(
         entry.strategy, entry.name, entry.verifiers or (), entry.settings or {}, file.defaults or {},
-        entry.sweep or {}, _budget_text(entry.budget if entry.budget is not None else file.budget),
+        entry.sweep or {}, _budget(entry.budget if entry.budget is not None else file.budget),
         entry.schema or file.schema,
     )  # fmt: skip
 
 
-def _budget_text(given: str | int | Mapping[str, Any] | None) -> str:
-    if isinstance(given, Mapping):
-        return ",".join(f"{key}={value}" for key, value in given.items())
-    return str(given or "")
+def _budget(given: str | Budget | None) -> Budget:
+    return given if isinstance(given, Budget) else Budget.parse(given or "")
 
 
 def _read_yaml(path: Path) -> Any:

@@ -53,7 +53,7 @@ def test_the_digest_is_of_what_decides_results() -> None:
         return expand([Plan("stage-beam", **fields)], [0])[0].digest  # type: ignore[arg-type]
 
     assert digest() == digest(name="other") == digest(settings={"candidates": 4}), "a name or a default said aloud"
-    others = [digest(settings={"candidates": 5}), digest(budget="tokens=9"), digest(verifiers=("p-true",))]
+    others = [digest(settings={"candidates": 5}), digest(budget=Budget(tokens=9)), digest(verifiers=("p-true",))]
     assert len({digest(), *others}) == 4
 
 
@@ -127,6 +127,12 @@ def test_mistakes_in_options(options: dict[str, object], message: str) -> None:
         ("data: x\nseeds: one\ncells: [{strategy: direct}]", "seeds is 'one': a list of int"),
         ("data: x\nseeds: [1, true]\ncells: [{strategy: direct}]", "seeds[1] is True: int is wanted"),
         ("data: x\ncells: [{strategy: direct}, {strategy: 7}]", "cells[1].strategy is 7: str is wanted"),
+        ("data: x\ncells: [{strategy: direct, budget: {tokens: many}}]", "cells[0].budget.tokens is 'many': int or"),
+        (
+            "data: x\ncells: [{strategy: direct, budget: {tokens: -1}}]",
+            "cells[0].budget: budget: tokens must be 0 or more",
+        ),
+        ("data: x\nbudget: {token: 3}\ncells: [{strategy: direct}]", "did you mean 'tokens'"),
         ("data: {source: x, limit: many}\ncells: [{strategy: direct}]", "data.limit is 'many': int or nothing"),
         ("data: x\nmodel: [a]\ncells: [{strategy: direct}]", "model is ['a']: str or nothing"),
         ("data: x\nseed: 1\nseeds: [2]\ncells: [{strategy: direct}]", "'seed' or 'seeds', not both"),
