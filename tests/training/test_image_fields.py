@@ -12,7 +12,7 @@ import pytest
 from structdecode.core.problems import Rejected
 from structdecode.core.schemas import LLAVA_O1
 from structdecode.data import load
-from structdecode.training.annotation.pictures import Album
+from structdecode.training.annotation.pictures import ImageStore
 from structdecode.training.annotation.sources import Source
 from structdecode.training.annotation.sources import read as read_sources
 from structdecode.training.check import check
@@ -50,7 +50,7 @@ def loaded(data: str, **options: Any) -> Found:
 
 
 def annotating(path: Path, folder: Path) -> Found:
-    found = list(read_sources([Source.parse(str(path))], Album(folder / "album")))
+    found = list(read_sources([Source.parse(str(path))], ImageStore(folder / "album")))
     return (
         [int(item.picture is not None) for item in found if not isinstance(item, Rejected)],
         [item.problem for item in found if isinstance(item, Rejected)],

@@ -1,4 +1,4 @@
-"""Rows of `structdecode export --to prm`, read when they are asked for; parted by question.
+"""Rows of `structdecode export --to prm`, read when they are asked for; split by question.
 
 A row is read once to be checked. What stays in memory is a byte offset, a length and a question's number a row.
 """

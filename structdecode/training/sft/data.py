@@ -1,4 +1,4 @@
-"""What a run learns from and what it is measured on: a LLaVA-CoT file, parted once for good."""
+"""What a run learns from and what it is measured on: a LLaVA-CoT file, split once for good."""
 
 from __future__ import annotations
 

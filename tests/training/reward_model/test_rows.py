@@ -48,15 +48,15 @@ def test_no_good_row_is_an_error_that_names_the_first(tmp_path: Path) -> None:
 
 def test_all_rows_of_a_question_are_on_one_side(tmp_path: Path) -> None:
     dataset = StepDataset(write(tmp_path / "r.jsonl", 8), CONFIG)
-    train, held_out = dataset.parted(0.25, seed=1)
+    train, held_out = dataset.train_test_split(0.25, seed=1)
     names = [{part[i].id for i in range(len(part))} for part in (train, held_out)]
     assert (len(train), len(held_out)) == (18, 6)
     assert len(names[1]) == 2 and not names[0] & names[1]
-    other = {part.id for part in dataset.parted(0.25, seed=2)[1]}  # type: ignore[attr-defined]
-    assert other != names[1] or {p.id for p in dataset.parted(2, seed=1)[1]} == names[1]  # type: ignore[attr-defined]
+    other = {part.id for part in dataset.train_test_split(0.25, seed=2)[1]}  # type: ignore[attr-defined]
+    assert other != names[1] or {p.id for p in dataset.train_test_split(2, seed=1)[1]} == names[1]  # type: ignore[attr-defined]
     for share in (0.0, 8, 20):
         with pytest.raises(ConfigError, match="8 questions: between the two is wanted"):
-            dataset.parted(share, seed=0)
+            dataset.train_test_split(share, seed=0)
 
 
 def test_marks_stand_where_stages_end(tmp_path: Path) -> None:
