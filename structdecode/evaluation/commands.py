@@ -114,6 +114,7 @@ def compare(
 
     process = Process.of_environment()
     loading["device"] = loading.get("device") or process.device
+    loading["backend"] = loading.get("backend") or study.backend
     _check_directory(out)
     source = study.data
     loaded = load(

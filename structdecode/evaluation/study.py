@@ -39,7 +39,7 @@ class Study:
     """Everything that is compared.
 
     Attributes:
-        model: None is the pocket model.
+        model: None is the pocket model. backend: its name or place, where it is not the one of transformers.
         judge: a model that is asked where the rules find an answer wrong, ``self`` for the one that answers.
     """
 
@@ -48,6 +48,7 @@ class Study:
     model: str | None = None
     seeds: tuple[int, ...] = (0,)
     judge: str | None = None
+    backend: str | None = None
     cells: tuple[Cell, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -98,7 +99,7 @@ def from_options(
 
 
 def load_study(path: str | Path) -> Study:
-    """Reads a study from YAML. Its keys: ``model, judge, data, schema, seed(s), defaults, budget, cells``.
+    """Reads a study from YAML. Its keys: ``model, backend, judge, data, schema, seed(s), defaults, budget, cells``.
 
     Raises:
         ConfigError: the file cannot be read, or a key or value is unknown or wrong.
@@ -127,7 +128,9 @@ def overridden(
         limit=limit if limit is not None else study.data.limit,
         cluster_by=cluster_by if cluster_by is not None else study.data.cluster_by,
     )
-    return Study(source, study.plans, model or study.model, tuple(seeds) or study.seeds, judge or study.judge)
+    return replace(
+        study, data=source, model=model or study.model, seeds=tuple(seeds) or study.seeds, judge=judge or study.judge
+    )
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,7 @@ class StudyFile:
     data: str | DataSource
     cells: tuple[CellEntry, ...]
     model: str | None = None
+    backend: str | None = None
     judge: str | None = None
     schema: str | None = None
     seed: int | None = None
@@ -167,7 +171,7 @@ class StudyFile:
 def _study(file: StudyFile) -> Study:
     source = DataSource(file.data) if isinstance(file.data, str) else file.data
     seeds = file.seeds if file.seeds is not None else (file.seed or 0,)
-    return Study(source, tuple(_plan(entry, file) for entry in file.cells), file.model, seeds, file.judge)
+    return Study(source, tuple(_plan(entry, file) for entry in file.cells), file.model, seeds, file.judge, file.backend)
 
 
 def _plan(entry: CellEntry, file: StudyFile) -> Plan:

@@ -236,9 +236,10 @@ def test_a_changed_file_is_another_code_and_is_read_again(here: Path) -> None:
 
 def test_a_comparison_notices_a_changed_file_and_backend(here: Path) -> None:
     (here / "fake.py").write_text("\n".join(["from structdecode.backends.scripted import ScriptedBackend", BACKEND]))
-    study = "data: {source: 'pocket:test', limit: 2}\ncells: [{strategy: best-of-n, verifiers: ['mine.py:shortest']}]"
+    study = "data: {source: 'pocket:test', limit: 2}\nbackend: 'fake.py:backend'\n"
+    study += "cells: [{strategy: best-of-n, verifiers: ['mine.py:shortest']}]"
     (here / "study.yaml").write_text(study)
-    command = ["compare", "study.yaml", "--backend", "fake.py:backend", "--out", "run", "--quiet"]
+    command = ["compare", "study.yaml", "--out", "run", "--quiet"]
     assert processes.run(*command).returncode == 0
     assert "best-of-n/shortest" in (here / "run/report.md").read_text()
     (here / "mine.py").write_text(SOURCE.replace("-len(candidate.text)", "+len(candidate.text)"))
