@@ -199,5 +199,5 @@ def test_help_is_light_and_quick() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
     start = time.perf_counter()
     assert "generate" in run("--help").stdout
-    assert time.perf_counter() - start < 10  # a guard against hanging; the figure itself is in benchmarks/
+    assert time.perf_counter() - start < 60  # a guard against hanging; the figure itself is in benchmarks/
     assert "Examples" in run("generate", "--help").stdout

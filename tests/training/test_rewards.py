@@ -183,7 +183,7 @@ def test_a_failing_verifier_is_none_and_a_metric(how: str, sync: bool) -> None:
 
 class Blocking:
     def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Any) -> list[Score]:
-        time.sleep(3 if prompt.question == "Bad?" else 0)
+        time.sleep(60 if prompt.question == "Bad?" else 0)
         return [Score(0.5) for _ in candidates]
 
 
@@ -191,7 +191,7 @@ def test_a_plain_verifier_that_blocks_is_left_behind() -> None:
     began = time.monotonic()
     reward = as_reward(Blocking(), name="blocking", timeout=0.2)  # type: ignore[arg-type]
     assert Log().call(reward, [*asked("Bad?"), *asked("Fine?")], said("a", "b")) == [None, 0.5]
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < 30
 
 
 def test_bad_rows_are_none(tmp_path: Path) -> None:
