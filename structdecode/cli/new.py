@@ -14,12 +14,11 @@ from structdecode.core.errors import ConfigError
 
 Kind = Literal["verifier", "strategy"]
 _GROUPS: Mapping[Kind, Literal["verifiers", "strategies"]] = {"verifier": "verifiers", "strategy": "strategies"}
+Name = Annotated[str, typer.Argument(help="What it is called by: lower-case words with hyphens between them.")]
+Out = Annotated[Path | None, typer.Option(help="The folder to write; default: structdecode-NAME here.")]
 
 
-def verifier(
-    name: Annotated[str, typer.Argument(help="What it is called by: lower-case words with hyphens between them.")],
-    out: Annotated[Path | None, typer.Option(help="The folder to write; default: structdecode-NAME here.")] = None,
-) -> None:
+def verifier(name: Name, out: Out = None) -> None:
     """Write a small package with a verifier and its test, to be made one's own.
 
     Example: `structdecode new verifier mentions-colours`, then `pip install -e structdecode-mentions-colours`
@@ -27,10 +26,7 @@ def verifier(
     _write("verifier", name, out)
 
 
-def strategy(
-    name: Annotated[str, typer.Argument(help="What it is called by: lower-case words with hyphens between them.")],
-    out: Annotated[Path | None, typer.Option(help="The folder to write; default: structdecode-NAME here.")] = None,
-) -> None:
+def strategy(name: Name, out: Out = None) -> None:
     """Write a small package with a strategy and its test, to be made one's own.
 
     Example: `structdecode new strategy my-search`, then `pip install -e structdecode-my-search`

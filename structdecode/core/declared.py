@@ -32,7 +32,7 @@ def read_declared(kind: type[T], content: Any, where: str, what: str, path: str 
             raise UnknownNameError(f"key of a {what} in {_place(where, path)}", str(key), known)
     values = {key: _read(known[key], value, where, _inside(path, key)) for key, value in content.items()}
     for name, declared in kind.__dataclass_fields__.items():  # type: ignore[attr-defined]
-        if name in known and name not in values and _required(declared):
+        if name in known and name not in values and is_required(declared):
             raise ConfigError(f"{where}: {_inside(path, name)} is missing: {wanted(known[name])} is wanted")
     try:
         return kind(**values)
@@ -120,7 +120,8 @@ def _taken(kind: type, name: str) -> bool:
     return declared is not None and declared.init
 
 
-def _required(declared: Any) -> bool:
+def is_required(declared: Any) -> bool:
+    """Whether a dataclass's field has no default."""
     return declared.default is MISSING and declared.default_factory is MISSING
 
 

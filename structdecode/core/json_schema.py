@@ -7,6 +7,8 @@ from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from structdecode.core.declared import is_required
+
 _PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", NoneType: "null"}
 
 
@@ -38,7 +40,7 @@ def _of(kind: Any) -> dict[str, Any]:
 
 def _of_fields(kind: Any) -> dict[str, Any]:
     hints, taken = get_type_hints(kind), [declared for declared in fields(kind) if declared.init]
-    required = [f.name for f in taken if f.default is MISSING and f.default_factory is MISSING]
+    required = [f.name for f in taken if is_required(f)]
     properties = {f.name: {**_of(hints[f.name]), **_default(f.default)} for f in taken}
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
