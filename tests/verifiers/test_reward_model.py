@@ -18,7 +18,7 @@ from structdecode.backends.scripted import ScriptedBackend
 from structdecode.backends.transformers.flops import model_cost
 from structdecode.core.budget import Budget, Usage
 from structdecode.core.engine import decode
-from structdecode.core.errors import ConfigError, ModelError
+from structdecode.core.errors import BudgetSpent, ConfigError, ModelError
 from structdecode.core.schemas import LLAVA_O1
 from structdecode.core.settings import build
 from structdecode.core.types import Candidate, Message, Prompt, Score, Span
@@ -116,6 +116,83 @@ def test_all_work_is_charged(directory: Path) -> None:
     )
 
 
+def values(scores: list[Score]) -> list[float]:
+    return [-1.0 if score.value is None else score.value for score in scores]
+
+
+class PoorModel(EchoModel):
+    """Of a search that may spend nothing more."""
+
+    def charge(self, usage: Usage) -> None:
+        raise BudgetSpent("prefill_tokens")
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The rows of each forward pass, counted as it begins."""
+    rows: list[int] = []
+    forward = scoring.network.RewardModel.forward
+
+    def counted(self: Any, **inputs: Any) -> Any:
+        rows.append(len(inputs["input_ids"]))
+        return forward(self, **inputs)
+
+    monkeypatch.setattr(scoring.network.RewardModel, "forward", counted)
+    return rows
+
+
+def test_many_questions_are_one_forward_pass_and_each_pays_for_its_own(directory: Path, passes: list[int]) -> None:
+    verifier = RewardModel(str(directory))
+    scenes = [next(world.scenes("test", number)) for number in range(4)]
+    prompts = [Prompt(scene.question.text, [scene.render()]) for scene in scenes]
+    prompts.append(Prompt("No picture: how many?"))
+    asked = [[candidate(*TEXTS), candidate(*TEXTS[:2])], [Candidate()], *[[candidate(*TEXTS)]] * 3]
+    asked[3] = [Candidate((Span("PLAN", "first"),), (0,)), candidate(*TEXTS[:3])]
+
+    async def together(models: list[EchoModel]) -> list[Any]:
+        calls = [verifier.score(*each) for each in zip(prompts, asked, models, strict=True)]
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    alone = [EchoModel() for _ in prompts]
+    expected = [ask(verifier, *each, prompt=prompt, model=model) for each, prompt, model in zip(asked, prompts, alone, strict=True)]  # fmt: skip
+    assert sorted(passes) == [1, 1, 1, 2]
+    passes.clear()
+    models = [EchoModel() for _ in prompts]
+    found = asyncio.run(together(models))
+    assert passes == [4, 1], "five questions' rows together, and that without a picture apart"
+    assert [model.charged for model in models] == [model.charged for model in alone]
+    for scores, others in zip(found, expected, strict=True):
+        assert values(scores) == pytest.approx(values(others), rel=1e-4)
+        assert [score.reason for score in scores] == [score.reason for score in others]
+
+    passes.clear()
+    poor = [EchoModel(), EchoModel(), PoorModel(), EchoModel(), EchoModel()]
+    some = asyncio.run(together(poor))
+    assert passes == [3, 1] and isinstance(some[2], BudgetSpent), "one that may not spend takes no part"
+    for number in (0, 1, 3, 4):
+        assert poor[number].charged == alone[number].charged
+        assert values(some[number]) == pytest.approx(values(found[number]), rel=1e-4)
+
+
+def test_a_batch_that_fails_is_paid_once(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    verifier, forward = RewardModel(str(directory)), scoring.network.RewardModel.forward
+
+    def short_of_memory(self: Any, **inputs: Any) -> Any:
+        if len(inputs["input_ids"]) > 1:
+            raise torch.OutOfMemoryError("too many rows")
+        return forward(self, **inputs)
+
+    monkeypatch.setattr(scoring.network.RewardModel, "forward", short_of_memory)
+    models = [EchoModel(), EchoModel()]
+
+    async def both() -> list[list[Score]]:
+        return await asyncio.gather(*(verifier.score(PROMPT, [candidate(*TEXTS)], model) for model in models))
+
+    one, other = asyncio.run(both())
+    assert one == other and one[0].scored
+    assert [model.charged.model_calls for model in models] == [1, 1]
+
+
 def search(strategy: Any, budget: Budget | None = None) -> Any:
     return decode(PROMPT, backend=ScriptedBackend(scripted), strategy=strategy, budget=budget)
 
@@ -151,18 +228,18 @@ def test_as_a_reward_it_needs_no_backend(directory: Path) -> None:
 
 def test_the_loop_goes_on_and_the_model_is_loaded_once(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loads: list[str] = []
-    load, values = scoring.network.load, scoring.Scorer.values
+    load, score = scoring.network.load, scoring.Scorer.score
 
     def counted(path: str, **options: Any) -> Any:
         loads.append(path)
         return load(path, **options)
 
-    def slow(self: scoring.Scorer, batch: scoring.Batch) -> Any:
+    def slow(self: scoring.Scorer, questions: list[scoring.Question]) -> Any:
         time.sleep(0.3)
-        return values(self, batch)
+        return score(self, questions)
 
     monkeypatch.setattr(scoring.network, "load", counted)
-    monkeypatch.setattr(scoring.Scorer, "values", slow)
+    monkeypatch.setattr(scoring.Scorer, "score", slow)
     scoring._in_memory.clear()
 
     async def both() -> tuple[list[list[Score]], int]:
@@ -182,8 +259,8 @@ def test_weights_go_with_the_last_verifier_that_holds_them(directory: Path) -> N
     one, other = RewardModel(str(directory)), RewardModel(str(directory), "min")
     before = ask(one, candidate(*TEXTS))
     ask(other, candidate(*TEXTS))
-    assert one._scorer is other._scorer
-    held = weakref.ref(one._scorer)
+    assert one._ask is other._ask
+    held = weakref.ref(one._ask)
     assert ask(pickle.loads(pickle.dumps(one)), candidate(*TEXTS)) == before
     del other
     gc.collect()

@@ -10,12 +10,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from structdecode.core.protocols import Model
-from structdecode.core.resolution import resolution
 from structdecode.core.settings import check_settings
 from structdecode.core.types import Candidate, Prompt, Score
 
 if TYPE_CHECKING:
-    from structdecode.verifiers.reward_model.scoring import Scorer
+    from structdecode.core.batching import Batcher
+    from structdecode.verifiers.reward_model.scoring import Found, Question
 
 Aggregate = Literal["last", "min", "product"]
 
@@ -24,8 +24,9 @@ Aggregate = Literal["last", "min", "product"]
 class RewardModel:
     """A process reward model that `structdecode train-verifier` made (docs/training/reward-model.md), in a process of its own weights.
 
-    The score is a probability. Each stage's own is in the details, by name. All candidates of a call are one batch of
-    one forward pass, which is charged to the search: prompt and answer of each candidate, its pictures, one model call.
+    The score is a probability. Each stage's own is in the details, by name. All candidates of a call, and those of
+    other questions that are asked about meanwhile, are one batch of one forward pass. Each search is charged for its own:
+    prompt and answer of each candidate, its pictures, one model call.
     Verifiers of one path share the weights, which are freed with the last of them.
 
     Attributes:
@@ -53,28 +54,30 @@ class RewardModel:
         object.__setattr__(self, "digest", RewardConfig.load(self.path).digest)
 
     @cached_property
-    def _scorer(self) -> Scorer:
-        from structdecode.verifiers.reward_model.scoring import scorer
+    def _ask(self) -> Batcher[Question, Found]:
+        from structdecode.verifiers.reward_model.scoring import shared
 
-        return scorer(self.path, self.device, self.dtype)
+        return shared(self.path, self.device, self.dtype)
 
     def close(self) -> None:
         """Lets go of the weights, as the end of this object does; another score loads them again."""
-        self.__dict__.pop("_scorer", None)
+        self.__dict__.pop("_ask", None)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_scorer"}
+        return {name: value for name, value in self.__dict__.items() if name != "_ask"}
 
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:
         if not candidates:
             return []
-        ask = await asyncio.to_thread(lambda: self._scorer)
-        batch = await asyncio.to_thread(ask.batch, prompt, candidates)
-        model.charge(batch.usage)
-        values = await asyncio.to_thread(ask.values, batch)
-        noise = max(resolution(ask.dtype), model.resolution if self.prior else 0.0)
+        from structdecode.verifiers.reward_model.scoring import Question
+
+        loaded = "_ask" in self.__dict__
+        ask = self._ask if loaded else await asyncio.to_thread(lambda: self._ask)
+        found = await ask(Question(prompt, candidates, model.charge))
+        noise = max(found.resolution, model.resolution if self.prior else 0.0)
+        values, refused = found.values, found.refused
         return [
-            self._score(values[number], candidate, noise) if number in values else Score.unscored(batch.refused[number])
+            self._score(values[number], candidate, noise) if number in values else Score.unscored(refused[number])
             for number, candidate in enumerate(candidates)
         ]
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from structdecode.core.errors import ConfigError
 from structdecode.core.types import Candidate, Path, Prompt, Span
 from structdecode.records.store import Run, read_run
-from structdecode.verifiers.reward_model.scoring import Scorer, scorer
+from structdecode.verifiers.reward_model.scoring import Question, Scorer, load
 
 SIZES = (1, 2, 4, 8, 16)
 RESAMPLES = 2000
@@ -99,7 +99,10 @@ def _figure(values: NDArray[np.float64], drawn: NDArray[np.int64]) -> tuple[floa
 
 
 def _values(pool: Pool, ask: Scorer) -> NDArray[np.float64]:
-    values = ask.values(ask.batch(pool.prompt, pool.candidates))
+    (found,) = ask.score([Question(pool.prompt, pool.candidates, lambda usage: None)])
+    if isinstance(found, Exception):
+        raise found
+    values = found.values
     return np.array([values[i][-1][1] if i in values else np.nan for i in range(len(pool.candidates))])
 
 
@@ -123,4 +126,4 @@ def table(lines: Sequence[Line]) -> str:
 
 if __name__ == "__main__":
     directory, cell, model = sys.argv[1:]
-    print(table(rerank(list(pools(read_run(FilePath(directory)), cell)), scorer(model, None, "auto"))))
+    print(table(rerank(list(pools(read_run(FilePath(directory)), cell)), load(model))))
