@@ -14,10 +14,16 @@ class Form(StrEnum):
     stages = "stages"
     study = "study"
     recipe = "recipe"
+    verifier_recipe = "verifier-recipe"
 
 
 def schema(
-    of: Annotated[Form, typer.Argument(help="stages (a schema file), study (for compare) or recipe (for train).")],
+    of: Annotated[
+        Form,
+        typer.Argument(
+            help="stages (a schema file), study (compare), recipe (train) or verifier-recipe (train-verifier)."
+        ),
+    ],
     json: Annotated[bool, typer.Option("--json", help="As a JSON Schema, for editors and checks.")] = False,
 ) -> None:
     """Show what a YAML file may hold: its keys and their types, with defaults.
@@ -40,6 +46,10 @@ def schema_of(form: Form) -> dict[str, Any]:
         from structdecode.training.sft.recipe import Recipe
 
         return json_schema(Recipe, "A recipe of structdecode train")
+    if form is Form.verifier_recipe:
+        from structdecode.training.reward_model.recipe import VerifierRecipe
+
+        return json_schema(VerifierRecipe, "A recipe of structdecode train-verifier")
     from structdecode.core.types import Schema
 
     found = json_schema(Schema, "A schema of stages")

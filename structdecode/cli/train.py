@@ -52,10 +52,12 @@ def train(
 
     Exit codes: 0 trained, 2 wrong usage or bad input, 130 interrupted.
     """
+    from structdecode.training.recipe_files import show
     from structdecode.training.sft import command
+    from structdecode.training.sft.recipe import built_in
 
     if list_:
-        command.list_recipes()
+        show(built_in())
         return
     given = {"model": model, "data": data, "images": images, "special_tags": special_tags, "max_steps": max_steps}
     run = command.Options(

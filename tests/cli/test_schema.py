@@ -19,6 +19,10 @@ ROOT = Path(__file__).parents[2]
 FILES = [
     *((Form.study, path) for path in sorted((ROOT / "examples" / "study").glob("*.yaml"))),
     *((Form.recipe, path) for path in sorted((ROOT / "structdecode" / "training" / "recipes").glob("*.yaml"))),
+    *(
+        (Form.verifier_recipe, path)
+        for path in sorted((ROOT / "structdecode/training/recipes/verifier").glob("*.yaml"))
+    ),
 ]
 
 
@@ -49,6 +53,7 @@ def test_schemas_of_stages_fit() -> None:
         (Form.study, {"data": {"source": "x", "limit": "many"}, "cells": []}, "is not valid under any"),
         (Form.recipe, {"lr": "fast"}, "'fast' is not of type 'number'"),
         (Form.recipe, {"method": "half"}, "'half' is not one of ['full', 'lora', 'qlora']"),
+        (Form.verifier_recipe, {"method": "qlora"}, "'qlora' is not one of ['head', 'lora', 'full']"),
         (Form.recipe, {"betas": [0.9]}, "is too short"),
         (Form.stages, {"name": "x"}, "'stages' is a required property"),
         (Form.stages, {"stages": [{"begin": "<A>"}]}, "'name' is a required property"),

@@ -1,19 +1,17 @@
-"""``structdecode train-verifier``: settings from flags, and what is said at the end."""
+"""``structdecode train-verifier``: from a recipe to a reward model, and what is said at the end."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from structdecode.training.reward_model.settings import Settings
+from structdecode.training.reward_model.recipe import VerifierRecipe
 
 
-def run(rows: Path, out: Path, *, trust_remote_code: bool, quiet: bool, **given: Any) -> None:
+def run(recipe: VerifierRecipe, out: Path, *, trust_remote_code: bool, quiet: bool) -> None:
     """Trains, and prints the held-out figures. Errors are those of `structdecode.training.reward_model.run.train`."""
-    settings = Settings(str(rows), **given)  # wrong values before torch is loaded
     from structdecode.training.reward_model.card import table
     from structdecode.training.reward_model.run import train
 
-    done = train(settings, out, trust_remote_code=trust_remote_code, quiet=quiet)
+    done = train(recipe, out, trust_remote_code=trust_remote_code, quiet=quiet)
     print(f"Trained {done.steps} steps. On held-out questions (± one standard error):\n\n{table(done.figures)}\n")
     print(f"Wrote {done.model}: use it with --verifier reward-model --set verifier.path={done.model}")

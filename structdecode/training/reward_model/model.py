@@ -59,16 +59,16 @@ def save(
     partial.rename(directory)
 
 
-def choose_trained(model: RewardModel, settings: Any) -> None:
+def choose_trained(model: RewardModel, recipe: Any) -> None:
     """Freezes what the method leaves alone; of ``lora``, puts adapters on the language model's linear layers.
 
     Weights that are trained are float32.
     """
-    if settings.method != "full":
+    if recipe.method != "full":
         model.backbone.requires_grad_(False)
-    if settings.method == "lora":
-        model.backbone = attached(model.backbone, settings.lora_rank, settings.lora_alpha, settings.lora_dropout)
-    if settings.gradient_checkpointing and settings.method != "head":
+    if recipe.method == "lora":
+        model.backbone = attached(model.backbone, recipe.lora_rank, recipe.lora_alpha, recipe.lora_dropout)
+    if recipe.gradient_checkpointing and recipe.method != "head":
         model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
     for parameter in model.parameters():
         if parameter.requires_grad:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from structdecode.core.lookup import find_schema
 from structdecode.training.lengths import TokenCounter
 from structdecode.training.reward_model.card import draw, write_card
 from structdecode.training.reward_model.model import choose_trained, from_base, merged, save
+from structdecode.training.reward_model.recipe import VerifierRecipe
 from structdecode.training.reward_model.rows import StepDataset
-from structdecode.training.reward_model.settings import Settings
 from structdecode.training.reward_model.trainer import RewardTrainer, training_arguments
 from structdecode.training.sft import checkpoints
 from structdecode.training.sft.directory import check_same, keep_settings, sha256
@@ -28,7 +28,7 @@ from structdecode.verifiers.reward_model.collate import StepCollator
 from structdecode.verifiers.reward_model.config import RewardConfig
 from structdecode.verifiers.reward_model.network import RewardModel
 
-SETTINGS, JOURNAL, CURVES, MODEL = "settings.yaml", "journal.jsonl", "curves.png", "model"
+RECIPE, DATA, JOURNAL, CURVES, MODEL = "recipe.yaml", "data.yaml", "journal.jsonl", "curves.png", "model"
 """What a run directory holds, beside ``checkpoints/``. ``model/`` is there when all is done."""
 
 _log = logging.getLogger(__name__)
@@ -44,10 +44,10 @@ class VerifierTrainingResult:
 
 
 def train(
-    settings: Settings, out: str | Path, *, trust_remote_code: bool = False, quiet: bool = False,
+    recipe: VerifierRecipe, out: str | Path, *, trust_remote_code: bool = False, quiet: bool = False,
     callbacks: tuple[Any, ...] = (),
 ) -> VerifierTrainingResult:  # fmt: skip
-    """Trains until the settings are done, and writes model, card and curves into the run directory.
+    """Trains until the recipe is done, and writes model, card and curves into the run directory.
 
     Args:
         callbacks: more of transformers' callbacks.
@@ -59,60 +59,66 @@ def train(
     out = Path(out)
     if (out / MODEL).exists():
         raise ConfigError(f"{out / MODEL} is there already: choose another --out, or remove it")
-    config = RewardConfig.of(find_schema(settings.schema), likelihood=settings.likelihood, base_model=settings.model)
-    data = StepDataset(settings.rows, config, sentences=settings.sentences, outcomes=settings.outcomes)
-    belonging = {**asdict(settings), "sha256": sha256(data.path)}
-    check_same(out / SETTINGS, belonging, "recipe")
-    set_seed(settings.seed)
+    if not recipe.model:
+        raise ConfigError("the recipe names no model: give the base with --model (a directory, a hub name, or pocket)")
+    if not recipe.rows:
+        raise ConfigError("the recipe names no rows: give a file of `structdecode export --to prm`")
+    config = RewardConfig.of(find_schema(recipe.schema), likelihood=recipe.likelihood, base_model=recipe.model)
+    data = StepDataset(recipe.rows, config, sentences=recipe.sentences, outcomes=recipe.outcomes)
+    check_same(out / RECIPE, recipe.as_dict(), "recipe")
+    set_seed(recipe.seed)
     model, processor = from_base(
-        settings.model, likelihood=settings.likelihood, language_modelling=settings.language_modelling,
-        trust_remote_code=trust_remote_code, dtype=_dtype(settings),
+        recipe.model, likelihood=recipe.likelihood, language_modelling=recipe.language_modelling,
+        trust_remote_code=trust_remote_code, dtype=_dtype(recipe),
     )  # fmt: skip
-    data = data.usable(TokenCounter(processor), settings.max_length)
-    check_left_out(data.path, data.rejected, len(data), settings.max_left_out)
-    facts = {**_facts(settings, data), "sha256": belonging["sha256"]}
+    data = data.usable(TokenCounter(processor), recipe.max_length)
+    check_left_out(data.path, data.rejected, len(data), recipe.max_left_out)
+    facts = _facts(recipe, data)
+    check_same(out / DATA, facts, "data set")
     out.mkdir(parents=True, exist_ok=True)
-    trainer = _trainer(model, processor, settings, data, facts, out, quiet, callbacks)
-    keep_settings(out / SETTINGS, belonging)
+    trainer = _trainer(model, processor, recipe, data, facts, out, quiet, callbacks)
+    keep_settings(out / RECIPE, recipe.as_dict())
+    keep_settings(out / DATA, facts)
     last = checkpoints.last_checkpoint(out / "checkpoints")
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     return _finish(trainer, processor, config, facts, out)
 
 
 def _trainer(
-    model: RewardModel, processor: Any, settings: Settings, data: StepDataset, facts: Mapping[str, Any], out: Path,
+    model: RewardModel, processor: Any, recipe: VerifierRecipe, data: StepDataset, facts: Mapping[str, Any], out: Path,
     quiet: bool, callbacks: tuple[Any, ...],
 ) -> RewardTrainer:  # fmt: skip
-    train_rows, held_out = data.train_test_split(settings.held_out, settings.seed)
-    choose_trained(model, settings)
-    steps = settings.max_steps or math.ceil(
-        settings.epochs * math.ceil(len(train_rows) / settings.batch_size) / settings.accumulation
+    train_rows, held_out = data.train_test_split(recipe.held_out, recipe.seed)
+    choose_trained(model, recipe)
+    steps = recipe.max_steps or math.ceil(
+        recipe.epochs * math.ceil(len(train_rows) / recipe.batch_size) / recipe.accumulation
     )
     try:
-        args = training_arguments(settings, out, steps)
+        args = training_arguments(recipe, out, steps)
     except ImportError as error:
         raise MissingExtraError("accelerate", "train") from error
     args.disable_tqdm = quiet
     checkpoints.remove_torn(out / "checkpoints")
     done = checkpoints.step_of(checkpoints.last_checkpoint(out / "checkpoints"))
     own = [checkpoints.MarkComplete(), Journal(out / JOURNAL, done, {"data": facts}), *callbacks]
-    collator = StepCollator(processor, max_length=settings.max_length)
+    collator = StepCollator(processor, max_length=recipe.max_length)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     _log.info("%s parameters are trained, on %s answers, in %s steps", f"{trained:,}", f"{len(train_rows):,}", steps)
-    return RewardTrainer(model, settings, train_rows, held_out, collator, args, own)
+    return RewardTrainer(model, recipe, train_rows, held_out, collator, args, own)
 
 
-def _dtype(settings: Settings) -> str:
+def _dtype(recipe: VerifierRecipe) -> str:
     """Frozen weights are in bfloat16 where the computation is; trained ones become float32 later."""
     import torch
 
-    return "bfloat16" if torch.cuda.is_available() and settings.method != "full" else "float32"
+    return "bfloat16" if torch.cuda.is_available() and recipe.method != "full" else "float32"
 
 
-def _facts(settings: Settings, data: StepDataset) -> dict[str, Any]:
+def _facts(recipe: VerifierRecipe, data: StepDataset) -> dict[str, Any]:
     return {
         "rows": data.path.name, "answers": len(data), "questions": len(data.names),
-        "left out": left_out(data.rejected, len(data)), "held out": f"{settings.held_out:g} of the questions, by seed {settings.seed}",
+        "left out": left_out(data.rejected, len(data)), "held out": f"{recipe.held_out:g} of the questions, by seed {recipe.seed}",
+        "sha256": sha256(data.path),
     }  # fmt: skip
 
 
@@ -121,12 +127,12 @@ def _finish(
 ) -> VerifierTrainingResult:
     """The last measurement, curves and card, and the model: its directory appears last and whole."""
     trainer.evaluate()
-    figures, settings = trainer.figures(), trainer.settings
+    figures, recipe = trainer.figures(), trainer.recipe
     journal = read_journal(out / JOURNAL)
     seconds = max((line["seconds"] for line in journal), default=0.0)
     draw(journal, config.names, out / CURVES, out.name)
     trained = {
-        **asdict(settings), "rows": facts["rows"], "outcomes": settings.outcomes and Path(settings.outcomes).name, "sha256": facts["sha256"], "steps": trainer.state.global_step,
+        **recipe.as_dict(), "rows": facts["rows"], "outcomes": recipe.outcomes and Path(recipe.outcomes).name, "sha256": facts["sha256"], "steps": trainer.state.global_step,
         "hours": round(seconds / 3600, 2), "versions": versions(),
     }  # fmt: skip
     model = merged(trainer.accelerator.unwrap_model(trainer.model))

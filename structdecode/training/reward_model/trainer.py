@@ -14,8 +14,8 @@ from structdecode.backends.transformers.collate import IGNORED
 from structdecode.training.buckets import bucket_sampler
 from structdecode.training.held_out import HeldOutTrainer
 from structdecode.training.reward_model.measures import Scored, measured, with_errors
+from structdecode.training.reward_model.recipe import VerifierRecipe
 from structdecode.training.reward_model.rows import StepDataset
-from structdecode.training.reward_model.settings import Settings
 from structdecode.verifiers.reward_model.collate import StepCollator
 from structdecode.verifiers.reward_model.network import RewardModel
 
@@ -27,10 +27,10 @@ class RewardTrainer(HeldOutTrainer):
     """Batches of one length; held-out figures by stage. ``figures()`` has them with standard errors."""
 
     def __init__(
-        self, model: RewardModel, settings: Settings, train: StepDataset, held_out: StepDataset,
+        self, model: RewardModel, recipe: VerifierRecipe, train: StepDataset, held_out: StepDataset,
         collator: StepCollator, args: TrainingArguments, callbacks: list[TrainerCallback],
     ) -> None:  # fmt: skip
-        self.settings = settings
+        self.recipe = recipe
         self.scored: Scored | None = None
         super().__init__(
             model=model, args=args, data_collator=collator, train_dataset=train, eval_dataset=held_out,
@@ -41,7 +41,7 @@ class RewardTrainer(HeldOutTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset = train_dataset if train_dataset is not None else self.train_dataset
         step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return bucket_sampler(dataset, step, self.settings.seed, by_count=self.by_count)
+        return bucket_sampler(dataset, step, self.recipe.seed, by_count=self.by_count)
 
     def _places(self, labels: torch.Tensor) -> torch.Tensor:
         return (labels != IGNORED).sum()
@@ -55,7 +55,7 @@ class RewardTrainer(HeldOutTrainer):
     def figures(self) -> dict[str, Any]:
         """Of the last evaluation, with standard errors."""
         assert self.scored is not None
-        return with_errors(self.scored, self.eval_dataset.config.names, self.settings.seed)
+        return with_errors(self.scored, self.eval_dataset.config.names, self.recipe.seed)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         place = Path(output_dir or self.args.output_dir)
@@ -74,24 +74,24 @@ class RewardTrainer(HeldOutTrainer):
         return 0
 
 
-def training_arguments(settings: Settings, out: Path, steps: int) -> TrainingArguments:
-    """The settings in transformers' terms; bfloat16 on CUDA, float32 elsewhere.
+def training_arguments(recipe: VerifierRecipe, out: Path, steps: int) -> TrainingArguments:
+    """The recipe in transformers' terms; bfloat16 on CUDA, float32 elsewhere.
 
     Args:
         steps: of the whole run.
     """
     cuda = torch.cuda.is_available()
     return TrainingArguments(
-        output_dir=str(out / "checkpoints"), seed=settings.seed, num_train_epochs=settings.epochs,
-        max_steps=settings.max_steps or -1, per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=settings.batch_size, gradient_accumulation_steps=settings.accumulation,
-        learning_rate=settings.lr, lr_scheduler_type="cosine", warmup_steps=round(settings.warmup * steps),
-        weight_decay=settings.weight_decay, bf16=cuda, use_cpu=not cuda,
-        eval_strategy="steps" if settings.eval_every else "no", eval_steps=settings.eval_every or None,
-        eval_on_start=settings.eval_every > 0,
-        logging_strategy="steps", logging_steps=settings.log_every,
-        save_strategy="steps" if settings.save_every else "no", save_steps=settings.save_every or 500,
-        save_total_limit=settings.keep, report_to=[], remove_unused_columns=False,
-        label_names=["labels", "kinds", "rows"], dataloader_num_workers=settings.workers,
-        dataloader_persistent_workers=settings.workers > 0,
+        output_dir=str(out / "checkpoints"), seed=recipe.seed, num_train_epochs=recipe.epochs,
+        max_steps=recipe.max_steps or -1, per_device_train_batch_size=recipe.batch_size,
+        per_device_eval_batch_size=recipe.batch_size, gradient_accumulation_steps=recipe.accumulation,
+        learning_rate=recipe.lr, lr_scheduler_type="cosine", warmup_steps=round(recipe.warmup * steps),
+        weight_decay=recipe.weight_decay, bf16=cuda, use_cpu=not cuda,
+        eval_strategy="steps" if recipe.eval_every else "no", eval_steps=recipe.eval_every or None,
+        eval_on_start=recipe.eval_every > 0,
+        logging_strategy="steps", logging_steps=recipe.log_every,
+        save_strategy="steps" if recipe.save_every else "no", save_steps=recipe.save_every or 500,
+        save_total_limit=recipe.keep, report_to=[], remove_unused_columns=False,
+        label_names=["labels", "kinds", "rows"], dataloader_num_workers=recipe.workers,
+        dataloader_persistent_workers=recipe.workers > 0,
     )  # fmt: skip

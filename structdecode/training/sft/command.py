@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from structdecode.core.errors import ConfigError, MissingExtraError
-from structdecode.training.sft.recipe import OWN_DATA, Recipe, built_in, load_recipe, parse_settings
+from structdecode.training.recipe_files import parse_settings
+from structdecode.training.sft.recipe import OWN_DATA, Recipe, load_recipe
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,6 @@ class Options:
         """Raises `ConfigError` where the recipe is not known or does not take one of the settings."""
         given = {name: value for name, value in self.overrides.items() if value is not None}
         return load_recipe(self.recipe, {**parse_settings(self.set_), **given})
-
-
-def list_recipes() -> None:
-    for name, recipe in built_in().items():
-        print(f"{name}: {' '.join(recipe.about.split())}")
 
 
 def run(options: Options) -> None:

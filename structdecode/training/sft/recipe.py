@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from importlib.resources import files
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from structdecode.core.declared import read_declared
-from structdecode.core.errors import ConfigError, UnknownNameError
-from structdecode.core.reading import parse_yaml, read_text
+from structdecode.core.errors import ConfigError
 from structdecode.training.ranges import (
     ABOVE_ZERO,
     BELOW_ONE,
@@ -21,6 +17,7 @@ from structdecode.training.ranges import (
     ZERO_OR_MORE,
     check_numbers,
 )
+from structdecode.training.recipe_files import RecipeFiles, plain_values
 
 Method = Literal["full", "lora", "qlora"]
 Precision = Literal["fp32", "bf16"]
@@ -128,69 +125,8 @@ class Recipe:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as in YAML."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+        return plain_values(self)
 
 
-def built_in() -> dict[str, Recipe]:
-    """The recipes of the package, by name."""
-    return {name: load_recipe(name) for name in sorted(_packaged())}
-
-
-def _packaged() -> dict[str, Any]:
-    """The package's files by name of recipe."""
-    folder = files("structdecode.training").joinpath("recipes")
-    return {entry.name.removesuffix(".yaml"): entry for entry in folder.iterdir() if entry.name.endswith(".yaml")}
-
-
-def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """A recipe of the package by its name, or one from a YAML file; then the overrides.
-
-    Raises:
-        ConfigError: no such recipe, or a key or value that makes no sense.
-    """
-    if name.endswith((".yaml", ".yml")):
-        place = Path(name)
-        try:
-            text = read_text(place)
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{name}: {getattr(error, 'strerror', None) or error}") from None
-    else:
-        known = _packaged()
-        if name not in known:
-            raise UnknownNameError("recipe", name, known)
-        text = known[name].read_text(encoding="utf-8")
-    return changed(_recipe_of(_parsed(text, name), name), overrides or {})
-
-
-def changed(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
-    """A recipe with other values. ``curriculum.answers`` changes one entry of a mapping."""
-    plain = recipe.as_dict()
-    for key, value in overrides.items():
-        outer, dot, inner = key.partition(".")
-        if dot and isinstance(plain.get(outer), Mapping):
-            plain[outer] = {**plain[outer], inner: value}
-        else:
-            plain[key] = value
-    return _recipe_of(plain, "--set")
-
-
-def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
-    """``key=value`` texts; values are read as YAML reads them."""
-    found = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"--set takes key=value, not {setting!r}")
-        found[key] = _parsed(value, f"--set {key}") if value else None
-    return found
-
-
-def _parsed(text: str, where: str) -> Any:
-    try:
-        return parse_yaml(text, "train")
-    except ValueError as error:
-        raise ConfigError(f"{where}: not YAML: {error}") from None
-
-
-def _recipe_of(content: Any, where: str) -> Recipe:
-    return read_declared(Recipe, content, where, "recipe")
+RECIPES = RecipeFiles(Recipe, "recipes")
+built_in, load_recipe = RECIPES.built_in, RECIPES.load

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -13,8 +14,8 @@ from transformers import TrainerCallback
 
 from structdecode.core.errors import ConfigError, DataError, UnknownNameError
 from structdecode.training.reward_model.model import from_base
+from structdecode.training.reward_model.recipe import VerifierRecipe, built_in, load_recipe
 from structdecode.training.reward_model.run import train
-from structdecode.training.reward_model.settings import Settings
 from structdecode.training.sft.journal import read_journal
 from structdecode.verifiers.reward_model.config import HEAD, RewardConfig
 from structdecode.verifiers.reward_model.network import load
@@ -33,7 +34,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("few") / "rows.jsonl", 10)
 
 
-def settings(rows: Path, **more: Any) -> Settings:
+def settings(rows: Path, **more: Any) -> VerifierRecipe:
     given = {
         "method": "full",
         "batch_size": 8,
@@ -43,7 +44,7 @@ def settings(rows: Path, **more: Any) -> Settings:
         "save_every": 2,
         "eval_every": 0,
     }
-    return Settings(str(rows), **{**given, **more})
+    return VerifierRecipe(rows=str(rows), model="pocket", **{**given, **more})
 
 
 def weights(out: Path) -> dict[str, Any]:
@@ -108,8 +109,8 @@ def test_a_process_that_was_killed_goes_on(few: Path, tmp_path: Path) -> None:
     train(settings(few, max_steps=6, save_every=1, method="head"), tmp_path / "whole", quiet=True)
     command = [
         "train-verifier", str(few), "--model", "pocket", "--out",
-        str(tmp_path / "killed"), "--method", "head", "--batch-size", "8", "--lr", "1e-3", "--held-out", "0.2",
-        "--log-every", "1", "--save-every", "1", "--eval-every", "0", "--max-steps", "6", "--quiet",
+        str(tmp_path / "killed"), "--recipe", "reward-head", "--held-out", "0.2", "--max-steps", "6", "--quiet",
+        *(f"--set={line}" for line in ("batch_size=8", "lr=1e-3", "log_every=1", "save_every=1", "eval_every=0")),
     ]  # fmt: skip
     process = processes.start(*command)
     late = time.monotonic() + 120
@@ -133,14 +134,43 @@ def test_a_run_directory_belongs_to_one_set_of_settings(few: Path, tmp_path: Pat
     (tmp_path / "run" / "model").rename(tmp_path / "elsewhere")
     with pytest.raises(ConfigError, match=r"another recipe \(lr 0.001 there, 0.01 now\)"):
         train(settings(few, max_steps=1, method="head", save_every=0, lr=1e-2), tmp_path / "run", quiet=True)
-    assert yaml.safe_load((tmp_path / "run" / "settings.yaml").read_text())["lr"] == 1e-3
+    assert yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())["lr"] == 1e-3
 
 
 def test_wrong_settings() -> None:
     with pytest.raises(UnknownNameError, match="unknown method 'ful'; did you mean 'full'"):
-        Settings("r.jsonl", method="ful")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="batch-size must be at least 1, not 0"):
-        Settings("r.jsonl", batch_size=0)
+        VerifierRecipe(rows="r.jsonl", method="ful")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="batch_size must be at least 1, not 0"):
+        VerifierRecipe(rows="r.jsonl", batch_size=0)
+
+
+def test_the_packages_recipes_train(few: Path, tmp_path: Path) -> None:
+    recipes = built_in()
+    assert {"reward-lora", "reward-head", "reward-pocket"} == set(recipes) and all(r.about for r in recipes.values())
+    for name in recipes:
+        given = {"rows": str(few), "model": "pocket", "held_out": 0.2, "max_steps": 1, "batch_size": 8, "save_every": 0}
+        recipe = load_recipe(name, given)
+        assert train(recipe, tmp_path / name, quiet=True).steps == 1
+        assert load_recipe(str(tmp_path / name / "recipe.yaml")) == recipe, "what a run was made by is a recipe"
+
+
+def test_what_a_recipe_leaves_out_has_to_be_given(few: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="names no model: give the base with --model"):
+        train(VerifierRecipe(rows=str(few)), tmp_path / "run")
+    with pytest.raises(ConfigError, match="names no rows"):
+        train(VerifierRecipe(model="pocket"), tmp_path / "run")
+
+
+def test_another_file_of_rows_is_not_resumed(few: Path, rows: Path, tmp_path: Path) -> None:
+    place = tmp_path / "set"
+    shutil.copytree(few.parent, place)
+    chosen = settings(place / "rows.jsonl", max_steps=1, method="head", save_every=0)
+    train(chosen, tmp_path / "run", quiet=True)
+    (tmp_path / "run" / "model").rename(tmp_path / "elsewhere")
+    lines = (place / "rows.jsonl").read_text().splitlines()
+    (place / "rows.jsonl").write_text("\n".join([*lines[1:], lines[0]]) + "\n")
+    with pytest.raises(ConfigError, match=r"another data set \(sha256 "):
+        train(chosen, tmp_path / "run", quiet=True)
 
 
 def test_rows_that_cannot_be_used_are_counted_and_too_many_end_the_run(rows: Path, tmp_path: Path) -> None:

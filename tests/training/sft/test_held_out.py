@@ -18,8 +18,8 @@ from structdecode.training.buckets import bucket_sampler, counts_pictures, pictu
 from structdecode.training.examples import ConversationDataset
 from structdecode.training.held_out import held_out_batches
 from structdecode.training.reward_model.model import from_base
+from structdecode.training.reward_model.recipe import VerifierRecipe
 from structdecode.training.reward_model.rows import StepDataset
-from structdecode.training.reward_model.settings import Settings
 from structdecode.training.reward_model.trainer import RewardTrainer
 from structdecode.training.reward_model.trainer import training_arguments as reward_arguments
 from structdecode.training.sft.recipe import load_recipe
@@ -76,14 +76,16 @@ def test_of_a_reward_models_stages_at_every_batch_size(tmp_path: Path) -> None:
     for line in lines[3:4]:
         line["images"] = []
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    settings = Settings(str(path), held_out=2.0, eval_every=0)
+    settings = VerifierRecipe(rows=str(path), model="pocket", held_out=2.0, eval_every=0)
     model, processor = from_base("pocket")
     model.head.value.weight.data.normal_()
     dataset = StepDataset(path, RewardConfig.of(LLAVA_O1))
     collator = StepCollator(processor)
     found = []
     for size in SIZES:
-        args = reward_arguments(Settings(str(path), batch_size=size, eval_every=0), tmp_path, 1)
+        args = reward_arguments(
+            VerifierRecipe(rows=str(path), model="pocket", batch_size=size, eval_every=0), tmp_path, 1
+        )
         trainer = RewardTrainer(model, settings, dataset, dataset, collator, args, [])
         found.append(trainer.evaluate()["eval_loss"])
         assert len(np.unique(trainer.scored.rows)) == len(lines)  # type: ignore[union-attr]

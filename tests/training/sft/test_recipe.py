@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from structdecode.core.errors import ConfigError
-from structdecode.training.sft.recipe import Recipe, built_in, load_recipe, parse_settings
+from structdecode.training.recipe_files import parse_settings
+from structdecode.training.sft.recipe import Recipe, built_in, load_recipe
 
 
 def test_the_packages_recipes_are_what_they_say() -> None:

@@ -1,9 +1,9 @@
-"""Everything that decides what a reward model's training makes."""
+"""A recipe for a reward model: everything that decides what its training makes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from structdecode.core.errors import ConfigError, UnknownNameError
 from structdecode.training.ranges import (
@@ -16,24 +16,26 @@ from structdecode.training.ranges import (
     ZERO_OR_MORE,
     check_numbers,
 )
+from structdecode.training.recipe_files import RecipeFiles, plain_values
 
 Method = Literal["head", "lora", "full"]
 
 RANGES = {
-    **dict.fromkeys(("batch-size", "accumulation", "lora-rank", "lora-alpha", "keep", "log-every", "max-length"), COUNT),
-    **dict.fromkeys(("max-steps", "eval-every", "save-every", "workers"), COUNT_OR_ZERO),
-    **dict.fromkeys(("lr", "epochs", "held-out"), ABOVE_ZERO),
-    **dict.fromkeys(("weight-decay", "language-modelling"), ZERO_OR_MORE),
-    "warmup": SHARE, "max-left-out": SHARE, "lora-dropout": BELOW_ONE, "seed": SEED,
+    **dict.fromkeys(("batch_size", "accumulation", "lora_rank", "lora_alpha", "keep", "log_every", "max_length"), COUNT),
+    **dict.fromkeys(("max_steps", "eval_every", "save_every", "workers"), COUNT_OR_ZERO),
+    **dict.fromkeys(("lr", "epochs", "held_out"), ABOVE_ZERO),
+    **dict.fromkeys(("weight_decay", "language_modelling"), ZERO_OR_MORE),
+    "warmup": SHARE, "max_left_out": SHARE, "lora_dropout": BELOW_ONE, "seed": SEED,
 }  # fmt: skip
-"""Of the settings that are numbers, by their options' names."""
+"""Of the settings that are numbers."""
 
 
 @dataclass(frozen=True)
-class Settings:
+class VerifierRecipe:
     """What is trained, on what, and how.
 
     Attributes:
+        about: one line on what it is for.
         rows: the JSONL file. model: the base: a directory, a hub name, or pocket.
         method: the head alone, adapters on the language model (merged at the end), or all weights.
         schema: whose stages the rows have.
@@ -52,8 +54,9 @@ class Settings:
         workers: processes that read and decode pictures ahead.
     """
 
-    rows: str
-    model: str = "pocket"
+    about: str = ""
+    rows: str | None = None
+    model: str | None = None
     method: Method = "lora"
     schema: str = "llava-o1"
     outcomes: str | None = None
@@ -84,6 +87,14 @@ class Settings:
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
             raise UnknownNameError("method", self.method, get_args(Method))
-        check_numbers({name.replace("_", "-"): value for name, value in vars(self).items()}, RANGES)
+        check_numbers(vars(self), RANGES)
         if self.language_modelling and not self.likelihood:
-            raise ConfigError("language-modelling needs likelihood: without it the model has no output layer")
+            raise ConfigError("language_modelling needs likelihood: without it the model has no output layer")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as in YAML."""
+        return plain_values(self)
+
+
+RECIPES = RecipeFiles(VerifierRecipe, "recipes/verifier")
+built_in, load_recipe = RECIPES.built_in, RECIPES.load
