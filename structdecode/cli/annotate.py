@@ -36,6 +36,9 @@ def annotate(
     verifier_model: Annotated[
         str | None, typer.Option(help="A local checkpoint (or pocket) for the verifier; default: the judge model.")
     ] = None,
+    verifier_backend: Annotated[
+        str | None, typer.Option(help="Of the verifier's model; see `structdecode list backends`; or file.py:Name.")
+    ] = None,
     price_in: Annotated[float, typer.Option(help="For a million prompt tokens.")] = 0.0,
     price_out: Annotated[float, typer.Option(help="For a million completion tokens.")] = 0.0,
     judge_price_in: Annotated[float | None, typer.Option(help="The judge model's; default: the same.")] = None,
@@ -69,7 +72,7 @@ def annotate(
 
     given = command.Options(
         source, out, model, judge_model, base_url, concurrency, retries, max_tokens, temperature, timeout, tries,
-        verifier, min_score, set_ or [], verifier_model, Prices(price_in, price_out, judge_price_in, judge_price_out),
+        verifier, min_score, set_ or [], verifier_model, verifier_backend, Prices(price_in, price_out, judge_price_in, judge_price_out),
         max_cost, extra_body, seed, quiet,
     )  # fmt: skip
     try:

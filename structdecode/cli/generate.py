@@ -34,7 +34,7 @@ def generate(
         list[str] | None,
         typer.Option("--set", help="key=value of the strategy; verifier.key=value; verifier.a.b=value."),
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="Named settings: llava-o1-paper.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Named settings: llava-o1-paper, or a YAML file.")] = None,
     budget: Annotated[
         str,
         typer.Option(

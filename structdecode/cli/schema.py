@@ -13,6 +13,7 @@ import typer
 class Form(StrEnum):
     stages = "stages"
     study = "study"
+    preset = "preset"
     recipe = "recipe"
     verifier_recipe = "verifier-recipe"
 
@@ -21,7 +22,7 @@ def schema(
     of: Annotated[
         Form,
         typer.Argument(
-            help="stages (a schema file), study (compare), recipe (train) or verifier-recipe (train-verifier)."
+            help="stages (a schema file), study (compare), preset (generate), recipe (train) or verifier-recipe (train-verifier)."
         ),
     ],
     json: Annotated[bool, typer.Option("--json", help="As a JSON Schema, for editors and checks.")] = False,
@@ -42,6 +43,10 @@ def schema_of(form: Form) -> dict[str, Any]:
         from structdecode.evaluation.study import StudyFile
 
         return json_schema(StudyFile, "A study of structdecode compare")
+    if form is Form.preset:
+        from structdecode.core.presets import Preset
+
+        return json_schema(Preset, "A preset of structdecode generate")
     if form is Form.recipe:
         from structdecode.training.sft.recipe import Recipe
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from structdecode.core import registry
-from structdecode.core.errors import ConfigError, UnknownNameError
+from structdecode.core.errors import ConfigError
 from structdecode.core.labels import label_of
 from structdecode.core.places import short_name
-from structdecode.core.presets import PRESETS
-from structdecode.core.settings import build, field_types, name_of_spec, verifier_from
+from structdecode.core.presets import load_preset
+from structdecode.core.settings import assignments, build, field_types, name_of_spec, verifier_from
 
 
 def make_strategy(
@@ -20,24 +20,17 @@ def make_strategy(
 
     Args:
         verifier: a name, or a mapping as YAML writes it on one line: ``{ensemble: {members: {a: log-prob}}}``.
-        settings: ``key=value`` each; ``verifier.key=value`` of the verifier, ``verifier.members.a=value`` inside it.
+        preset: a name, or a file.
+        settings: ``key=value`` each, over the preset's; ``verifier.key=value`` of the verifier, ``verifier.members.a=value`` inside it.
 
     Raises:
         ConfigError: a name, key or value is unknown or wrong.
     """
-    given: dict[str, str] = {}
-    if preset is not None:
-        if preset not in PRESETS:
-            raise UnknownNameError("preset", preset, PRESETS)
-        chosen = PRESETS[preset]
-        strategy, verifier = strategy or chosen.strategy, verifier or chosen.verifier
-        given.update(chosen.settings)
-    for item in settings:
-        key, equals, value = item.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"--set takes key=value, not {item!r}")
-        given[key] = value
-    return assemble(strategy, verifier, given)
+    given: dict[str, Any] = assignments(settings)
+    if preset is None:
+        return assemble(strategy, verifier, given)
+    chosen = load_preset(preset)
+    return assemble(strategy or chosen.strategy, verifier or chosen.verifier, {**chosen.settings, **given})
 
 
 def assemble(

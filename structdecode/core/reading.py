@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-from structdecode.core.errors import MissingExtraError
+from structdecode.core.errors import ConfigError, MissingExtraError
 
 LONGEST = 2000
 """Characters of an error's text that are shown."""
@@ -88,6 +88,23 @@ def parse_yaml(text: str, extra: str = "eval") -> Any:
         raise ValueError(" ".join(str(error).split())) from None
     except RecursionError:
         raise ValueError("nested too deep") from None
+
+
+def read_document(path: str | Path, extra: str = "eval") -> Any:
+    """What a ``.json`` file holds, or any other file as YAML.
+
+    Raises:
+        ConfigError: it cannot be read, or is something else; the message begins with its name.
+        MissingExtraError: as `parse_yaml`.
+    """
+    try:
+        text = read_text(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    try:
+        return parse_json(text) if Path(path).suffix == ".json" else parse_yaml(text, extra)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def _refuse(name: str) -> NoReturn:

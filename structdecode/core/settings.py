@@ -92,6 +92,21 @@ def name_and_settings(spec: Any) -> tuple[str, dict[str, Any]]:
     raise ConfigError(f"a verifier is a name, {{name: settings}} or a mapping with 'name', not {spec!r}")
 
 
+def assignments(texts: Sequence[str], option: str = "--set") -> dict[str, str]:
+    """``key=value`` texts of a command line's option as a mapping; the last of a key counts.
+
+    Raises:
+        ConfigError: one has no key, or no ``=``.
+    """
+    found = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{option} takes key=value, not {text!r}")
+        found[key] = value
+    return found
+
+
 def from_text(text: str) -> Any:
     """What a text says that is a mapping or a list as YAML writes them on one line; any other text as it is.
 

@@ -34,6 +34,7 @@ class Plan:
         settings: of the strategy; ``verifier.key`` of every verifier.
         defaults: settings that are taken where the strategy (or verifier) has them, under ``settings``.
         sweep: values by setting; ``n`` is the number of candidates, whatever the strategy calls it. budget: of each search.
+        place: where it was read, for messages: ``study.yaml: cells[1]``.
     """
 
     strategy: str
@@ -44,6 +45,7 @@ class Plan:
     sweep: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     budget: Budget = field(default_factory=Budget)
     schema: str | None = None
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,15 @@ def expand(plans: Iterable[Plan], seeds: Sequence[int]) -> list[Cell]:
 
 
 def _expand_plan(plan: Plan) -> list[Cell]:
+    try:
+        return _cells(plan)
+    except ConfigError as error:
+        if not plan.place:
+            raise
+        raise ConfigError(f"{plan.place}: {error}") from None
+
+
+def _cells(plan: Plan) -> list[Cell]:
     kind = registry.load("strategies", plan.strategy)
     known = field_types(kind)
     sweep = _own_names(plan, known, traits_of(kind))
@@ -171,7 +182,7 @@ def _cell(plan: Plan, verifier: str | None, settings: dict[str, Any], spelled: d
     base = plan.name or "/".join(filter(None, (short_name(plan.strategy), verifier and short_name(verifier))))
     swept = [f"{key}={value}" for key, value in spelled.items()]
     try:
-        made, used, strategy = assemble(plan.strategy, verifier, {key: _text(value) for key, value in settings.items()})
+        made, used, strategy = assemble(plan.strategy, verifier, settings)
     except ConfigError as error:
         raise ConfigError(f"cell {'/'.join([base, *swept])!r}: {error}") from None
     family = plan.name or strategy
@@ -236,11 +247,6 @@ def _taken(defaults: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, A
         for key, value in defaults.items()
         if key.partition(".")[0] in known and not key.startswith("verifier.")
     }
-
-
-def _text(value: Any) -> Any:
-    """A setting as the command line would have it, so that both are read alike; mappings and lists as they are."""
-    return value if isinstance(value, Mapping | list | tuple) else str(value)
 
 
 def _check_defaults(plans: Sequence[Plan]) -> None:

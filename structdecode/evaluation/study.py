@@ -11,10 +11,11 @@ from structdecode.core import registry
 from structdecode.core.budget import Budget
 from structdecode.core.declared import read_declared
 from structdecode.core.errors import ConfigError, UnknownNameError
+from structdecode.core.presets import Preset, load_preset
 from structdecode.core.protocols import traits_of
-from structdecode.core.reading import parse_yaml, read_text
+from structdecode.core.reading import read_document
 from structdecode.core.seeds import checked
-from structdecode.core.settings import field_types, from_text
+from structdecode.core.settings import assignments, field_types, from_text
 from structdecode.evaluation.cells import COUNT, Cell, Plan, expand, own_name
 
 
@@ -89,7 +90,7 @@ def from_options(
     plans = tuple(
         Plan(
             name, verifiers=tuple(map(from_text, verifiers)) if "verifier" in known else (), budget=Budget.parse(budget), schema=schema,
-            defaults=dict(_setting(item) for item in settings),
+            defaults=assignments(settings),
             sweep={key: values for key, values in swept.items() if _sweepable(key, kinds[name])},
         )
         for name in strategies
@@ -105,8 +106,7 @@ def load_study(path: str | Path) -> Study:
         ConfigError: the file cannot be read, or a key or value is unknown or wrong.
         MissingExtraError: PyYAML is not installed.
     """
-    place = Path(path)
-    return _study(read_declared(StudyFile, _read_yaml(place), str(place), "study"))
+    return _study(read_declared(StudyFile, read_document(path), str(path), "study"), str(path))
 
 
 def overridden(
@@ -135,15 +135,20 @@ def overridden(
 
 @dataclass(frozen=True)
 class CellEntry:
-    """One of a file's ``cells``."""
+    """One of a file's ``cells``: a strategy, or a preset that says which, with what the entry says over it."""
 
-    strategy: str
+    strategy: str = ""
+    preset: str | None = None
     name: str | None = None
     verifiers: tuple[str | Mapping[str, Any], ...] | None = None
     settings: Mapping[str, Any] | None = None
     sweep: Mapping[str, Any] | None = None
     budget: str | Budget | None = None
     schema: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.strategy and self.preset is None:
+            raise ConfigError("strategy is missing: a name is wanted (or a preset)")
 
 
 @dataclass(frozen=True)
@@ -168,17 +173,20 @@ class StudyFile:
             raise ConfigError("give 'seed' or 'seeds', not both")
 
 
-def _study(file: StudyFile) -> Study:
+def _study(file: StudyFile, where: str) -> Study:
     source = DataSource(file.data) if isinstance(file.data, str) else file.data
     seeds = file.seeds if file.seeds is not None else (file.seed or 0,)
-    return Study(source, tuple(_plan(entry, file) for entry in file.cells), file.model, seeds, file.judge, file.backend)
+    plans = tuple(_plan(entry, file, f"{where}: cells[{at}]") for at, entry in enumerate(file.cells))
+    return Study(source, plans, file.model, seeds, file.judge, file.backend)
 
 
-def _plan(entry: CellEntry, file: StudyFile) -> Plan:
+def _plan(entry: CellEntry, file: StudyFile, place: str) -> Plan:
+    preset = Preset("") if entry.preset is None else load_preset(entry.preset)
+    verifiers = (preset.verifier,) if preset.verifier is not None else ()
     return Plan(
-        entry.strategy, entry.name, entry.verifiers or (), entry.settings or {}, file.defaults or {},
-        entry.sweep or {}, _budget(entry.budget if entry.budget is not None else file.budget),
-        entry.schema or file.schema,
+        entry.strategy or preset.strategy, entry.name, verifiers if entry.verifiers is None else entry.verifiers,
+        {**preset.settings, **(entry.settings or {})}, file.defaults or {}, entry.sweep or {},
+        _budget(entry.budget if entry.budget is not None else file.budget), entry.schema or file.schema, place,
     )  # fmt: skip
 
 
@@ -186,24 +194,8 @@ def _budget(given: str | Budget | None) -> Budget:
     return given if isinstance(given, Budget) else Budget.parse(given or "")
 
 
-def _read_yaml(path: Path) -> Any:
-    try:
-        return parse_yaml(read_text(path))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from None
-
-
 def _sweepable(key: str, kind: type) -> bool:
     return own_name(key, traits_of(kind)).partition(".")[0] in field_types(kind)
-
-
-def _setting(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"--set takes key=value, not {text!r}")
-    return key, value
 
 
 def _sweep(text: str) -> tuple[str, list[int | float | str]]:

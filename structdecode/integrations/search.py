@@ -12,7 +12,7 @@ from structdecode.core.assembly import make_strategy
 from structdecode.core.budget import Budget
 from structdecode.core.errors import ConfigError, UnknownNameError
 from structdecode.core.lookup import find_schema, load_backend
-from structdecode.core.presets import PRESETS
+from structdecode.core.presets import load_preset
 from structdecode.core.protocols import Backend, Strategy
 from structdecode.core.results import Result
 from structdecode.core.settings import field_types
@@ -132,8 +132,8 @@ def token_counts(result: Result) -> dict[str, int]:
 
 
 def _check_keys(arguments: Mapping[str, Any]) -> None:
-    preset = PRESETS.get(str(arguments.get("preset")))
-    name = _name(arguments, "strategy") or (preset.strategy if preset else "stage-beam")
+    preset = _name(arguments, "preset")
+    name = _name(arguments, "strategy") or (load_preset(preset).strategy if preset else "stage-beam")
     known = [*_OWN, *_BACKEND, *_BUDGET, *field_types(registry.load("strategies", name))]
     for key in arguments:
         if key not in known and not key.startswith("verifier."):

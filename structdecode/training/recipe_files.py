@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from structdecode.core.declared import read_declared
 from structdecode.core.errors import ConfigError, UnknownNameError
-from structdecode.core.reading import parse_yaml, read_text
+from structdecode.core.reading import parse_yaml, read_document
+from structdecode.core.settings import assignments
 
 R = TypeVar("R")
 
@@ -38,16 +38,13 @@ class RecipeFiles(Generic[R]):
             ConfigError: no such recipe, or a key or value that makes no sense.
         """
         if name.endswith((".yaml", ".yml")):
-            try:
-                text = read_text(Path(name))
-            except (OSError, UnicodeDecodeError) as error:
-                raise ConfigError(f"{name}: {getattr(error, 'strerror', None) or error}") from None
+            content = read_document(name, "train")
         else:
             known = self._packaged()
             if name not in known:
                 raise UnknownNameError("recipe", name, known)
-            text = known[name].read_text(encoding="utf-8")
-        return self._changed(self._read(_parsed(text, name), name), overrides or {})
+            content = _parsed(known[name].read_text(encoding="utf-8"), name)
+        return self._changed(self._read(content, name), overrides or {})
 
     def _changed(self, recipe: R, overrides: Mapping[str, Any]) -> R:
         """With other values. ``curriculum.answers`` changes one entry of a mapping."""
@@ -82,13 +79,7 @@ def show(recipes: Mapping[str, Any]) -> None:
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
     """``key=value`` texts; values are read as YAML reads them."""
-    found = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"--set takes key=value, not {setting!r}")
-        found[key] = _parsed(value, f"--set {key}") if value else None
-    return found
+    return {key: _parsed(value, f"--set {key}") if value else None for key, value in assignments(settings).items()}
 
 
 def _parsed(text: str, where: str) -> Any:

@@ -51,6 +51,7 @@ def test_schemas_of_stages_fit() -> None:
         (Form.study, {"data": "pocket:test"}, "'cells' is a required property"),
         (Form.study, {"data": "pocket:test", "cells": [{"strategy": "direct", "verifer": []}]}, "'verifer' was unexpected"),
         (Form.study, {"data": {"source": "x", "limit": "many"}, "cells": []}, "is not valid under any"),
+        (Form.preset, {"settings": {}}, "'strategy' is a required property"),
         (Form.recipe, {"lr": "fast"}, "'fast' is not of type 'number'"),
         (Form.recipe, {"method": "half"}, "'half' is not one of ['full', 'lora', 'qlora']"),
         (Form.verifier_recipe, {"method": "qlora"}, "'qlora' is not one of ['head', 'lora', 'full']"),
@@ -68,4 +69,4 @@ def test_every_setting_of_a_recipe_is_shown(capsys: pytest.CaptureFixture[str]) 
     shown = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in shown] == list(Recipe.__dataclass_fields__)
     schema(Form.study)
-    assert "  strategy: text, required" in capsys.readouterr().out.splitlines()
+    assert "  strategy: text, default ''" in capsys.readouterr().out.splitlines()

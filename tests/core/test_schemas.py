@@ -42,14 +42,15 @@ def test_schema_from_a_file(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"stages": []}, "has no stages"), ({"stages": "PLAN"}, "list 'stages'"), ({"stages": ["PLAN"]}, "not a mapping"),
-        ({"stages": [{"begin": "<A>"}]}, "no 'name'"), ({"stages": [{"name": "A"}, {"name": "A"}]}, "used twice"),
-        ({"stages": [{"name": "A", "colour": 1}]}, "unknown stage field"), ({"stage": []}, "did you mean 'stages'"),
-        ({"stages": [{"name": "A", "visible": "no"}]}, "must be of type bool"), ({"instruction": "Hi"}, "lacks"),
-        ({"stages": [{"name": "A", "sampling": {"temperature": "hot"}}]}, "must be of type float"),
+        ({"stages": []}, "has no stages"), ({"stages": "PLAN"}, "stages is 'PLAN': a list of"), ({"stages": ["PLAN"]}, r"stages\[0\] is 'PLAN': a mapping"),
+        ({"stages": [{"begin": "<A>"}]}, r"stages\[0\].name is missing"), ({"stages": [{"name": "A"}, {"name": "A"}]}, "used twice"),
+        ({"stages": [{"name": "A", "colour": 1}]}, r"unknown key of a mapping in .*schema.json: stages\[0\] 'colour'"), ({"stage": []}, "did you mean 'stages'"),
+        ({"stages": [{"name": "A", "visible": "no"}]}, r"stages\[0\].visible is 'no': bool is wanted"), ({"instruction": "Hi"}, "lacks"),
+        ({"stages": [{"name": "A", "sampling": {"temperature": "hot"}}]}, r"stages\[0\].sampling.temperature is 'hot': float is wanted"),
         ({"stages": [{"name": "A", "sampling": {"top_p": 2}}]}, "top_p"),
         ({"stages": [{"name": "A", "begin": "<A", "end": "<A>"}]}, "is part of"),
         ({"stages": [{"name": "A", "begin": "x", "end": ""}, {"name": "B"}]}, "not the last"),
+        ({"whole": False}, "unknown key of a schema in .*schema.json 'whole'"),
     ],
 )  # fmt: skip
 def test_bad_schemas_say_what_and_where(tmp_path: Path, change: dict[str, object], message: str) -> None:

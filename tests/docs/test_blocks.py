@@ -21,6 +21,7 @@ import typer
 from benchmarks.study import PAGES, table
 from structdecode.cli.main import app
 from structdecode.core import registry
+from structdecode.core.presets import load_preset
 from structdecode.core.reading import parse_yaml
 from structdecode.core.schemas import load_schema
 from structdecode.evaluation.study import load_study
@@ -70,7 +71,7 @@ def test_yaml_is_read(block: Block, tmp_path: Path) -> None:
     path = tmp_path / "block.yaml"
     path.write_text(block.text)
     content = parse_yaml(block.text)
-    reads = {"cells": load_study, "stages": load_schema}
+    reads = {"cells": load_study, "stages": load_schema, "strategy": load_preset}
     next((read for key, read in reads.items() if key in content), load_recipe)(str(path))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -145,6 +146,32 @@ def test_mistakes_in_a_file(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(StructdecodeError) as caught:
         load_study(path)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_mistake_is_named_by_its_cell(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "data: x\ncells:\n- strategy: direct\n- {strategy: best-of-n, verifiers: [{name: p-true, scope: all}]}"
+    )
+    with pytest.raises(ConfigError, match=r"study\.yaml: cells\[1\]: cell 'best-of-n/p-true': .*scope"):
+        load_study(path)
+
+
+def test_values_of_a_file_are_taken_as_yaml_reads_them(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "data: x\ncells: [{strategy: best-of-n, settings: {n: 4, temperature: 1, top_p: null, verifier.pattern: 7}, "
+        "verifiers: [rule], sweep: {max_tokens: [10, null]}}]"
+    )
+    small, none = load_study(path).cells
+    made: Any = small.made
+    assert (made.n, made.temperature, made.top_p, made.verifier.pattern, made.max_tokens) == (4, 1.0, None, "7", 10)
+    assert none.made.max_tokens is None  # type: ignore[attr-defined]
+    path.write_text("data: x\ncells: [{strategy: best-of-n, settings: {n: '4'}}]")
+    assert load_study(path).cells[0].made.n == 4, "as text, as in --set"  # type: ignore[attr-defined]
+    path.write_text("data: x\ncells: [{strategy: best-of-n, settings: {n: true}}]")
+    with pytest.raises(ConfigError, match="n must be a whole number, not True"):
+        load_study(path)
 
 
 def test_a_file_that_is_not_there() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from structdecode.core.errors import ConfigError, DataError
 from structdecode.core.problems import Rejected
 from structdecode.core.reading import one_line
-from structdecode.core.settings import verifier_from
+from structdecode.core.settings import assignments, verifier_from
 from structdecode.matching import LLMJudge
 from structdecode.training.annotation import run
 from structdecode.training.annotation.annotator import Annotator
@@ -57,6 +57,7 @@ class Options:
     min_score: float | None = None
     settings: Sequence[str] = ()
     verifier_model: str | None = None
+    verifier_backend: str | None = None
     prices: Prices = field(default_factory=Prices)
     max_cost: float | None = None
     extra: str = ""
@@ -72,8 +73,8 @@ class Options:
             raise ConfigError("give at least one --source PATH")
         if (self.verifier is None) != (self.min_score is None):
             raise ConfigError("--verifier and --min-score go together: give both")
-        if self.verifier is None and (self.settings or self.verifier_model):
-            raise ConfigError("--set and --verifier-model are for a --verifier")
+        if self.verifier is None and (self.settings or self.verifier_model or self.verifier_backend):
+            raise ConfigError("--set, --verifier-model and --verifier-backend are for a --verifier")
         if self.max_cost is not None and not (self.max_cost > 0 and math.isfinite(self.max_cost)):
             raise ConfigError(f"--max-cost must be above 0, not {self.max_cost}")
         if self.max_cost is not None and not self.prices.known:
@@ -102,18 +103,12 @@ class Options:
         """The verifier, if there is one. Raises `UnknownNameError` and the like where it cannot be made."""
         if self.verifier is None or self.min_score is None:
             return None
-        given = {}
-        for setting in self.settings:
-            key, equals, value = setting.partition("=")
-            if not equals or not key:
-                raise ConfigError(f"--set takes key=value of the verifier, not {setting!r}")
-            given[key] = value
-        made = verifier_from(self.verifier, given)
+        made = verifier_from(self.verifier, assignments(self.settings))
         backend = None
-        if self.verifier_model is not None:
+        if self.verifier_model is not None or self.verifier_backend is not None:
             from structdecode.core.lookup import load_backend
 
-            backend = load_backend(self.verifier_model)
+            backend = load_backend(self.verifier_model, backend=self.verifier_backend)
         return Filter(made, self.verifier, self.min_score, backend)
 
     @property
@@ -123,7 +118,8 @@ class Options:
             "sources": list(self.sources), "model": self.model, "judge_model": self.judge_model or self.model,
             "retries": self.retries, "max_tokens": self.max_tokens, "temperature": self.temperature,
             "extra_body": dict(self.body), "verifier": self.verifier, "min_score": self.min_score,
-            "verifier_settings": list(self.settings), "verifier_model": self.verifier_model, "seed": self.seed,
+            "verifier_settings": list(self.settings), "verifier_model": self.verifier_model,
+            "verifier_backend": self.verifier_backend, "seed": self.seed,
         }  # fmt: skip
 
 

@@ -216,6 +216,19 @@ def test_a_verifier_that_wants_log_probs_gets_a_local_model(tmp_path: Path) -> N
     assert len(read_lines(tmp_path / "out/train.jsonl")) == 2
 
 
+def test_the_verifiers_model_may_be_in_a_backend_of_ones_own(tmp_path: Path) -> None:
+    place = tmp_path / "mine.py"
+    place.write_text(
+        "from structdecode.core.lookup import load_backend\n"
+        f"def load(model):\n    open({str(tmp_path / 'asked')!r}, 'w').write(model)\n    return load_backend(model)\n"
+    )
+    fields: dict[str, Any] = {"verifier": "p-true", "min_score": 0.0, "verifier_backend": f"{place}:load"}
+    with ChatServer(right) as server:
+        assert command.annotate(options(tmp_path, server.url, range(1), verifier_model="pocket", **fields)) == 0
+    assert Path(tmp_path / "asked").read_text().endswith("checkpoint")
+    assert json.loads((tmp_path / "out/annotation.json").read_text())["verifier_backend"] == f"{place}:load"
+
+
 @pytest.mark.parametrize(
     ("fields", "kind", "message"),
     [
@@ -223,6 +236,8 @@ def test_a_verifier_that_wants_log_probs_gets_a_local_model(tmp_path: Path) -> N
         ({"retries": -1}, ConfigError, "--retries"), ({"max_cost": 5.0}, ConfigError, "--price-in"),
         ({"max_cost": -5.0, "prices": Prices(1)}, ConfigError, "above 0, not -5"),
         ({"verifier": "rule"}, ConfigError, "--min-score"), ({"settings": ["a=1"]}, ConfigError, "for a --verifier"),
+        ({"verifier_backend": "transformers"}, ConfigError, "--verifier-backend are for a --verifier"),
+        ({"verifier": "rule", "min_score": 1.0, "settings": ["pattern=1"], "verifier_backend": "tranformers"}, UnknownNameError, "did you mean 'transformers'"),
         ({"verifier": "ruel", "min_score": 1.0}, UnknownNameError, "did you mean 'rule'"),
         ({"verifier": "rule", "min_score": 1.0, "settings": ["a"]}, ConfigError, "key=value"),
         ({"extra": "{"}, ConfigError, "--extra-body: not JSON"), ({"extra": "[1]"}, ConfigError, "JSON object"),
