@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from structdecode.backends.openai.errors import BadRequest
+from structdecode.backends.openai.requests import ChatMessage, Request
 from structdecode.core.schemas import LLAVA_O1
 from structdecode.core.types import Message as Said
 from structdecode.core.types import Prompt, Schema
 from structdecode.training.annotation import prompts
 from structdecode.training.annotation.checks import AnswerCheck, Filter, Problem, assembled, form
 from structdecode.training.annotation.client import ChatClient
-from structdecode.training.annotation.errors import BadRequest
-from structdecode.training.annotation.requests import ChatMessage, Request
 from structdecode.training.annotation.session import ApiBackend
 from structdecode.training.annotation.sources import Item, Turn
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from structdecode import matching
+from structdecode.backends.openai.requests import Reply
 from structdecode.core import tags
 from structdecode.core.asking import MeteredModel
 from structdecode.core.budget import Budget, Meter
@@ -24,7 +25,6 @@ from structdecode.core.trace import Trace
 from structdecode.core.types import Candidate, Prompt, Schema
 from structdecode.matching.declined import declined
 from structdecode.matching.types import Match, Question
-from structdecode.training.annotation.requests import Reply
 from structdecode.training.annotation.session import ApiBackend
 from structdecode.training.conversations import read_answer
 

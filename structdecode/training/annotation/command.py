@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from structdecode.backends.openai.api import ChatApi
 from structdecode.core.errors import ConfigError, DataError
 from structdecode.core.problems import Rejected
 from structdecode.core.reading import one_line
@@ -21,7 +22,7 @@ from structdecode.matching import LLMJudge
 from structdecode.training.annotation import run
 from structdecode.training.annotation.annotator import Annotator
 from structdecode.training.annotation.checks import AnswerCheck, Filter
-from structdecode.training.annotation.client import ChatApi, ChatClient, Client, JournalClient
+from structdecode.training.annotation.client import ChatClient, Client, JournalClient
 from structdecode.training.annotation.costs import CostLimiter, Prices
 from structdecode.training.annotation.estimate import estimate
 from structdecode.training.annotation.journal import Journal

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from structdecode.backends.openai.requests import Purpose, Reply, Request
 from structdecode.core.errors import ConfigError
 from structdecode.training.annotation.errors import Stopped
 from structdecode.training.annotation.journal import Journal
-from structdecode.training.annotation.requests import Purpose, Reply, Request
 
 _PURPOSES: tuple[Purpose, ...] = ("answer", "check")
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from structdecode.backends.openai.errors import BadRequest
+from structdecode.backends.openai.requests import ChatMessage, Request
 from structdecode.core.errors import ImageError, PromptError
 from structdecode.training.annotation.annotator import Annotator
 from structdecode.training.annotation.costs import Prices
-from structdecode.training.annotation.errors import BadRequest, NotInJournal
+from structdecode.training.annotation.errors import NotInJournal
 from structdecode.training.annotation.journal import Journal
-from structdecode.training.annotation.requests import ChatMessage, Request
 from structdecode.training.annotation.sources import Item
 
 ANSWER_TOKENS = 450

@@ -14,11 +14,17 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
+from structdecode.backends.openai.requests import MOST_TOKENS, Purpose, Reply, Request
 from structdecode.core.errors import ConfigError
 from structdecode.core.jsonl import Appender
 from structdecode.core.problems import kind_of, shown
 from structdecode.core.reading import open_regular
-from structdecode.training.annotation.requests import MOST_TOKENS, REFUSED, UNUSABLE, Purpose, Reply, Request
+
+REFUSED = "request-refused"
+"""`Reply.finish` of a request that the server refused for what it holds: kept like an answer, so that nobody asks again."""
+
+UNUSABLE = "unusable-reply"
+"""`Reply.finish` of what a server counted tokens for and nobody can use: kept for its cost alone, the request is asked again."""
 
 _TYPES: dict[Any, type] = {"str": str, "int": int}
 """Of the fields of a `Reply`."""

@@ -1,10 +1,8 @@
-"""Pictures: where the training data keep them, and how they travel to an API."""
+"""Where the training data keep their pictures."""
 
 from __future__ import annotations
 
-import base64
 import filecmp
-import io
 import os
 import shutil
 from dataclasses import dataclass
@@ -12,14 +10,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from structdecode.core.images import ImageSource, Picture, load_picture, opened, orientation
+from structdecode.backends.openai.pictures import as_png
+from structdecode.core.images import ImageSource, opened
 from structdecode.core.paths import FULL, atomic
-from structdecode.core.picture_files import FILES
 from structdecode.core.problems import BadRow
 from structdecode.data.pictures import Pictures
-
-MIME = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
-"""Formats that chat APIs take, by Pillow's name. All others are sent as PNG."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +38,7 @@ class ImageStore:
     def place(self, source: ImageSource, folder: str, pictures: Pictures) -> Placed:
         """Raises `BadRow` where the file cannot be made, `OSError` where no other could be either: the disk is full."""
         if isinstance(source, Image.Image):
-            source = _as_png(source)
+            source = as_png(source)
         name = f"{folder}/{self._name(source, pictures)}"
         if self.out is None:
             return Placed(Path(source) if not isinstance(source, bytes) else Path(os.devnull), name)
@@ -90,42 +85,3 @@ def _link(path: Path, target: Path) -> None:
 def _format_of(data: bytes) -> str:
     with opened(data) as image:
         return image.format or "PNG"
-
-
-def _as_png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def data_url(source: Path | Picture) -> str:
-    """A picture as a ``data:`` URL with the MIME type of its content, whatever its name says.
-
-    A format that APIs do not take, several frames, and a picture that its EXIF data turn, are sent as PNG.
-
-    Raises:
-        ImageError: it is missing, broken or too large.
-    """
-    if isinstance(source, Picture):
-        return _url("image/png", _as_png(source.image))
-    picture = load_picture(source)  # decodes every pixel: a broken picture costs nothing then
-    data = FILES.read(source)
-    with opened(data) as image:
-        mime = MIME.get(image.format or "")
-        plain = getattr(image, "n_frames", 1) == 1 and orientation(image) == 1
-    return _url(mime, data) if mime and plain else _url("image/png", _as_png(picture.image))
-
-
-def _url(mime: str, data: bytes) -> str:
-    return f"data:{mime};base64,{base64.b64encode(data).decode()}"
-
-
-def size_of(source: Path | Picture) -> tuple[int, int]:
-    """Width and height in pixels; of a file from its header, (0, 0) where it has none."""
-    if isinstance(source, Picture):
-        return source.image.size
-    try:
-        with opened(FILES.read(source)) as image:
-            return image.size
-    except Exception:  # a decoder raises anything from OSError to struct.error on damaged bytes
-        return (0, 0)

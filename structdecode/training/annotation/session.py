@@ -7,12 +7,12 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from structdecode.backends.openai.requests import ChatMessage, Request
 from structdecode.core.budget import Usage
 from structdecode.core.errors import ConfigError
 from structdecode.core.protocols import UNMETERED, Account, GenerationRequest, Row, Session, Work
 from structdecode.core.types import Candidate, Prompt, Span
 from structdecode.training.annotation.client import ChatClient
-from structdecode.training.annotation.requests import ChatMessage, Request
 
 
 @dataclass

@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from structdecode.training.annotation.client import ChatApi, Client
+from structdecode.backends.openai.api import ChatApi
+from structdecode.backends.openai.requests import ChatMessage, Request
+from structdecode.training.annotation.client import Client
 from structdecode.training.annotation.costs import CostLimiter, Prices
 from structdecode.training.annotation.journal import Journal
-from structdecode.training.annotation.requests import ChatMessage, Request
 from tests.training.annotation.server import ChatServer
 
 KEY = "sk-secret-0123456789"

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from structdecode.backends.openai.api import ChatApi
+from structdecode.backends.openai.requests import Reply
 from structdecode.core.errors import ConfigError
-from structdecode.training.annotation.client import ChatApi, Client
+from structdecode.training.annotation.client import Client
 from structdecode.training.annotation.costs import CostLimiter, Prices
 from structdecode.training.annotation.journal import Journal
-from structdecode.training.annotation.requests import Reply
 from tests.training.annotation.asking import KEY, during, request
 from tests.training.annotation.server import Answer, ChatServer
 

@@ -9,17 +9,18 @@ from typing import Any
 
 import pytest
 
+from structdecode.backends.openai.api import ChatApi
+from structdecode.backends.openai.requests import Reply
 from structdecode.core.protocols import Model
 from structdecode.core.types import Candidate, Prompt, Sampling, Score
 from structdecode.matching.types import Question
 from structdecode.training.annotation import checks
 from structdecode.training.annotation.annotator import Accepted, Annotator, Refused
 from structdecode.training.annotation.checks import AnswerCheck, Filter, Problem
-from structdecode.training.annotation.client import ChatApi, Client
+from structdecode.training.annotation.client import Client
 from structdecode.training.annotation.costs import CostLimiter, Prices
 from structdecode.training.annotation.journal import Journal
 from structdecode.training.annotation.pictures import ImageStore
-from structdecode.training.annotation.requests import Reply
 from structdecode.training.annotation.sources import Item, Source, read
 from structdecode.verifiers.rule import Rule
 from tests.training.annotation.server import Answer, Asked, ChatServer

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from structdecode.training.annotation.client import ChatApi, Client
+from structdecode.backends.openai.api import ChatApi
+from structdecode.backends.openai.errors import ApiError
+from structdecode.backends.openai.requests import Reply
+from structdecode.training.annotation.client import Client
 from structdecode.training.annotation.costs import CostLimiter, Prices
-from structdecode.training.annotation.errors import ApiError, Stopped, Unanswered
+from structdecode.training.annotation.errors import Stopped, Unanswered
 from structdecode.training.annotation.journal import Journal
-from structdecode.training.annotation.requests import Reply
 from tests.training.annotation.asking import KEY, during, request
 from tests.training.annotation.server import Answer, ChatServer
 

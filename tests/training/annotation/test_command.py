@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from structdecode.backends.openai.errors import ApiError
 from structdecode.core.errors import ConfigError, DataError, UnknownNameError
 from structdecode.core.jsonl import Appender
 from structdecode.matching.types import Question
@@ -24,7 +25,6 @@ from structdecode.training.annotation.checks import AnswerCheck, Filter
 from structdecode.training.annotation.client import ChatClient
 from structdecode.training.annotation.command import Options
 from structdecode.training.annotation.costs import Prices
-from structdecode.training.annotation.errors import ApiError
 from structdecode.training.annotation.session import ApiBackend
 from structdecode.training.check import check
 from tests.training.annotation.server import Answer, Asked, ChatServer

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from structdecode.backends.openai.requests import Reply
 from structdecode.core.errors import ConfigError
 from structdecode.training.annotation.client import JournalClient
 from structdecode.training.annotation.errors import NotInJournal
 from structdecode.training.annotation.journal import Journal
-from structdecode.training.annotation.requests import Reply
 from tests.training.annotation.asking import request
 
 

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
-from structdecode.training.annotation.client import ChatApi, Client
-from structdecode.training.annotation.errors import BadRequest, Unanswered
+from structdecode.backends.openai.api import ChatApi
+from structdecode.backends.openai.errors import BadRequest
+from structdecode.training.annotation.client import Client
+from structdecode.training.annotation.errors import Unanswered
 from tests.training.annotation.asking import KEY, during, request
 from tests.training.annotation.server import Answer, ChatServer
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from structdecode.backends.openai.errors import ApiError, BadRequest
 from structdecode.training.annotation.client import Client
-from structdecode.training.annotation.errors import ApiError, BadRequest, Unanswered
+from structdecode.training.annotation.errors import Unanswered
 from tests.training.annotation.asking import KEY, during, request
 from tests.training.annotation.server import Answer, Asked, ChatServer
 

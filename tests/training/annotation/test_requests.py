@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from structdecode.training.annotation.requests import ChatMessage, Request, picture_tokens, read_reply
+from structdecode.backends.openai.requests import ChatMessage, Request, picture_tokens, read_reply
 from tests.training.annotation.asking import request
 
 

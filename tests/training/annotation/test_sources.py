@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from structdecode.backends.openai.pictures import data_url, size_of
 from structdecode.core.errors import ConfigError, DataError, ImageError
 from structdecode.core.problems import Rejected
-from structdecode.training.annotation.pictures import ImageStore, data_url, size_of
+from structdecode.training.annotation.pictures import ImageStore
 from structdecode.training.annotation.sources import Item, Source, read
 from tests.core.test_images import ODD_TAGS, bomb, odd_exif
 from tests.training.annotation.world import record, write_records

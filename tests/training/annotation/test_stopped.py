@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from structdecode.backends.openai.api import ChatApi
 from structdecode.core.problems import Rejected
 from structdecode.training.annotation import command, run
-from structdecode.training.annotation.client import ChatApi, Client
+from structdecode.training.annotation.client import Client
 from structdecode.training.annotation.command import Options
 from structdecode.training.annotation.costs import CostLimiter, Prices
 from structdecode.training.annotation.journal import Journal

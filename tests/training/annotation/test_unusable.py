@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from structdecode.backends.openai.requests import MOST_TOKENS, Reply
 from structdecode.training.annotation.checks import Problem
 from structdecode.training.annotation.client import Client
 from structdecode.training.annotation.costs import Prices
 from structdecode.training.annotation.errors import Stopped, Unanswered
 from structdecode.training.annotation.journal import Journal
-from structdecode.training.annotation.requests import MOST_TOKENS, Reply
 from tests.training.annotation.asking import during, request
 from tests.training.annotation.server import Answer, ChatServer
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from structdecode.training.annotation.client import Client, retry_after
+from structdecode.backends.openai.api import retry_after
+from structdecode.training.annotation.client import Client
 from structdecode.training.annotation.errors import Unanswered
 from tests.training.annotation.asking import during, request
 from tests.training.annotation.server import Answer, Asked, ChatServer

@@ -11,18 +11,12 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
 
+from structdecode.backends.openai.pictures import data_url, size_of
 from structdecode.core.images import Picture
 from structdecode.core.reading import parse_json
-from structdecode.training.annotation.pictures import data_url, size_of
 
 MOST_TOKENS = 100_000_000
 """What a server may count for one request."""
-
-REFUSED = "request-refused"
-"""`Reply.finish` of a request that the server refused for what it holds: kept like an answer, so that nobody asks again."""
-
-UNUSABLE = "unusable-reply"
-"""`Reply.finish` of what a server counted tokens for and nobody can use: kept for its cost alone, the request is asked again."""
 
 VERSION = 1
 """Part of every key. A change of what a request means asks everything anew."""

@@ -1,0 +1,1 @@
+"""OpenAI-compatible chat APIs, through the official client."""
