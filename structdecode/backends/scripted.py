@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from structdecode.core.budget import Tally, Usage
 from structdecode.core.errors import ConfigError
 from structdecode.core.protocols import UNMETERED, Account, ForcedText, GenerationRequest, Row, Session, Work
-from structdecode.core.reading import spelled
+from structdecode.core.reading import short_repr
 from structdecode.core.tags import close_span, to_put_in
 from structdecode.core.types import Candidate, NextToken, Prompt, Span, Stage
 
@@ -140,7 +140,7 @@ class _ScriptedSession:
 def _checked(ids: Sequence[int]) -> tuple[int, ...]:
     wrong = [i for i in ids if type(i) is not int or not 0 <= i <= sys.maxunicode]
     if wrong:
-        raise ConfigError(f"{spelled(wrong[0])} is no token of the model: ids go from 0 to {sys.maxunicode}")
+        raise ConfigError(f"{short_repr(wrong[0])} is no token of the model: ids go from 0 to {sys.maxunicode}")
     return tuple(ids)
 
 

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from structdecode.core.errors import ConfigError
-from structdecode.core.reading import LONGEST, cut, one_line, spelled
+from structdecode.core.reading import LONGEST, cut, one_line, short_repr
 from structdecode.core.types import Candidate, Prompt, Score
 
 T = TypeVar("T")
@@ -48,9 +48,9 @@ def number(value: Any) -> float:
             raise TypeError
         found = float(value.detach() if hasattr(value, "detach") else value)  # torch warns of one with a gradient
     except BaseException:  # arrays and tensors raise what they like, and a plug-in's own number even SystemExit
-        raise ForeignValueError(f"{spelled(value, 80)} is not a number") from None
+        raise ForeignValueError(f"{short_repr(value, 80)} is not a number") from None
     if not math.isfinite(found):
-        raise ForeignValueError(f"{spelled(value, 80)} is not a finite number")
+        raise ForeignValueError(f"{short_repr(value, 80)} is not a finite number")
     return found
 
 
@@ -61,7 +61,7 @@ def checked_score(value: Any) -> Score:
         ForeignValueError: it is no `Score`, or its value or resolution is not a finite number.
     """
     if not isinstance(value, Score):
-        raise ForeignValueError(f"not a Score: {spelled(value, 80)}")
+        raise ForeignValueError(f"not a Score: {short_repr(value, 80)}")
     try:
         return replace(
             value,
@@ -94,7 +94,7 @@ def plain(value: Any, above: tuple[int, ...] = ()) -> Any:
     try:
         return number(value)
     except ForeignValueError:
-        return str(value) if isinstance(value, float) else spelled(value, 80)
+        return str(value) if isinstance(value, float) else short_repr(value, 80)
 
 
 def said(error: BaseException) -> str:
@@ -256,7 +256,7 @@ async def in_thread(work: Callable[[], T]) -> T:
 def check_counts(usage: Any, kind: type) -> None:
     """Raises `ForeignValueError` unless it is of the kind given (`Usage`), of counts that are 0 or more."""
     if not isinstance(usage, kind):
-        raise ForeignValueError(f"charge takes a {kind.__name__}, not {spelled(usage, 80)}")
+        raise ForeignValueError(f"charge takes a {kind.__name__}, not {short_repr(usage, 80)}")
     for field in fields(kind):
         count = number(getattr(usage, field.name))
         if count < 0:
@@ -274,7 +274,7 @@ def check_timeout(seconds: Any, name: str) -> float | None:
     except ForeignValueError:
         found = 0.0
     if found is not None and (found <= 0 or isinstance(seconds, bool)):
-        raise ConfigError(f"{name} must be more than 0 seconds (None for no limit), not {spelled(seconds)}")
+        raise ConfigError(f"{name} must be more than 0 seconds (None for no limit), not {short_repr(seconds)}")
     return found
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 from structdecode.core.errors import BudgetSpent, ConfigError, UnknownNameError
-from structdecode.core.reading import spelled
+from structdecode.core.reading import short_repr
 from structdecode.core.settings import check_settings
 
 if TYPE_CHECKING:
@@ -88,9 +88,9 @@ class Budget:
         for f in fields(self):
             value = getattr(self, f.name)
             if value is not None and value < 0:
-                raise ConfigError(f"budget: {f.name} must be 0 or more, not {spelled(value)}")
+                raise ConfigError(f"budget: {f.name} must be 0 or more, not {short_repr(value)}")
             if value is not None and value > MOST:
-                shown = spelled(value)
+                shown = short_repr(value)
                 raise ConfigError(f"budget: {f.name} must be at most {MOST:,}, or None for no limit, not {shown}")
 
     @classmethod

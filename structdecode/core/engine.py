@@ -35,7 +35,7 @@ from structdecode.core.labels import label_of
 from structdecode.core.lifetimes import lifetimes
 from structdecode.core.lookup import find_schema, load_backend
 from structdecode.core.protocols import Backend, Strategy
-from structdecode.core.reading import spelled
+from structdecode.core.reading import short_repr
 from structdecode.core.results import Result, result_of
 from structdecode.core.settings import build
 from structdecode.core.trace import Observer, Trace
@@ -78,7 +78,7 @@ async def adecode(
     verifier_timeout = check_timeout(verifier_timeout, "verifier_timeout")
     _check_flag("trace_tokens", trace_tokens)
     if observer is not None and not callable(observer):
-        raise ConfigError(f"an observer is a function of an event, not {spelled(observer)}")
+        raise ConfigError(f"an observer is a function of an event, not {short_repr(observer)}")
     search = _strategy(strategy)
     schema = _schema(schema, search).for_prompt(prompt)
     meter = Meter(limits)
@@ -109,7 +109,7 @@ def prompt_of(given: Any) -> Prompt:
     if isinstance(given, str):
         return Prompt(given)
     if not isinstance(given, Prompt):
-        raise PromptError(f'a prompt is a Prompt, not {spelled(given)}: Prompt("What is it?", [picture])')
+        raise PromptError(f'a prompt is a Prompt, not {short_repr(given)}: Prompt("What is it?", [picture])')
     return given
 
 
@@ -118,10 +118,10 @@ def _budget(given: Any) -> Budget:
         unknown = next((name for name in given if name not in {f.name for f in fields(Budget)}), None)
         if unknown is not None:
             known = ", ".join(f.name for f in fields(Budget))
-            raise ConfigError(f"budget: unknown limit {spelled(unknown)}; it has {known}")
+            raise ConfigError(f"budget: unknown limit {short_repr(unknown)}; it has {known}")
         return Budget(**given)
     if given is not None and not isinstance(given, Budget):
-        raise ConfigError(f"a budget is a Budget, not {spelled(given)}: Budget(tokens=2000)")
+        raise ConfigError(f"a budget is a Budget, not {short_repr(given)}: Budget(tokens=2000)")
     return given or Budget()
 
 
@@ -135,7 +135,7 @@ def _ready(backend: Any) -> Iterator[Backend]:
     if not hasattr(backend, "open"):
         raise ConfigError(
             f"a backend is an object such as TransformersBackend.load(...), or a checkpoint's path, not "
-            f"{spelled(backend)}"
+            f"{short_repr(backend)}"
         )
     yield backend
 
@@ -143,7 +143,7 @@ def _ready(backend: Any) -> Iterator[Backend]:
 def _strategy(given: Any) -> Strategy:
     search: Strategy = build("strategies", given) if isinstance(given, str) else given
     if isinstance(search, type) or not callable(search):
-        raise ConfigError(f"a strategy is a name or an object such as BestOfN(n=4), not {spelled(search)}")
+        raise ConfigError(f"a strategy is a name or an object such as BestOfN(n=4), not {short_repr(search)}")
     return search
 
 
@@ -151,13 +151,13 @@ def _schema(given: Any, search: Strategy) -> Schema:
     if isinstance(given, Schema):
         return given
     if given is not None and not isinstance(given, str):
-        raise ConfigError(f"a schema is a Schema, a name or None, not {spelled(given)}")
+        raise ConfigError(f"a schema is a Schema, a name or None, not {short_repr(given)}")
     return find_schema(given or str(getattr(search, "default_schema", "llava-o1")))
 
 
 def _check_flag(name: str, given: Any) -> None:
     if not isinstance(given, bool):
-        raise ConfigError(f"{name} must be true or false, not {spelled(given)}")
+        raise ConfigError(f"{name} must be true or false, not {short_repr(given)}")
 
 
 def _name(search: Any) -> str:
@@ -191,14 +191,14 @@ def _ranking(found: Any, search: Any, decoder: MeteredDecoder) -> list[Ranked]:
     wrong = next((r for r in found if not isinstance(r, Ranked)), None) if is_list(found) else found
     if wrong is not None or not is_list(found):
         raise StrategyError(
-            f"strategy {_name(search)} gave back {spelled(wrong, 80)}: it is to give a list of Ranked, best "
+            f"strategy {_name(search)} gave back {short_repr(wrong, 80)}: it is to give a list of Ranked, best "
             "first (structdecode.rank makes one of candidates and scores)"
         )
     foreign = next((r for r in found if not decoder.made(r)), None)
     if foreign is not None:
         raise StrategyError(
             f"strategy {_name(search)} gave back a candidate that its decoder never made "
-            f"({spelled(foreign.candidate, 80)}): it is to rank what `extend` returned, as it is"
+            f"({short_repr(foreign.candidate, 80)}): it is to rank what `extend` returned, as it is"
         )
     try:
         return [replace(ranked, score=checked_score(ranked.score)) for ranked in found]

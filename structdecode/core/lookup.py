@@ -10,7 +10,7 @@ from typing import Any, cast
 from structdecode.core import registry
 from structdecode.core.errors import ConfigError
 from structdecode.core.protocols import Backend
-from structdecode.core.reading import spelled
+from structdecode.core.reading import short_repr
 from structdecode.core.schemas import load_schema
 from structdecode.core.types import Schema
 
@@ -65,7 +65,7 @@ def load_backend(model: str | os.PathLike[str] | None = None, *, backend: str | 
     _check_taken(load, given, str(backend))
     made = load(find_checkpoint(name), **given)
     if not hasattr(made, "open"):
-        raise ConfigError(f"backend {backend!r} gives {spelled(made, 80)}, which has no method 'open'")
+        raise ConfigError(f"backend {backend!r} gives {short_repr(made, 80)}, which has no method 'open'")
     return cast(Backend, made)
 
 

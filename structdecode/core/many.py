@@ -13,7 +13,7 @@ from structdecode.core.engine import adecode
 from structdecode.core.errors import ConfigError, ImageError, PromptError
 from structdecode.core.lifetimes import Lifetimes
 from structdecode.core.protocols import Backend, Strategy
-from structdecode.core.reading import spelled
+from structdecode.core.reading import short_repr
 from structdecode.core.results import Result, unasked
 from structdecode.core.types import Prompt, Schema
 from structdecode.core.workers import as_done, numbered
@@ -81,7 +81,7 @@ async def decode_many(
 
 def _check_several(name: str, given: Any, kinds: tuple[type, ...]) -> None:
     if not isinstance(given, kinds) or isinstance(given, str | bytes):
-        raise ConfigError(f"{name} must be a list or another iterable, one for each result, not {spelled(given)}")
+        raise ConfigError(f"{name} must be a list or another iterable, one for each result, not {short_repr(given)}")
 
 
 async def _tasks(

@@ -116,7 +116,7 @@ def one_line(text: str) -> str:
     return cut(" ".join("".join(c if c.isprintable() else " " for c in text).split()), LONGEST)
 
 
-def spelled(value: object, longest: int = 60) -> str:
+def short_repr(value: object, longest: int = 60) -> str:
     """A value for a message, whatever it is: an integer of thousands of digits and some plug-ins' own have no ``repr``."""
     try:
         return cut(repr(value), longest)

@@ -7,7 +7,7 @@ import numbers
 from typing import Any
 
 from structdecode.core.errors import ConfigError
-from structdecode.core.reading import spelled
+from structdecode.core.reading import short_repr
 
 
 def derive(*parts: object) -> int:
@@ -23,5 +23,5 @@ def checked(seed: Any) -> int:
         ConfigError: it is no whole number.
     """
     if not isinstance(seed, numbers.Integral) or isinstance(seed, bool):
-        raise ConfigError(f"seed must be a whole number, not {spelled(seed)}")
+        raise ConfigError(f"seed must be a whole number, not {short_repr(seed)}")
     return int(seed)

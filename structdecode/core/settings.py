@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from structdecode.core.errors import ConfigError, StructdecodeError, UnknownNameError
 from structdecode.core.labels import is_verifier
-from structdecode.core.reading import cut, one_line, parse_json, parse_yaml, spelled
+from structdecode.core.reading import cut, one_line, parse_json, parse_yaml, short_repr
 from structdecode.core.registry import Group, load, name_of
 
 T = TypeVar("T")
@@ -214,12 +214,12 @@ def _coerce(value: Any, kind: Any, what: str, *, texts: bool = True) -> Any:
         return _one_of(value, kind, what, texts)
     if origin is Literal:
         if value not in options:
-            raise ConfigError(f"{what} must be one of {', '.join(map(str, options))}, not {spelled(value)}")
+            raise ConfigError(f"{what} must be one of {', '.join(map(str, options))}, not {short_repr(value)}")
         return value
     if _is_protocol(kind, *_NESTED):
         return _verifier(value, kind, what)
     if isinstance(origin, type) and issubclass(origin, Mapping) and not isinstance(value, Mapping | str):
-        raise ConfigError(f"{what} must be a mapping, not {spelled(value)}")
+        raise ConfigError(f"{what} must be a mapping, not {short_repr(value)}")
     if isinstance(origin, type) and issubclass(origin, Mapping | list | tuple | Sequence):
         return _items(value, kind, what, texts)
     if not isinstance(value, str) or not texts:
@@ -241,7 +241,7 @@ def _one_of(value: Any, kind: Any, what: str, texts: bool) -> Any:
             return _coerce(value, option, what, texts=texts)
         except ConfigError:
             continue
-    raise ConfigError(f"{what} must be {_spell(kind)}, not {spelled(value)}")
+    raise ConfigError(f"{what} must be {_spell(kind)}, not {short_repr(value)}")
 
 
 def _verifier(value: Any, kind: Any, what: str) -> Any:
@@ -263,7 +263,7 @@ def _verifier(value: Any, kind: Any, what: str) -> Any:
 def _shown(value: Any) -> str:
     """What was given for a verifier, with the remedy where it is plain."""
     remedy = " (put parentheses behind it)" if isinstance(value, type) else ""
-    return spelled(value, 80) + (" (FunctionVerifier makes one of it)" if inspect.isroutine(value) else remedy)
+    return short_repr(value, 80) + (" (FunctionVerifier makes one of it)" if inspect.isroutine(value) else remedy)
 
 
 def _items(value: Any, kind: Any, what: str, texts: bool) -> Any:
@@ -278,7 +278,7 @@ def _items(value: Any, kind: Any, what: str, texts: bool) -> Any:
         listed = [_coerce(item, options[0], f"{what}[{at}]", texts=texts) for at, item in enumerate(given)]
         return tuple(listed) if issubclass(typing.get_origin(kind), tuple) else listed
     example = "{key: value, ...}" if issubclass(typing.get_origin(kind), Mapping) else "[value, ...]"
-    raise ConfigError(f"{what} must be {example}, not {spelled(value)}")
+    raise ConfigError(f"{what} must be {example}, not {short_repr(value)}")
 
 
 def _scalar(value: Any, kind: Any, what: str, texts: bool) -> Any:
@@ -291,9 +291,9 @@ def _scalar(value: Any, kind: Any, what: str, texts: bool) -> Any:
     if kind is str and (isinstance(value, str | os.PathLike) or (texts and number)):
         return str(value)
     if typing.get_origin(kind) is Callable and not callable(value):
-        raise ConfigError(f"{what} must be a function, not {spelled(value, 80)}")
+        raise ConfigError(f"{what} must be a function, not {short_repr(value, 80)}")
     if kind in (int, float, str) or (kind is bool and not isinstance(value, bool)):
-        raise ConfigError(f"{what} must be {_spell(kind)}, not {spelled(value, 80)}")
+        raise ConfigError(f"{what} must be {_spell(kind)}, not {short_repr(value, 80)}")
     return value
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaita
 from typing import TypeVar
 
 from structdecode.core.errors import ConfigError
-from structdecode.core.reading import spelled
+from structdecode.core.reading import short_repr
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -19,7 +19,9 @@ MOST_AT_ONCE = 100_000
 def check_concurrency(concurrency: object) -> None:
     """Raises `ConfigError` unless it is a whole number from 1 to `MOST_AT_ONCE`."""
     if not isinstance(concurrency, int) or isinstance(concurrency, bool) or not 1 <= concurrency <= MOST_AT_ONCE:
-        raise ConfigError(f"concurrency must be a whole number from 1 to {MOST_AT_ONCE:,}, not {spelled(concurrency)}")
+        raise ConfigError(
+            f"concurrency must be a whole number from 1 to {MOST_AT_ONCE:,}, not {short_repr(concurrency)}"
+        )
 
 
 async def as_done(

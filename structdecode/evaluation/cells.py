@@ -25,7 +25,7 @@ COUNT = "n"
 
 
 @dataclass(frozen=True)
-class Plan:
+class CellTemplate:
     """Cells before a sweep is expanded: one entry of a study's ``cells``.
 
     Attributes:
@@ -54,24 +54,24 @@ class Cell:
 
     Attributes:
         family: the name without what is swept: cells of one family differ in the sweep alone.
-        settings: as given. made: the strategy with its verifier in it.
+        settings: as given. strategy: made of them, with its verifier in it.
     """
 
     name: str
     family: str
-    strategy: str
-    verifier: str | None
+    strategy_name: str
+    verifier_name: str | None
     settings: Mapping[str, Any]
     sweep: Mapping[str, Any]
     schema: Schema
     budget: Budget
     seed: int
-    made: Strategy = field(repr=False)
+    strategy: Strategy = field(repr=False)
 
     @cached_property
     def code(self) -> Code:
         """Which code strategy, verifier, all that they hold, and the engine are."""
-        return code_of(self.made, self.schema)
+        return code_of(self.strategy, self.schema)
 
     @cached_property
     def digest(self) -> str:
@@ -80,21 +80,21 @@ class Cell:
 
     def digest_with(self, code: Mapping[str, Any]) -> str:
         """The digest that it has, or had, with other code."""
-        return digest_of([plain(self.made), plain(self.schema), plain(self.budget), self.seed, code])
+        return digest_of([plain(self.strategy), plain(self.schema), plain(self.budget), self.seed, code])
 
     @property
     def traits(self) -> StrategyTraits:
-        return traits_of(type(self.made))
+        return traits_of(type(self.strategy))
 
     @property
     def width(self) -> int:
         """N: candidates (of a whole answer, or of each stage); 1 where there is no choice."""
-        return int(getattr(self.made, self.traits.width)) if self.traits.width else 1
+        return int(getattr(self.strategy, self.traits.width)) if self.traits.width else 1
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "name": self.name, "family": self.family, "strategy": self.strategy, "verifier": self.verifier,
-            "settings": dict(self.settings), "sweep": dict(self.sweep), "resolved": plain(self.made),
+            "name": self.name, "family": self.family, "strategy": self.strategy_name, "verifier": self.verifier_name,
+            "settings": dict(self.settings), "sweep": dict(self.sweep), "resolved": plain(self.strategy),
             "schema": plain(self.schema), "budget": plain(self.budget), "seed": self.seed, "digest": self.digest,
             "code": self.code, "width": self.width, "independent": self.traits.independent,
             "baseline": self.traits.baseline,
@@ -116,15 +116,15 @@ def declared(cell: Mapping[str, Any]) -> tuple[int, bool, bool]:
     return width if isinstance(width, int) else 1, traits.independent, traits.baseline
 
 
-def expand(plans: Iterable[Plan], seeds: Sequence[int]) -> list[Cell]:
-    """Every cell of every plan, for every seed.
+def expand(templates: Iterable[CellTemplate], seeds: Sequence[int]) -> list[Cell]:
+    """Every cell of every template, for every seed.
 
     Raises:
         ConfigError: a name, setting or value is unknown or wrong, or two cells are the same.
     """
-    plans = list(plans)
-    _check_defaults(plans)
-    cells = [cell for plan in plans for cell in _expand_plan(plan)]
+    templates = list(templates)
+    _check_defaults(templates)
+    cells = [cell for template in templates for cell in _expand_template(template)]
     if not cells:
         raise ConfigError("nothing to compare: name at least one strategy")
     if len(seeds) != len(set(seeds)) or not seeds:
@@ -141,29 +141,28 @@ def expand(plans: Iterable[Plan], seeds: Sequence[int]) -> list[Cell]:
     return cells
 
 
-def _expand_plan(plan: Plan) -> list[Cell]:
+def _expand_template(template: CellTemplate) -> list[Cell]:
     try:
-        return _cells(plan)
+        return _cells(template)
     except ConfigError as error:
-        if not plan.place:
+        if not template.place:
             raise
-        raise ConfigError(f"{plan.place}: {error}") from None
+        raise ConfigError(f"{template.place}: {error}") from None
 
 
-def _cells(plan: Plan) -> list[Cell]:
-    kind = registry.load("strategies", plan.strategy)
+def _cells(template: CellTemplate) -> list[Cell]:
+    kind = registry.load("strategies", template.strategy)
     known = field_types(kind)
-    sweep = _own_names(plan, known, traits_of(kind))
+    sweep = _own_names(template, known, traits_of(kind))
     found = []
-    for verifier in plan.verifiers or (None,):
-        name, own = _verifier(verifier, plan, known)
+    for verifier in template.verifiers or (None,):
+        name, own = _verifier(verifier, template, known)
         swept_here = {key: values for key, values in sweep.items() if _has(name, key)}
-        spelling = dict(zip(sweep, plan.sweep, strict=True))
+        as_given = dict(zip(sweep, template.sweep, strict=True))
         for values in itertools.product(*swept_here.values()):
             swept = dict(zip(swept_here, values, strict=True))
-            settings = {**_taken(plan.defaults, known), **own, **plan.settings, **swept}
-            spelled = {spelling[key]: value for key, value in swept.items()}
-            found.append(_cell(plan, name, settings, spelled))
+            settings = {**_taken(template.defaults, known), **own, **template.settings, **swept}
+            found.append(_cell(template, name, settings, {as_given[key]: value for key, value in swept.items()}))
     return found
 
 
@@ -178,41 +177,42 @@ def _fields(verifier: str) -> Mapping[str, Any]:
     return field_types(registry.load("verifiers", verifier))
 
 
-def _cell(plan: Plan, verifier: str | None, settings: dict[str, Any], spelled: dict[str, Any]) -> Cell:
-    base = plan.name or "/".join(filter(None, (short_name(plan.strategy), verifier and short_name(verifier))))
-    swept = [f"{key}={value}" for key, value in spelled.items()]
+def _cell(template: CellTemplate, verifier: str | None, settings: dict[str, Any], swept: dict[str, Any]) -> Cell:
+    base = template.name or "/".join(filter(None, (short_name(template.strategy), verifier and short_name(verifier))))
+    labels = [f"{key}={value}" for key, value in swept.items()]
     try:
-        made, used, strategy = assemble(plan.strategy, verifier, settings)
+        strategy, verifier_name, strategy_name = assemble(template.strategy, verifier, settings)
     except ConfigError as error:
-        raise ConfigError(f"cell {'/'.join([base, *swept])!r}: {error}") from None
-    family = plan.name or strategy
-    if verifier and (plan.name is None or len(plan.verifiers) > 1):
-        family = f"{family}/{used}"
-    label = "/".join([family, *swept])
-    schema = find_schema(plan.schema or str(getattr(made, "default_schema", "llava-o1")))
+        raise ConfigError(f"cell {'/'.join([base, *labels])!r}: {error}") from None
+    family = template.name or strategy_name
+    if verifier and (template.name is None or len(template.verifiers) > 1):
+        family = f"{family}/{verifier_name}"
+    schema = find_schema(template.schema or str(getattr(strategy, "default_schema", "llava-o1")))
     return Cell(
-        label, family, strategy, used, settings, spelled, schema, plan.budget, 0, made,
+        "/".join([family, *labels]), family, strategy_name, verifier_name, settings, swept, schema, template.budget, 0, strategy,
     )  # fmt: skip
 
 
-def _own_names(plan: Plan, known: Mapping[str, Any], traits: StrategyTraits) -> dict[str, Sequence[Any]]:
+def _own_names(template: CellTemplate, known: Mapping[str, Any], traits: StrategyTraits) -> dict[str, Sequence[Any]]:
     """The sweep under the strategy's own field names."""
     found: dict[str, Sequence[Any]] = {}
-    for key, values in plan.sweep.items():
+    for key, values in template.sweep.items():
         own = own_name(key, traits)
         if (
             key.startswith("verifier.")
-            and plan.verifiers
-            and not any(_has(name, key) for name in map(_name, plan.verifiers))
+            and template.verifiers
+            and not any(_has(name, key) for name in map(_name, template.verifiers))
         ):
-            known_there = {f"verifier.{f}" for name in map(_name, plan.verifiers) for f in _fields(name)}
-            raise UnknownNameError(f"sweep of {plan.strategy!r}", key, known_there)
+            known_there = {f"verifier.{f}" for name in map(_name, template.verifiers) for f in _fields(name)}
+            raise UnknownNameError(f"sweep of {template.strategy!r}", key, known_there)
         if own in found:
-            raise ConfigError(f"sweep of {plan.strategy!r}: {COUNT} and {own} are the same setting: give one of them")
+            raise ConfigError(
+                f"sweep of {template.strategy!r}: {COUNT} and {own} are the same setting: give one of them"
+            )
         if own.partition(".")[0] not in known:
-            raise UnknownNameError(f"sweep of {plan.strategy!r}", key, known)
+            raise UnknownNameError(f"sweep of {template.strategy!r}", key, known)
         if not isinstance(values, Sequence) or isinstance(values, str) or not values:
-            raise ConfigError(f"sweep of {plan.strategy!r}: {key} must be a list of values, not {values!r}")
+            raise ConfigError(f"sweep of {template.strategy!r}: {key} must be a list of values, not {values!r}")
         found[own] = values
     return found
 
@@ -223,21 +223,21 @@ def own_name(key: str, traits: StrategyTraits) -> str:
 
 
 def _verifier(
-    given: str | Mapping[str, Any] | None, plan: Plan, known: Mapping[str, Any]
+    given: str | Mapping[str, Any] | None, template: CellTemplate, known: Mapping[str, Any]
 ) -> tuple[str | None, dict[str, Any]]:
     """A verifier's name, and the settings that are for it alone, as ``verifier.key``."""
     if given is None:
         return None, {}
     name = _name(given)
     own = {} if isinstance(given, str) else name_and_settings(given)[1]
-    defaults = {key.removeprefix("verifier."): v for key, v in plan.defaults.items() if key.startswith("verifier.")}
+    defaults = {key.removeprefix("verifier."): v for key, v in template.defaults.items() if key.startswith("verifier.")}
     if "verifier" not in known:
         defaults = {}  # `assemble` says which strategies take one
     return name, {f"verifier.{key}": value for key, value in {**_taken(defaults, _fields(name)), **own}.items()}
 
 
 def _name(given: str | Mapping[str, Any]) -> str:
-    """A verifier's name, from one of the forms that a plan takes."""
+    """A verifier's name, from one of the forms that a template takes."""
     return given if isinstance(given, str) else name_and_settings(given)[0]
 
 
@@ -249,11 +249,13 @@ def _taken(defaults: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def _check_defaults(plans: Sequence[Plan]) -> None:
+def _check_defaults(templates: Sequence[CellTemplate]) -> None:
     """A default that no strategy and no verifier of the study knows is a typo."""
-    known = {name for plan in plans for name in field_types(registry.load("strategies", plan.strategy))}
-    of_verifiers = {f"verifier.{name}" for plan in plans for v in plan.verifiers for name in _fields(_name(v))}
-    for key in {key for plan in plans for key in plan.defaults}:
+    known = {name for template in templates for name in field_types(registry.load("strategies", template.strategy))}
+    of_verifiers = {
+        f"verifier.{name}" for template in templates for v in template.verifiers for name in _fields(_name(v))
+    }
+    for key in {key for template in templates for key in template.defaults}:
         parts = key.split(".")
         if (parts[0] not in known) if parts[0] != "verifier" else ".".join(parts[:2]) not in of_verifiers | known:
             raise UnknownNameError("setting", key, known | of_verifiers)

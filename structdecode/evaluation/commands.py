@@ -152,7 +152,7 @@ def run_study(
 ) -> int:
     """`compare` with data and models at hand."""
     from structdecode.evaluation.judging import Judging
-    from structdecode.evaluation.runner import Runner, plan_jobs
+    from structdecode.evaluation.runner import Runner, plan_trials
 
     part = shard or Shard()
     kept, twice = _without_duplicates(questions)
@@ -176,7 +176,7 @@ def run_study(
     accepted = _open_directory(out, config, kept, all_rejected, command, accept_changed_code)
     mine = [question for question in kept if part.has(question)]
     models = [model["digest"], *([judging.digest] if judging else [])]
-    trials = plan_jobs(study.cells, mine, models, accepted)
+    trials = plan_trials(study.cells, mine, models, accepted)
     with LiveCells([cell.name for cell in study.cells], len(mine), quiet=quiet) as progress:
         added = runner.run(trials, progress)
     if not quiet:
@@ -188,7 +188,7 @@ def run_study(
     if runner.failures:
         _tell(f"{len(runner.failures)} failed; the same command tries them again")
     broken = warn_of_broken(out)
-    if report and _complete(out, plan_jobs(study.cells, kept, models, accepted)):
+    if report and _complete(out, plan_trials(study.cells, kept, models, accepted)):
         write_report(out)
     return len(runner.failures) + broken
 

@@ -56,7 +56,7 @@ def make_record(
     best = result.best
     stages = result.stages
     return Record(
-        key=key, cell=cell.name, id=question.id, strategy=cell.strategy, verifier=cell.verifier,
+        key=key, cell=cell.name, id=question.id, strategy=cell.strategy_name, verifier=cell.verifier_name,
         settings={**cell.settings, **cell.sweep}, seed=cell.seed, answer=result.answer, correct=found.correct,
         rule=found.rule, extracted=found.extracted, status=found.status,
         valid=best is not None and best.valid and best.finished(schema), usage=usage, flops=flops, seconds=seconds,
@@ -89,7 +89,7 @@ def unasked(key: str, cell: Cell, question: Question, error: str, match: Matcher
     found = match("", question)
     nothing = {part: counts(Usage()) for part in PARTS}
     return Record(
-        key=key, cell=cell.name, id=question.id, strategy=cell.strategy, verifier=cell.verifier,
+        key=key, cell=cell.name, id=question.id, strategy=cell.strategy_name, verifier=cell.verifier_name,
         settings={**cell.settings, **cell.sweep}, seed=cell.seed, answer="", correct=False, rule=found.rule,
         extracted="", status="empty", valid=False, usage=nothing, flops={}, seconds=0.0, stopped_by=None, stages={},
         wrong_stages=(), pool=(), rounds=(), error=error,

@@ -68,7 +68,7 @@ class Trial:
         return next((key for key in (self.key, *self.accepted) if key in keys), None)
 
 
-def plan_jobs(
+def plan_trials(
     cells: Sequence[Cell], questions: Sequence[Question], models: Sequence[str], accepted: Sequence[CodeByCell] = ()
 ) -> list[Trial]:
     """All work, a question's cells side by side: so all cells get on alike, whenever the run is looked at.
@@ -139,7 +139,7 @@ class Runner:
                     progress.add(record)
 
     def _promising(self, trials: Sequence[Trial]) -> Iterator[Trial]:
-        """Jobs for as long as not all of them fail."""
+        """Trials for as long as not all of them fail."""
         for trial in trials:
             if self._succeeded == 0 and len(self.failures) >= _HOPELESS:
                 return
@@ -168,7 +168,7 @@ class Runner:
             for picture in prompt.images:
                 self._copy(picture)
             result = await adecode(
-                prompt, backend=isolated(self.backend), strategy=trial.cell.made, schema=trial.cell.schema,
+                prompt, backend=isolated(self.backend), strategy=trial.cell.strategy, schema=trial.cell.schema,
                 budget=trial.cell.budget, seed=trial.cell.seed, sample_id=trial.question.id,
             )  # fmt: skip
         except (ImageError, PromptError) as error:

@@ -16,7 +16,7 @@ from structdecode.core.protocols import traits_of
 from structdecode.core.reading import read_document
 from structdecode.core.seeds import checked
 from structdecode.core.settings import assignments, field_types, from_text
-from structdecode.evaluation.cells import COUNT, Cell, Plan, expand, own_name
+from structdecode.evaluation.cells import COUNT, Cell, CellTemplate, expand, own_name
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Study:
     """
 
     data: DataSource
-    plans: tuple[Plan, ...]
+    templates: tuple[CellTemplate, ...]
     model: str | None = None
     seeds: tuple[int, ...] = (0,)
     judge: str | None = None
@@ -54,7 +54,7 @@ class Study:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seeds", tuple(map(checked, self.seeds)))
-        object.__setattr__(self, "cells", tuple(expand(self.plans, self.seeds)))
+        object.__setattr__(self, "cells", tuple(expand(self.templates, self.seeds)))
 
 
 def from_options(
@@ -87,8 +87,8 @@ def from_options(
             raise UnknownNameError("sweep", key, {COUNT, *(name for known in taking.values() for name in known)})
     if verifiers and not any("verifier" in known for known in taking.values()):
         raise ConfigError(f"none of {', '.join(strategies)} takes a verifier: leave --verifier out")
-    plans = tuple(
-        Plan(
+    templates = tuple(
+        CellTemplate(
             name, verifiers=tuple(map(from_text, verifiers)) if "verifier" in known else (), budget=Budget.parse(budget), schema=schema,
             defaults=assignments(settings),
             sweep={key: values for key, values in swept.items() if _sweepable(key, kinds[name])},
@@ -96,7 +96,7 @@ def from_options(
         for name in strategies
         for known in [taking[name]]
     )  # fmt: skip
-    return Study(data, plans, model, tuple(seeds), judge)
+    return Study(data, templates, model, tuple(seeds), judge)
 
 
 def load_study(path: str | Path) -> Study:
@@ -176,14 +176,14 @@ class StudyFile:
 def _study(file: StudyFile, where: str) -> Study:
     source = DataSource(file.data) if isinstance(file.data, str) else file.data
     seeds = file.seeds if file.seeds is not None else (file.seed or 0,)
-    plans = tuple(_plan(entry, file, f"{where}: cells[{at}]") for at, entry in enumerate(file.cells))
-    return Study(source, plans, file.model, seeds, file.judge, file.backend)
+    templates = tuple(_template(entry, file, f"{where}: cells[{at}]") for at, entry in enumerate(file.cells))
+    return Study(source, templates, file.model, seeds, file.judge, file.backend)
 
 
-def _plan(entry: CellEntry, file: StudyFile, place: str) -> Plan:
+def _template(entry: CellEntry, file: StudyFile, place: str) -> CellTemplate:
     preset = Preset("") if entry.preset is None else load_preset(entry.preset)
     verifiers = (preset.verifier,) if preset.verifier is not None else ()
-    return Plan(
+    return CellTemplate(
         entry.strategy or preset.strategy, entry.name, verifiers if entry.verifiers is None else entry.verifiers,
         {**preset.settings, **(entry.settings or {})}, file.defaults or {}, entry.sweep or {},
         _budget(entry.budget if entry.budget is not None else file.budget), entry.schema or file.schema, place,

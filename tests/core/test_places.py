@@ -17,7 +17,7 @@ from structdecode.core.errors import ConfigError
 from structdecode.core.labels import label_of
 from structdecode.core.lookup import find_schema, load_backend
 from structdecode.core.settings import build, verifier_from
-from structdecode.evaluation.cells import Plan, expand
+from structdecode.evaluation.cells import CellTemplate, expand
 from structdecode.evaluation.source import entry_of
 from structdecode.testing import scripted
 from tests import processes
@@ -135,13 +135,13 @@ def test_verifiers_inside_verifiers(here: Path, given: object) -> None:
 
 
 def test_cells_are_called_by_the_name_behind_the_colon(here: Path) -> None:
-    cells = expand([Plan("best-of-n", verifiers=("mine.py:Shortest", {"mine.py:strict": {"enough": 1}}))], [0])
-    assert [(cell.name, cell.verifier) for cell in cells] == [
+    cells = expand([CellTemplate("best-of-n", verifiers=("mine.py:Shortest", {"mine.py:strict": {"enough": 1}}))], [0])
+    assert [(cell.name, cell.verifier_name) for cell in cells] == [
         ("best-of-n/Shortest", "Shortest"),
         ("best-of-n/strict", "strict"),
     ]
-    (cell,) = expand([Plan("mine.py:Two", schema="mine.py:SHORT", sweep={"temperature": [0.5]})], [0])
-    assert (cell.name, cell.strategy, cell.schema.name) == ("Two/temperature=0.5", "Two", "short")
+    (cell,) = expand([CellTemplate("mine.py:Two", schema="mine.py:SHORT", sweep={"temperature": [0.5]})], [0])
+    assert (cell.name, cell.strategy_name, cell.schema.name) == ("Two/temperature=0.5", "Two", "short")
     assert cell.code["strategy"]["what"] == "mine:Two"
 
 

@@ -70,9 +70,9 @@ def test_in_a_study(tmp_path: Path, mine: str) -> None:
         f"- {{preset: {mine}, settings: {{n: 9}}, name: wide}}\n- preset: llava-o1-paper\n"
     )
     one, wide, paper = load_study(study).cells
-    assert one.made == make_strategy(None, None, (), mine)[0] and wide.made.n == 9  # type: ignore[attr-defined]
+    assert one.strategy == make_strategy(None, None, (), mine)[0] and wide.strategy.n == 9  # type: ignore[attr-defined]
     assert (one.name, wide.name, paper.name) == ("mine", "wide", "stage-beam/self-judge")
-    assert paper.made == make_strategy(None, None, (), "llava-o1-paper")[0]
+    assert paper.strategy == make_strategy(None, None, (), "llava-o1-paper")[0]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from structdecode.core import registry
 from structdecode.core.schemas import load_schema
 from structdecode.core.types import Schema
 from structdecode.evaluation import code
-from structdecode.evaluation.cells import Plan, expand
+from structdecode.evaluation.cells import CellTemplate, expand
 from structdecode.evaluation.identity import model_identity
 from structdecode.evaluation.plain import digest_of, plain
 from structdecode.evaluation.source import entry_of, is_engine
@@ -39,7 +39,7 @@ from tests import processes
 def digest(verifier: Any) -> str:
     """Of a cell with this verifier, which was registered as ``given``."""
     registry.register("verifiers", "given")(verifier)
-    return expand([Plan("best-of-n", verifiers=("given",))], [0])[0].digest
+    return expand([CellTemplate("best-of-n", verifiers=("given",))], [0])[0].digest
 
 
 def notebook(source: str, name: str = "score") -> Any:
@@ -184,7 +184,7 @@ def test_plain_tells_values_apart_and_sets_have_no_order() -> None:
 def test_a_schemas_contents_count_and_its_file_does_not(tmp_path: Path) -> None:
     def key(path: Path, text: str) -> str:
         path.write_text(f"name: mine\nstages: [{{name: A}}]\ninstruction: '{text} {{question}}'")
-        return expand([Plan("staged", schema=str(path))], [0])[0].digest
+        return expand([CellTemplate("staged", schema=str(path))], [0])[0].digest
 
     assert key(tmp_path / "a.yaml", "Say") == key(tmp_path / "b.yaml", "Say") != key(tmp_path / "a.yaml", "Tell")
     assert load_schema(tmp_path / "a.yaml").name == "mine"
@@ -196,15 +196,15 @@ class Terse(Schema):
 
 
 def test_a_schema_of_ones_own_class_is_code() -> None:
-    built_in = expand([Plan("staged")], [0])[0]
+    built_in = expand([CellTemplate("staged")], [0])[0]
     assert "schema" not in built_in.code
     terse = Terse("terse", built_in.schema.stages)
-    assert code.code_of(built_in.made, terse)["schema"]["what"] == f"{__name__}:Terse"
+    assert code.code_of(built_in.strategy, terse)["schema"]["what"] == f"{__name__}:Terse"
 
 
 def test_our_own_plug_ins_count_with_what_they_import_and_the_engine_apart() -> None:
-    judge = expand([Plan("stage-beam", verifiers=("self-judge",))], [0])[0]
-    module = type(judge.made.verifier).__module__  # type: ignore[attr-defined]
+    judge = expand([CellTemplate("stage-beam", verifiers=("self-judge",))], [0])[0]
+    module = type(judge.strategy.verifier).__module__  # type: ignore[attr-defined]
     reached = reached_from(module, Path(sys.modules[module].__file__ or ""))
     assert {"structdecode.verifiers.prompts", "structdecode.verifiers.tournaments"} <= set(reached), "prompts decide"
     assert not any(name.startswith("structdecode.backends") for name in reached)

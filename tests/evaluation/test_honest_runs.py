@@ -13,7 +13,7 @@ from structdecode.backends.scripted import ScriptedBackend
 from structdecode.core import registry
 from structdecode.core.jsonl import lines
 from structdecode.core.types import Candidate, Prompt, Stage
-from structdecode.evaluation.cells import Plan
+from structdecode.evaluation.cells import CellTemplate
 from structdecode.evaluation.commands import run_study
 from structdecode.evaluation.isolation import isolated
 from structdecode.evaluation.report.results import Results
@@ -70,7 +70,7 @@ def writing(prompt: Prompt, prefix: Candidate, stage: Stage, seed: int) -> str:
 
 
 def studied(out: Path, *verifiers: str, answers: Any = writing) -> int:
-    plans = (Plan("direct"), Plan("best-of-n", verifiers=verifiers or ("log-prob",), sweep={"n": [2]}))
+    plans = (CellTemplate("direct"), CellTemplate("best-of-n", verifiers=verifiers or ("log-prob",), sweep={"n": [2]}))
     questions = [Question(f"q{at}", f"Question {at}?", ("1",)) for at in range(4)]
     return run_study(Study(DataSource("d"), plans), questions, (), ScriptedBackend(answers), match, out, quiet=True)
 
@@ -116,7 +116,7 @@ def test_what_is_no_verifier_at_all_never_worked(tmp_path: Path, capsys: pytest.
             object.__setattr__(self, "verifier", Bare())
 
     questions = [Question("q", "?", ("1",))]
-    study = Study(DataSource("d"), (Plan("direct"), Plan("with-a-bare-verifier")))
+    study = Study(DataSource("d"), (CellTemplate("direct"), CellTemplate("with-a-bare-verifier")))
     assert run_study(study, questions, (), ScriptedBackend(writing), match, tmp_path / "run", quiet=True) == 1
     said = capsys.readouterr().err
     assert "with-a-bare-verifier: its verifier never worked (first error: " in said

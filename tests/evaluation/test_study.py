@@ -9,7 +9,7 @@ import pytest
 
 from structdecode.core.budget import Budget
 from structdecode.core.errors import ConfigError, StructdecodeError, UnknownNameError
-from structdecode.evaluation.cells import Plan, expand
+from structdecode.evaluation.cells import CellTemplate, expand
 from structdecode.evaluation.study import DataSource, from_options, load_study, overridden
 
 DATA = DataSource("pocket:test", limit=5)
@@ -27,31 +27,31 @@ def test_options_become_cells_with_readable_names() -> None:
         "stage-beam/log-prob/n=1", "stage-beam/log-prob/n=4", "stage-beam/p-true/n=1", "stage-beam/p-true/n=4",
     ]  # fmt: skip
     beam = study.cells[-1]
-    assert (beam.made.candidates, beam.made.beams, beam.made.temperature) == (4, 1, 1.0)  # type: ignore[attr-defined]
+    assert (beam.strategy.candidates, beam.strategy.beams, beam.strategy.temperature) == (4, 1, 1.0)  # type: ignore[attr-defined]
     assert beam.family == "stage-beam/p-true" and beam.sweep == {"n": 4} and beam.budget == Budget(tokens=500)
     assert study.cells[0].schema.name == "direct" and beam.schema.name == "llava-o1"
 
 
 def test_a_verifiers_own_settings_reach_it_alone() -> None:
-    plan = Plan("stage-beam", verifiers=("log-prob", {"name": "self-judge", "max_tokens": 8, "temperature": 0}))
+    plan = CellTemplate("stage-beam", verifiers=("log-prob", {"name": "self-judge", "max_tokens": 8, "temperature": 0}))
     log_prob, judge = expand([plan], [0])
-    assert judge.made.verifier.max_tokens == 8 and judge.made.verifier.temperature == 0  # type: ignore[attr-defined]
-    assert (log_prob.verifier, judge.verifier) == ("log-prob", "self-judge")
+    assert judge.strategy.verifier.max_tokens == 8 and judge.strategy.verifier.temperature == 0  # type: ignore[attr-defined]
+    assert (log_prob.verifier_name, judge.verifier_name) == ("log-prob", "self-judge")
 
 
 def test_a_strategys_default_verifier_is_named_in_the_record() -> None:
-    assert expand([Plan("stage-beam")], [0])[0].verifier == "log-prob"
+    assert expand([CellTemplate("stage-beam")], [0])[0].verifier_name == "log-prob"
 
 
 def test_several_seeds_are_cells_of_their_own() -> None:
-    cells = expand([Plan("staged")], [3, 4])
+    cells = expand([CellTemplate("staged")], [3, 4])
     assert [(c.name, c.seed) for c in cells] == [("staged/seed=3", 3), ("staged/seed=4", 4)]
     assert cells[0].digest != cells[1].digest
 
 
 def test_the_digest_is_of_what_decides_results() -> None:
     def digest(**fields: object) -> str:
-        return expand([Plan("stage-beam", **fields)], [0])[0].digest  # type: ignore[arg-type]
+        return expand([CellTemplate("stage-beam", **fields)], [0])[0].digest  # type: ignore[arg-type]
 
     assert digest() == digest(name="other") == digest(settings={"candidates": 4}), "a name or a default said aloud"
     others = [digest(settings={"candidates": 5}), digest(budget=Budget(tokens=9)), digest(verifiers=("p-true",))]
@@ -62,10 +62,10 @@ def test_the_example_study_is_the_one_of_the_issue() -> None:
     study = load_study(EXAMPLES / "pocket.yaml")
     assert study.data == DataSource("pocket:test", limit=500)
     assert len(study.cells) == 4 + 5 * (1 + 3 * 3)
-    greedy = {cell.name: cell.made.temperature for cell in study.cells}  # type: ignore[attr-defined]
+    greedy = {cell.name: cell.strategy.temperature for cell in study.cells}  # type: ignore[attr-defined]
     assert [greedy[n] for n in ("direct", "cot", "staged-greedy", "staged-sampled")] == [0, 0, 0, 1]
     assert all(value == 1 for name, value in greedy.items() if "n=" in name)
-    judges = [cell.made.verifier for cell in study.cells if cell.verifier == "self-judge"]  # type: ignore[attr-defined]
+    judges = [cell.strategy.verifier for cell in study.cells if cell.verifier_name == "self-judge"]  # type: ignore[attr-defined]
     assert {(judge.max_tokens, judge.temperature) for judge in judges} == {(8, 0.0)}
     assert load_study(EXAMPLES / "first.yaml").cells[0].budget == Budget(tokens=2000)
 
@@ -164,11 +164,11 @@ def test_values_of_a_file_are_taken_as_yaml_reads_them(tmp_path: Path) -> None:
         "verifiers: [rule], sweep: {max_tokens: [10, null]}}]"
     )
     small, none = load_study(path).cells
-    made: Any = small.made
+    made: Any = small.strategy
     assert (made.n, made.temperature, made.top_p, made.verifier.pattern, made.max_tokens) == (4, 1.0, None, "7", 10)
-    assert none.made.max_tokens is None  # type: ignore[attr-defined]
+    assert none.strategy.max_tokens is None  # type: ignore[attr-defined]
     path.write_text("data: x\ncells: [{strategy: best-of-n, settings: {n: '4'}}]")
-    assert load_study(path).cells[0].made.n == 4, "as text, as in --set"  # type: ignore[attr-defined]
+    assert load_study(path).cells[0].strategy.n == 4, "as text, as in --set"  # type: ignore[attr-defined]
     path.write_text("data: x\ncells: [{strategy: best-of-n, settings: {n: true}}]")
     with pytest.raises(ConfigError, match="n must be a whole number, not True"):
         load_study(path)
@@ -178,4 +178,4 @@ def test_a_file_that_is_not_there() -> None:
     with pytest.raises(ConfigError, match=r"none\.yaml: No such file"):
         load_study("none.yaml")
     with pytest.raises(UnknownNameError):
-        expand([Plan("nothing")], [0])
+        expand([CellTemplate("nothing")], [0])

@@ -17,7 +17,7 @@ from structdecode.core import registry
 from structdecode.core.errors import ConfigError, UnknownNameError
 from structdecode.core.protocols import Decoder, StrategyTraits, Verifier, traits_of
 from structdecode.core.types import Candidate, Prompt, Ranked, Schema, Stage, rank
-from structdecode.evaluation.cells import Plan, declared, expand
+from structdecode.evaluation.cells import CellTemplate, declared, expand
 from structdecode.evaluation.commands import write_report
 from structdecode.evaluation.report import coverage
 from structdecode.evaluation.report.results import Results
@@ -93,10 +93,10 @@ def test_a_width_of_ones_own_is_swept_and_reported_as_n(run: Path) -> None:
 
 
 def test_the_width_may_be_swept_by_its_own_name_but_not_by_both() -> None:
-    one, two = expand([Plan("particle-filter", sweep={"particles": [2, 5]})], [0])
+    one, two = expand([CellTemplate("particle-filter", sweep={"particles": [2, 5]})], [0])
     assert (one.name, one.width, two.width) == ("particle-filter/particles=2", 2, 5)
     with pytest.raises(ConfigError, match="n and particles are the same setting"):
-        expand([Plan("particle-filter", sweep={"particles": [2], "n": [3]})], [0])
+        expand([CellTemplate("particle-filter", sweep={"particles": [2], "n": [3]})], [0])
 
 
 def test_a_strategy_that_declares_no_width_is_not_swept_by_n() -> None:
@@ -182,8 +182,8 @@ cells:
         "best-of-n/by-stage(caption=p-true, default=log-prob)/n=1",
         "best-of-n/by-stage(caption=p-true, default=log-prob)/n=2",
     ]  # fmt: skip
-    assert cells[3].made.verifier.weights == {"a": 3.0}  # type: ignore[attr-defined]
-    assert cells[3].verifier == "ensemble(a=log-prob, b=rule)"
+    assert cells[3].strategy.verifier.weights == {"a": 3.0}  # type: ignore[attr-defined]
+    assert cells[3].verifier_name == "ensemble(a=log-prob, b=rule)"
 
 
 def test_the_same_by_options_is_the_same_cell() -> None:
@@ -205,7 +205,7 @@ def test_function_verifiers_go_by_their_names_in_records_and_failures(tmp_path: 
     def counting(candidate: Candidate) -> float:
         return 1.0
 
-    study = Study(DataSource("d"), (Plan("best-of-n", verifiers=("raises", "counts"), sweep={"n": [2]}),))
+    study = Study(DataSource("d"), (CellTemplate("best-of-n", verifiers=("raises", "counts"), sweep={"n": [2]}),))
     compare(study, tmp_path / "run", ScriptedBackend(writing), questions())
     by_cell = read_run(tmp_path / "run").by_cell
     failed, fine = by_cell["best-of-n/raises/n=2"][0], by_cell["best-of-n/counts/n=2"][0]

@@ -13,7 +13,7 @@ from structdecode.backends.transformers.controls import Escaper, control_tokens
 from structdecode.backends.transformers.templates import SECONDS, rendered, within
 from structdecode.core.errors import ConfigError, PromptError
 from structdecode.core.protocols import ForcedText, GenerationRequest
-from structdecode.core.reading import spelled
+from structdecode.core.reading import short_repr
 from structdecode.core.tags import to_put_in
 from structdecode.core.types import NextToken, Prompt, Span
 
@@ -96,7 +96,7 @@ class Codec:
             wrong = [i for i in text if type(i) is not int or not 0 <= i < self.vocabulary]
             if wrong:
                 raise ConfigError(
-                    f"{spelled(wrong[0])} is no token of the model: ids go from 0 to {self.vocabulary - 1}"
+                    f"{short_repr(wrong[0])} is no token of the model: ids go from 0 to {self.vocabulary - 1}"
                 )
             return tuple(text)
         body, closing = to_put_in(text, request.stage, leave_open=request.leave_open)

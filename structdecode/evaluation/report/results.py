@@ -27,7 +27,7 @@ class CellResult:
     """One cell with its finished questions, all seeds of it together.
 
     Attributes:
-        made: the strategy with all its settings, as ``study.json`` has it. records: one for each question and seed.
+        resolved: the strategy with all its settings, as ``study.json`` has it. records: one for each question and seed.
         width, independent, baseline: what the strategy declares, as in `structdecode.core.protocols.StrategyTraits`.
         clusters: by question id its cluster.
     """
@@ -36,7 +36,7 @@ class CellResult:
     family: str
     strategy: str
     verifier: str | None
-    made: Mapping[str, Any]
+    resolved: Mapping[str, Any]
     records: tuple[Record, ...]
     width: int = 1
     independent: bool = False
@@ -174,12 +174,12 @@ class Results:
     @cached_property
     def greedy(self) -> CellResult | None:
         """The baseline without sampling."""
-        return next((c for c in self._baselines if c.made.get("temperature") == 0), None)
+        return next((c for c in self._baselines if c.resolved.get("temperature") == 0), None)
 
     @cached_property
     def one_sample(self) -> CellResult | None:
         """The baseline, sampled once; else the narrowest search over independent samples, if it is one wide."""
-        sampled = next((c for c in self._baselines if c.made.get("temperature") != 0), None)
+        sampled = next((c for c in self._baselines if c.resolved.get("temperature") != 0), None)
         return sampled or next((c for c in self.cells.values() if c.independent and c.width == 1), None)
 
     @property
