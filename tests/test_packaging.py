@@ -55,7 +55,8 @@ def test_wheel_holds_everything_and_no_top_level_strategies(wheel: Path) -> None
     }
     templates = {str(p.relative_to(ROOT)) for p in (ROOT / "structdecode").rglob("templates/*")}
     assert modules <= names and templates <= names and len(templates) > 10
-    assert {"structdecode/py.typed", "structdecode/pocket/checkpoint/model.safetensors"} <= names
+    weights = {f"structdecode/pocket/{model}/model.safetensors" for model in ("checkpoint", "verifier")}
+    assert {"structdecode/py.typed", *weights} <= names
     assert {name.split("/")[0] for name in names} == {
         "structdecode",
         f"structdecode-{PROJECT['project']['version']}.dist-info",

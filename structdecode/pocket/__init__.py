@@ -8,3 +8,8 @@ from pathlib import Path
 def checkpoint_path() -> Path:
     """The shipped checkpoint's directory, for `TransformersBackend.load`."""
     return Path(__file__).parent / "checkpoint"
+
+
+def verifier_path() -> Path:
+    """The directory of a reward model for its answers: on a backbone that was trained from another seed."""
+    return Path(__file__).parent / "verifier"

@@ -64,3 +64,9 @@ def _numbers(value: Any) -> Iterator[int | float]:
             yield from _numbers(part)
     elif isinstance(value, int | float) and not isinstance(value, bool):
         yield value
+
+
+def check_save_dtype(name: str | None) -> None:
+    """Raises `ConfigError` where final weights cannot be kept so."""
+    if name not in (None, "float32", "bfloat16", "float16"):
+        raise ConfigError(f"save_dtype must be float32, bfloat16 or float16, not {name!r}")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import json
 import math
 import pickle
@@ -328,3 +329,17 @@ def test_another_training_at_the_same_path_is_another_verifier(directory: Path, 
     described = json.loads((tmp_path / FILE).read_text())
     (tmp_path / FILE).write_text(json.dumps({**described, "trained": {"sha256": "another"}}))
     assert RewardModel(str(tmp_path)) != first
+
+
+def test_the_one_that_comes_with_the_package_sees_a_colour_that_is_not_there() -> None:
+    verifier, seen = RewardModel("pocket-verifier"), 0
+    with_room = (s for s in world.scenes("test", 0) if not all(c in s.stages["CAPTION"] for c in world.COLOURS))
+    for scene in itertools.islice(with_room, 40):
+        summary, caption = list(scene.stages.values())[:2]
+        colour = next(colour for colour in world.COLOURS if colour in caption)
+        other = next(other for other in world.COLOURS if other not in caption)
+        wrong = caption.replace(colour, other, 1)
+        prompt = Prompt(scene.question.text, [scene.render()])
+        right, mistaken = ask(verifier, candidate(summary, caption), candidate(summary, wrong), prompt=prompt)
+        seen += right.value > mistaken.value  # type: ignore[operator]
+    assert seen >= 36

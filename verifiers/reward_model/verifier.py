@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from structdecode.core.lookup import find_checkpoint
 from structdecode.core.protocols import Model
 from structdecode.core.settings import check_settings
 from structdecode.core.types import Candidate, Prompt, Score
@@ -30,7 +31,7 @@ class RewardModel:
     Verifiers of one path share the weights, which are freed with the last of them.
 
     Attributes:
-        path: the directory.
+        path: the directory, or a registered checkpoint: ``pocket-verifier`` is one for the embedded model.
         aggregate: how stages become one number: the newest stage's value (which is about all before it too), the least
             one (Lightman et al. 2023 call it minimum), or the product.
         prior: how much the generator's own opinion counts beside the reward model's: that many times the summed
@@ -51,13 +52,13 @@ class RewardModel:
         from structdecode.verifiers.reward_model.config import RewardConfig
 
         check_settings(self)
-        object.__setattr__(self, "digest", RewardConfig.load(self.path).digest)
+        object.__setattr__(self, "digest", RewardConfig.load(find_checkpoint(self.path)).digest)
 
     @cached_property
     def _ask(self) -> Batcher[Question, Found]:
         from structdecode.verifiers.reward_model.scoring import shared
 
-        return shared(self.path, self.device, self.dtype)
+        return shared(find_checkpoint(self.path), self.device, self.dtype)
 
     def close(self) -> None:
         """Lets go of the weights, as the end of this object does; another score loads them again."""

@@ -15,6 +15,7 @@ from structdecode.training.ranges import (
     SHARE,
     ZERO_OR_MORE,
     check_numbers,
+    check_save_dtype,
 )
 from structdecode.training.recipe_files import RecipeFiles, plain_values
 
@@ -51,6 +52,7 @@ class VerifierRecipe:
         max_length: tokens; longer answers are left out.
         max_left_out: the share of rows that may be left out for other reasons; above it the run ends.
         eval_every, save_every: in steps; 0: at the end only. keep: checkpoints that stay.
+        save_dtype: of the final weights, the head's apart: float32, bfloat16 or float16; none: as they are.
         workers: processes that read and decode pictures ahead.
     """
 
@@ -81,6 +83,7 @@ class VerifierRecipe:
     save_every: int = 200
     keep: int = 2
     log_every: int = 20
+    save_dtype: str | None = None
     workers: int = 0
     seed: int = 0
 
@@ -88,6 +91,7 @@ class VerifierRecipe:
         if self.method not in get_args(Method):
             raise UnknownNameError("method", self.method, get_args(Method))
         check_numbers(vars(self), RANGES)
+        check_save_dtype(self.save_dtype)
         if self.language_modelling and not self.likelihood:
             raise ConfigError("language_modelling needs likelihood: without it the model has no output layer")
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from structdecode.core.errors import ConfigError
+from structdecode.core.lookup import find_checkpoint
 from structdecode.core.types import Candidate, Path, Prompt, Span
 from structdecode.records.store import Run, read_run
 from structdecode.verifiers.reward_model.scoring import Question, Scorer, load
@@ -126,4 +127,4 @@ def table(lines: Sequence[Line]) -> str:
 
 if __name__ == "__main__":
     directory, cell, model = sys.argv[1:]
-    print(table(rerank(list(pools(read_run(FilePath(directory)), cell)), load(model))))
+    print(table(rerank(list(pools(read_run(FilePath(directory)), cell)), load(find_checkpoint(model)))))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import set_seed
 
 from structdecode.core.environment import versions
@@ -109,8 +110,6 @@ def _trainer(
 
 def _dtype(recipe: VerifierRecipe) -> str:
     """Frozen weights are in bfloat16 where the computation is; trained ones become float32 later."""
-    import torch
-
     return "bfloat16" if torch.cuda.is_available() and recipe.method != "full" else "float32"
 
 
@@ -136,6 +135,8 @@ def _finish(
         "hours": round(seconds / 3600, 2), "versions": versions(),
     }  # fmt: skip
     model = merged(trainer.accelerator.unwrap_model(trainer.model))
+    if recipe.save_dtype:
+        model.backbone.to(getattr(torch, recipe.save_dtype))
     done = replace(config, trained=trained, held_out=figures)
     save(model, processor, done, out / MODEL, extra=lambda place: write_card(place, done, facts, out.name))
     return VerifierTrainingResult(out / MODEL, trainer.state.global_step, figures)

@@ -16,6 +16,7 @@ from structdecode.training.ranges import (
     SHARE,
     ZERO_OR_MORE,
     check_numbers,
+    check_save_dtype,
 )
 from structdecode.training.recipe_files import RecipeFiles, plain_values
 
@@ -116,8 +117,7 @@ class Recipe:
                 raise ConfigError(
                     f"{name} must be a multiple of log_every ({self.log_every}), not {getattr(self, name)}"
                 )
-        if self.save_dtype not in (None, "float32", "bfloat16", "float16"):
-            raise ConfigError(f"save_dtype must be float32, bfloat16 or float16, not {self.save_dtype!r}")
+        check_save_dtype(self.save_dtype)
         if self.train_only and self.method != "full":
             raise ConfigError(f"train_only is for method full: {self.method} trains adapters")
         if self.fsdp and self.method == "qlora":
