@@ -95,7 +95,10 @@ def test_a_run_that_was_cut_off_ends_bit_for_bit_as_one_that_was_not(few: Path, 
 
 @pytest.mark.parametrize("method", ["lora", "head"])
 def test_what_is_frozen_stays_as_it_was(few: Path, tmp_path: Path, method: Any) -> None:
-    train(settings(few, method=method, max_steps=2, save_every=0), tmp_path / "run", quiet=True)
+    chosen = settings(few, method=method, max_steps=2, save_every=0, save_dtype="float16" if method == "head" else None)
+    train(chosen, tmp_path / "run", quiet=True)
+    kept = load_file(tmp_path / "run" / "model" / "model.safetensors").values()
+    assert {tensor.dtype for tensor in kept} == {torch.float16 if method == "head" else torch.float32}
     base, found = (
         model.backbone.state_dict() for model in (from_base("pocket")[0], load(tmp_path / "run" / "model")[0])
     )
