@@ -94,7 +94,7 @@ def compare(
     try:
         failed = commands.compare(
             commands.study_of(study, said, source, model=model, judge=judge, seeds=seed or []), out, shard=part,
-            concurrency=concurrency, quiet=quiet, command=sys.argv, accept_changed_code=accept_changed_code,
+            concurrency=concurrency, quiet=quiet, command=["structdecode", *sys.argv[1:]], accept_changed_code=accept_changed_code,
             **options.loading(backend, device, dtype, engine, check, trust_remote_code, allow_pickle),
         )  # fmt: skip
     except KeyboardInterrupt:

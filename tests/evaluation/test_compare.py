@@ -34,6 +34,8 @@ def test_one_thread_and_two_and_two_batch_sizes_give_the_same(tmp_path: Path) ->
     assert tables(tmp_path / "one") == tables(tmp_path / "two")
     sessions = [next(lines(tmp_path / name / "sessions.jsonl")) for name in ("one", "two")]
     assert [session["machine"]["threads"] for session in sessions] == [1, 2]
+    command = read_run(tmp_path / "one").study["command"]
+    assert command == ["structdecode", "compare", *map(str, STUDY), "--out", str(tmp_path / "one")], "no machine's path"
 
 
 def test_a_file_and_options_say_the_same(tmp_path: Path) -> None:
