@@ -7,6 +7,7 @@ A page's Python blocks run in order, in one namespace. A block that does not run
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import re
 import shlex
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 import typer
 
-from benchmarks.study import PAGES, table
+from benchmarks.study import PAGES, share, table
 from structdecode.cli.main import app
 from structdecode.core import registry
 from structdecode.core.presets import load_preset
@@ -148,6 +149,18 @@ def test_readme_is_short_and_its_examples_are() -> None:
 def test_the_studys_table_is_that_of_its_report(page: Path) -> None:
     tables = json.loads((ROOT / "docs/pocket-study/tables.json").read_text())
     assert page.read_text().split("<!-- study -->\n")[1].split("\n<!-- /study -->")[0] == table(tables)
+
+
+def test_the_reward_models_table_is_that_of_its_report() -> None:
+    tables = json.loads((ROOT / "docs/reward-study/tables.json").read_text())
+    cells = {cell["cell"]: cell for cell in tables["accuracy"]["cells"]}
+    computed = ("generated", "prefilled", "verifier_generated", "verifier_prefilled")
+    page = (ROOT / "docs/training/reward-model.md").read_text().replace("**", "")
+    for search, n in itertools.product(("best-of-n", "stage-beam"), (4, 8, 16)):
+        found = [cells[f"{search}/{verifier}/n={n}"] for verifier in ("log-prob", "self-judge", "reward-model")]
+        shares = " | ".join(share(cell["accuracy"]) for cell in found)
+        tokens = " / ".join(f"{sum(cell[part]['value'] for part in computed):,.0f}" for cell in found)
+        assert re.search(rf"\| {search} \| {n} \| {shares} \| .* \| {tokens} \|", page)
 
 
 def test_tables_have_standard_errors() -> None:
