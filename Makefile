@@ -22,7 +22,7 @@ test: $(STAMP) ## the whole test suite, a process a core (at most four)
 law4: $(STAMP) ## 200 questions with every strategy and verifier, in any company (about 90 minutes on 2 cores)
 	STRUCTDECODE_LAW4_QUESTIONS=200 $(BIN)/python -m pytest tests/core/test_determinism.py
 
-architectures: $(STAMP) ## every family of image-text models against its own generate: docs/architectures.md (about 15 minutes on 2 cores)
+architectures: $(STAMP) ## every family of image-text models against its own generate: docs/architectures.md (3 to 15 minutes on 2 cores)
 	$(BIN)/python -m tests.families
 
 lint: $(STAMP) ## ruff and mypy --strict
