@@ -20,6 +20,8 @@ class _Waiting(Generic[T, R]):
     """An item whose turn has not come, and where its result goes."""
 
     item: T
+    size: int
+    kind: Hashable
     answer: asyncio.Future[R]
 
 
@@ -30,7 +32,7 @@ class Batcher(Generic[T, R]):
     for company, and the more is asked at once the larger the batches are. Each event loop has batches of its own.
 
     Args:
-        work: what is asked -> a result each, in order; it runs in a thread, one batch of a loop after another. An
+        work: what is asked -> a result each, in order; it runs in a thread, one batch after another, of all loops. An
             exception in the place of a result is raised where that item was asked for. If all of it fails, each item of
             the batch is tried alone: one that cannot be done harms no other.
         size: an item's share of a batch. most: what the shares of a batch may add up to; an item that is larger is a
@@ -47,14 +49,14 @@ class Batcher(Generic[T, R]):
         kind: Callable[[T], Hashable] = lambda item: None,
     ) -> None:
         self._work, self._size, self._most, self._kind = work, size, most, kind
-        self._lock = threading.Lock()
+        self._lock, self._turn = threading.Lock(), threading.Lock()
         self._queues: WeakKeyDictionary[asyncio.AbstractEventLoop, list[_Waiting[T, R]]] = WeakKeyDictionary()
         self._drains: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[None]] = WeakKeyDictionary()
 
     async def __call__(self, item: T) -> R:
-        """Raises what the work raises for the item. Who is cancelled before the batch begins is not in it."""
+        """Raises what the work raises for the item. Who is cancelled before the work on the batch begins is not in it."""
         loop = asyncio.get_running_loop()
-        waiting = _Waiting[T, R](item, loop.create_future())
+        waiting = _Waiting[T, R](item, self._size(item), self._kind(item), loop.create_future())
         with self._lock:  # of the two dictionaries, which belong to all loops
             queue = self._queues.setdefault(loop, [])
             queue.append(waiting)
@@ -82,10 +84,9 @@ class Batcher(Generic[T, R]):
         left: list[_Waiting[T, R]] = []
         room = self._most
         for waiting in queue:
-            size = self._size(waiting.item)
-            if not batch or (size <= room and self._kind(waiting.item) == self._kind(batch[0].item)):
+            if not batch or (waiting.size <= room and waiting.kind == batch[0].kind):
                 batch.append(waiting)
-                room -= size
+                room -= waiting.size
             else:
                 left.append(waiting)
         queue[:] = left
@@ -93,28 +94,39 @@ class Batcher(Generic[T, R]):
 
     async def _answer(self, batch: list[_Waiting[T, R]]) -> None:
         try:
-            results = await asyncio.to_thread(self._worked_out, [waiting.item for waiting in batch])
+            results = await asyncio.to_thread(self._in_turn, batch)
         except Exception as error:
             if len(batch) > 1:
                 for waiting in batch:
                     await self._answer([waiting])
                 return
-            results = [error]
-        for waiting, result in zip(batch, results, strict=True):
+            results = [(batch[0], error)]
+        for waiting, result in results:
             if waiting.answer.done():
                 continue  # given up meanwhile
             if isinstance(result, Exception):
-                waiting.answer.set_exception(result)
+                waiting.answer.set_exception(_raisable(result))
             else:
                 waiting.answer.set_result(result)
+
+    def _in_turn(self, batch: list[_Waiting[T, R]]) -> list[tuple[_Waiting[T, R], R | Exception]]:
+        with self._turn:
+            wanted = [waiting for waiting in batch if not waiting.answer.done()]
+            results = self._worked_out([waiting.item for waiting in wanted]) if wanted else []
+        return list(zip(wanted, results, strict=True))
 
     def _worked_out(self, items: list[T]) -> list[R | Exception]:
         try:
             results = list(self._work(items))
-        except Exception:
-            raise
+        except Exception as error:
+            raise _raisable(error) from error
         except BaseException as error:  # would end the event loop, and all who wait with it
             raise ForeignExitError(said(error)) from None
         if len(results) != len(items):
             raise ValueError(f"{len(items)} items, but {len(results)} results")
         return results
+
+
+def _raisable(error: Exception) -> Exception:
+    """A future takes no StopIteration."""
+    return RuntimeError(f"StopIteration: {error}") if isinstance(error, StopIteration) else error

@@ -71,8 +71,9 @@ class Budget:
     """Limits on a search, None for no limit. Generator and verifier draw on the same ones.
 
     Attributes:
-        tokens: generated tokens. prefill_tokens: prompt tokens computed. model_calls: forward requests
-            (one for a batch of candidates). verifier_calls: different candidates scored. seconds: wall clock.
+        tokens: generated tokens. prefill_tokens: prompt tokens computed: what a prefix cache has is free, so what was
+            asked before may decide whether this limit is met (comparisons give each search a cache of its own).
+            model_calls: forward requests (one for a batch of candidates). verifier_calls: different candidates scored. seconds: wall clock.
         dollars: US dollars that verifiers say they spend (`Model.charge`).
     """
 

@@ -66,7 +66,8 @@ async def adecode(
         schema: a schema or its name; None takes the strategy's own (``default_schema``), else ``llava-o1``.
         seed, sample_id: with the candidate's path and stage they decide every random choice.
         observer: called with each trace event as it happens.
-        verifier_timeout: seconds after which a verifier's call counts as failed.
+        verifier_timeout: seconds after which a verifier's call counts as failed, its waiting for others' batches included:
+            like ``Budget(seconds=)``, a clock, which company may slow.
         trace_tokens: whether the trace has each token's text and log-probability, which makes it two to five times
             as large; a backend that has no `token_texts` leaves them out.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -10,18 +9,15 @@ from typing import Any
 
 from PIL import Image
 
+from structdecode.core.digests import model_files
 from structdecode.core.images import ImageSource, Picture
 from structdecode.core.picture_files import FILES, picture_digest
-from structdecode.core.reading import open_regular
 from structdecode.evaluation.code import code_of_object
 from structdecode.evaluation.plain import digest_of
 from structdecode.matching.types import Question
 
 RECORD_VERSION = 4
 """Part of every key: goes up when a record of the same configuration would come out otherwise."""
-
-_WHOLE_UP_TO = 256 << 20
-"""Bytes up to which a weights file is hashed whole."""
 
 
 def model_identity(backend: Any, name: str) -> dict[str, Any]:
@@ -37,10 +33,6 @@ def model_identity(backend: Any, name: str) -> dict[str, Any]:
     }
 
 
-_MODEL_FILES = ("*.json", "*.safetensors", "*.bin", "*.jinja", "*.model", "*.txt", "*.py", "chat_templates/*.jinja")
-"""What a checkpoint's answers come from: weights, configuration, tokenizer, chat template, code of its own."""
-
-
 def _weights_digest(backend: Any, name: str) -> str:
     """Of a directory's files; of a hub model its commit; else of the backend's name; and the code of a backend that is not ours."""
     place = Path(getattr(backend, "name", name))
@@ -48,25 +40,10 @@ def _weights_digest(backend: Any, name: str) -> str:
     whole = model is None and is_dataclass(backend)
     code = code_of_object(backend if whole else type(backend), "backend")  # none, where it is our engine
     if place.is_dir():
-        files = sorted({file for pattern in _MODEL_FILES for file in place.glob(pattern)})
-        digests = [[str(file.relative_to(place)), _file_digest(file)] for file in files]
+        digests = [list(pair) for pair in model_files(place)]
         return digest_of([digests, code] if code else digests)
     commit = getattr(getattr(model, "config", None), "_commit_hash", None)
     return digest_of([str(getattr(backend, "name", name)), commit, code])
-
-
-def _file_digest(path: Path) -> str:
-    """Of the whole file; of a very large one, of its size, beginning and end."""
-    digest, size = hashlib.blake2b(str(path.stat().st_size).encode(), digest_size=16), path.stat().st_size
-    with open_regular(path) as file:
-        if size <= _WHOLE_UP_TO:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        else:
-            digest.update(file.read(1 << 24))
-            file.seek(size - (1 << 24))
-            digest.update(file.read())
-    return digest.hexdigest()
 
 
 def question_digest(question: Question) -> str:

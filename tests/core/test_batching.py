@@ -125,3 +125,47 @@ def test_too_few_results_are_an_error_not_a_hang() -> None:
     batcher = Batcher[int, int](lambda items: items[1:])
     with pytest.raises(ValueError, match="1 items, but 0 results"):
         asyncio.run(asyncio.wait_for(batcher(1), 10))
+
+
+def test_who_gives_up_while_another_loop_works_is_not_worked_for() -> None:
+    """Batches of all loops take turns; whoever is gone when the turn comes costs nothing."""
+    work = Doubling()
+    batcher = Batcher[int, int](work)
+    other = threading.Thread(target=lambda: asyncio.run(batcher(0)))  # type: ignore[arg-type]
+    other.start()
+    assert work.begun.wait(10)
+
+    async def gives_up() -> None:
+        asked = [asyncio.ensure_future(batcher(item)) for item in (1, 2)]
+        await asyncio.sleep(0.2)  # both are in the thread of their batch, whose turn it is not
+        asked[0].cancel()
+        work.gate.set()
+        assert await asked[1] == 4
+
+    asyncio.run(gives_up())
+    other.join(10)
+    assert work.batches == [[0], [2]]
+
+
+@pytest.mark.parametrize("as_result", [True, False])
+def test_stop_iteration_is_an_error_as_any_other(as_result: bool) -> None:
+    def work(items: list[int]) -> list[Any]:
+        if not as_result and 1 in items:
+            next(iter(()))
+        return [StopIteration("none") if item == 1 else item for item in items]
+
+    async def asked() -> list[Any]:
+        batcher = Batcher[int, Any](work)
+        return await asyncio.wait_for(asyncio.gather(*map(batcher, range(3)), return_exceptions=True), 10)
+
+    found = asyncio.run(asked())
+    assert found[::2] == [0, 2] and isinstance(found[1], RuntimeError) and "StopIteration" in str(found[1])
+
+
+def test_an_item_whose_size_is_not_known_is_its_askers_error() -> None:
+    async def asked() -> list[Any]:
+        batcher = Batcher[int, int](list, size=lambda item: 1 // (item - 1))
+        return await asyncio.gather(*map(batcher, (3, 1, 2)), return_exceptions=True)
+
+    found = asyncio.run(asked())
+    assert found[::2] == [3, 2] and isinstance(found[1], ZeroDivisionError)

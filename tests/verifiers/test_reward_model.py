@@ -30,7 +30,7 @@ from structdecode.testing import EchoModel, candidate, check_verifier, scripted
 from structdecode.training.reward_model.model import from_base, save
 from structdecode.training.rewards import as_reward
 from structdecode.verifiers.reward_model import RewardModel, scoring
-from structdecode.verifiers.reward_model.config import FILE, RewardConfig
+from structdecode.verifiers.reward_model.config import FILE, HEAD, RewardConfig
 
 SCENE = next(world.scenes("test", 0))
 PROMPT = Prompt(SCENE.question.text, [SCENE.render()])
@@ -328,7 +328,14 @@ def test_another_training_at_the_same_path_is_another_verifier(directory: Path, 
     assert first == RewardModel(str(tmp_path)) and first.digest == RewardModel(str(directory)).digest
     described = json.loads((tmp_path / FILE).read_text())
     (tmp_path / FILE).write_text(json.dumps({**described, "trained": {"sha256": "another"}}))
-    assert RewardModel(str(tmp_path)) != first
+    other = RewardModel(str(tmp_path))
+    assert other != first
+    head = bytearray((tmp_path / HEAD).read_bytes())
+    head[-1] ^= 1  # a weight alone
+    (tmp_path / HEAD).write_bytes(head)
+    assert RewardModel(str(tmp_path)) != other
+    with pytest.raises(ConfigError, match="has changed since this verifier was made"):
+        ask(other, candidate(*TEXTS))
 
 
 def test_the_one_that_comes_with_the_package_sees_a_colour_that_is_not_there() -> None:

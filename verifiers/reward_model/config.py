@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +70,6 @@ class RewardConfig:
     def text(self) -> str:
         described = {"format": FORMAT, **asdict(self), "held_out": _known(self.held_out)}
         return json.dumps(described, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-    @property
-    def digest(self) -> str:
-        """Of all of it: data, recipe, figures."""
-        return blake2b(self.text().encode(), digest_size=8).hexdigest()
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -17,7 +17,8 @@ from structdecode.backends.transformers.chat import Message
 from structdecode.backends.transformers.flops import model_cost
 from structdecode.core.batching import Batcher
 from structdecode.core.budget import Usage
-from structdecode.core.errors import DataError
+from structdecode.core.digests import checkpoint_digest
+from structdecode.core.errors import ConfigError, DataError
 from structdecode.core.resolution import resolution
 from structdecode.core.types import Candidate, Prompt
 from structdecode.verifiers.reward_model import network
@@ -81,13 +82,12 @@ class Collated:
 
 
 class Scorer:
-    """A reward model in memory: candidates of several questions in one forward pass. Threads take turns."""
+    """A reward model in memory: candidates of several questions in one forward pass. Not for two threads at once."""
 
     def __init__(self, model: network.RewardModel, processor: Any, config: RewardConfig) -> None:
         self.model, self.config = model, config
         self._collator = StepCollator(processor, max_length=_context(model))
         self._cost = model_cost(model.backbone) if hasattr(model.backbone, "get_decoder") else None
-        self._turn = threading.Lock()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -99,12 +99,11 @@ class Scorer:
 
         Questions have equally many pictures: rows with one and with two share no batch where a model attends to them.
         """
-        with self._turn:
-            batch = self._collated(questions, range(len(questions)))
-            unpaid = self._unpaid(batch, questions)
-            if unpaid:
-                batch = self._collated(questions, [i for i in range(len(questions)) if i not in unpaid])
-            values = self._values(batch)
+        batch = self._collated(questions, range(len(questions)))
+        unpaid = self._unpaid(batch, questions)
+        if unpaid:
+            batch = self._collated(questions, [i for i in range(len(questions)) if i not in unpaid])
+        values = self._values(batch)
         found: list[Found | Exception] = []
         for number in range(len(questions)):
             refused = {candidate: reason for (of, candidate), reason in batch.refused.items() if of == number}
@@ -208,13 +207,19 @@ _loading = threading.Lock()
 _in_memory: WeakValueDictionary[tuple[str, str, str | None, str], Batcher[Question, Found]] = WeakValueDictionary()
 
 
-def shared(path: str, device: str | None, dtype: str) -> Batcher[Question, Found]:
-    """One for all who ask for the same, in memory as long as one of them holds it."""
+def shared(path: str, device: str | None, dtype: str, digest: str) -> Batcher[Question, Found]:
+    """One for all who ask for the same, in memory as long as one of them holds it.
+
+    Raises:
+        ConfigError: the directory does not hold the checkpoint of this digest any more.
+    """
     place = str(Path(path).resolve())
-    key = (place, RewardConfig.load(place).digest, device, dtype)
+    key = (place, digest, device, dtype)
     with _loading:
         found = _in_memory.get(key)
         if found is None:
+            if checkpoint_digest(place) != digest:
+                raise ConfigError(f"reward model {path!r} has changed since this verifier was made: make it anew")
             found = _in_memory[key] = Batcher(
                 load(place, device, dtype).score,
                 size=lambda asked: len(asked.candidates),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from structdecode.core.digests import checkpoint_digest
 from structdecode.core.lookup import find_checkpoint
 from structdecode.core.protocols import Model
 from structdecode.core.settings import check_settings
@@ -37,7 +38,7 @@ class RewardModel:
         prior: how much the generator's own opinion counts beside the reward model's: that many times the summed
             log-probability of all that the candidate wrote is added to the value's log-odds.
         device, dtype: default: CUDA where there is one; float32 on a CPU, else the checkpoint's own.
-        digest: of the model's description (data, recipe, figures): another training at the same path is another verifier.
+        digest: of weights, description and all else in the directory: another training at the same path is another verifier.
     """
 
     path: str
@@ -52,13 +53,15 @@ class RewardModel:
         from structdecode.verifiers.reward_model.config import RewardConfig
 
         check_settings(self)
-        object.__setattr__(self, "digest", RewardConfig.load(find_checkpoint(self.path)).digest)
+        place = find_checkpoint(self.path)
+        RewardConfig.load(place)
+        object.__setattr__(self, "digest", checkpoint_digest(place))
 
     @cached_property
     def _ask(self) -> Batcher[Question, Found]:
         from structdecode.verifiers.reward_model.scoring import shared
 
-        return shared(find_checkpoint(self.path), self.device, self.dtype)
+        return shared(find_checkpoint(self.path), self.device, self.dtype, self.digest)
 
     def close(self) -> None:
         """Lets go of the weights, as the end of this object does; another score loads them again."""
