@@ -71,6 +71,7 @@ def generate(
     from structdecode.core.assembly import make_strategy
     from structdecode.core.budget import Budget
     from structdecode.core.lookup import find_schema, load_backend
+    from structdecode.core.reading import LONGEST, short_repr
     from structdecode.core.types import Prompt
 
     check_writable(trace)
@@ -88,7 +89,7 @@ def generate(
         "seed": seed,
         "trace_tokens": trace is not None,
     }
-    result = _run(prompt, loaded, search, settings=repr(made), as_json=as_json, show_stages=show_stages)
+    result = _run(prompt, loaded, search, settings=short_repr(made, LONGEST), as_json=as_json, show_stages=show_stages)
     if trace is not None:
         result.trace.save(trace)
     if as_json:

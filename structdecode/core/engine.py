@@ -86,7 +86,7 @@ async def adecode(
     with _ready(backend) as model:
         header = {
             "question": prompt.question, "images": [p.digest for p in prompt.images], "schema": schema.name,
-            "stages": [s.name for s in schema.stages], "strategy": repr(search), "backend": model.name,
+            "stages": [s.name for s in schema.stages], "strategy": short_repr(search, 100_000), "backend": model.name,
             "seed": seed, "sample_id": sample_id, **_asked_by(model),
         }  # fmt: skip
         trace = Trace(

@@ -48,7 +48,10 @@ def check_appendable(path: Path) -> None:
 
 
 def _check_regular(path: str | Path, largest: float = math.inf) -> None:
-    found = os.stat(path)
+    try:
+        found = os.stat(path)
+    except ValueError:  # a NUL, or half of a surrogate pair
+        raise OSError(errno.EINVAL, "no file can have such a name", ascii(str(path))) from None
     if not stat.S_ISREG(found.st_mode):
         kind = errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.EINVAL
         raise OSError(kind, os.strerror(kind) if kind == errno.EISDIR else "not a regular file", str(path))
@@ -83,7 +86,7 @@ def parse_yaml(text: str, extra: str = "eval") -> Any:
     except ImportError:
         raise MissingExtraError("pyyaml", extra) from None
     try:
-        return yaml.safe_load(text)
+        return _sound(yaml.safe_load(text))
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from None
     except RecursionError:
@@ -102,9 +105,34 @@ def read_document(path: str | Path, extra: str = "eval") -> Any:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
     try:
-        return parse_json(text) if Path(path).suffix == ".json" else parse_yaml(text, extra)
+        return _sound(parse_json(text)) if Path(path).suffix == ".json" else parse_yaml(text, extra)
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+def _sound(document: Any) -> Any:
+    """The document, if it is a tree (an alias may be used twice, not inside itself) of texts that UTF-8 can write.
+
+    Raises:
+        ValueError: it is not.
+    """
+    known: set[int] = set()  # what is fit; an alias that is used a million times is looked at once
+    _walk(document, known, set())
+    return document
+
+
+def _walk(value: Any, known: set[int], within: set[int]) -> None:
+    if isinstance(value, str):
+        if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise ValueError(f"{ascii(value)[:60]} holds half of a surrogate pair, which is no character")
+    elif isinstance(value, dict | list) and id(value) not in known:
+        if id(value) in within:
+            raise ValueError("an alias stands inside of what it stands for, without end")
+        within.add(id(value))
+        for part in (*value, *value.values()) if isinstance(value, dict) else value:
+            _walk(part, known, within)
+        within.discard(id(value))
+        known.add(id(value))
 
 
 def _refuse(name: str) -> NoReturn:

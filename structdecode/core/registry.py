@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from structdecode.core.errors import ConfigError, StructdecodeError, UnknownNameError
 from structdecode.core.places import is_place, load_place, module_name
-from structdecode.core.reading import cut
+from structdecode.core.reading import short_repr
 
 Group = Literal["strategies", "verifiers", "backends", "schemas", "checkpoints"]
 GROUPS: tuple[Group, ...] = get_args(Group)
@@ -66,17 +66,29 @@ def load(group: Group, name: str) -> Any:
 
 def _checked(group: Group, name: str, item: Any) -> Any:
     """What was found at a place, if it can be what it is asked to be; else `ConfigError`."""
-    methods = {"strategies": ("__call__",), "verifiers": ("score", "compare"), "backends": ("load", "open")}.get(group)
-    if group == "schemas":
-        fits = any(kind.__name__ == "Schema" for kind in type(item).__mro__)
-    elif isinstance(item, type):
-        fits = any(method in vars(kind) for kind in item.__mro__ for method in methods or ())
-    else:
-        fits = callable(item) or any(callable(getattr(item, method, None)) for method in methods or ())
+    try:
+        fits = _fits(group, item)
+    except Exception as error:  # of a __getattr__ of its own
+        raise ConfigError(
+            f"{_singular(group)} {name!r} cannot be looked at: {type(error).__name__}: {error}"
+        ) from error
     if not fits:
+        methods = _METHODS.get(group)
         wanted = "a Schema" if methods is None else f"a class or object with {' or '.join(methods)}, or a function"
-        raise ConfigError(f"{_singular(group)} {name!r} is {cut(repr(item), 80)}, not {wanted}")
+        raise ConfigError(f"{_singular(group)} {name!r} is {short_repr(item, 80)}, not {wanted}")
     return item
+
+
+_METHODS = {"strategies": ("__call__",), "verifiers": ("score", "compare"), "backends": ("load", "open")}
+
+
+def _fits(group: Group, item: Any) -> bool:
+    methods = _METHODS.get(group, ())
+    if group == "schemas":
+        return any(kind.__name__ == "Schema" for kind in type(item).__mro__)
+    if isinstance(item, type):
+        return any(method in vars(kind) for kind in item.__mro__ for method in methods)
+    return callable(item) or any(callable(getattr(item, method, None)) for method in methods)
 
 
 def name_of(group: Group, item: Any) -> str | None:

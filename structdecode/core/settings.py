@@ -89,7 +89,7 @@ def name_and_settings(spec: Any) -> tuple[str, dict[str, Any]]:
         ((name, own),) = spec.items()
         if isinstance(name, str) and (own is None or isinstance(own, Mapping)):
             return name, dict(own or {})
-    raise ConfigError(f"a verifier is a name, {{name: settings}} or a mapping with 'name', not {spec!r}")
+    raise ConfigError(f"a verifier is a name, {{name: settings}} or a mapping with 'name', not {short_repr(spec)}")
 
 
 def assignments(texts: Sequence[str], option: str = "--set") -> dict[str, str]:
@@ -137,7 +137,7 @@ def _nested(settings: Mapping[str, Any], kind_of: Callable[[str], Any]) -> dict[
             name, own = name_and_settings({"name": below} if isinstance(below, str) else below)
             below = {"name": name, **own}
         if not isinstance(below, Mapping):
-            raise ConfigError(f"{head} is {below!r}, so there is no {key!r}")
+            raise ConfigError(f"{head} is {short_repr(below)}, so there is no {key!r}")
         found[head] = {**below, rest: value}
     return found
 

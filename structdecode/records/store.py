@@ -46,6 +46,9 @@ class _Cell(TypedDict):
     budget: dict[str, Any]
     seed: int
     code: NotRequired[dict[str, Any]]
+    width: NotRequired[int]
+    independent: NotRequired[bool]
+    baseline: NotRequired[bool]
 
 
 class _Model(TypedDict):

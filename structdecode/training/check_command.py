@@ -103,8 +103,10 @@ def load_counter(model: str, *, trust_remote_code: bool = False) -> tuple[TokenC
     from transformers import AutoConfig
 
     from structdecode.backends.transformers.loading import check_processor, load_processor
+    from structdecode.core.lookup import find_checkpoint
     from structdecode.training.lengths import TokenCounter
 
+    model = find_checkpoint(model)
     if model.startswith((".", "/", "~")) and not Path(model).is_dir():
         raise ModelError(f"model {model!r}: no such directory")
     try:

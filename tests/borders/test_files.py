@@ -218,6 +218,15 @@ def test_a_damaged_study_is_named(damage: str, task: str, copy: Path) -> None:
     assert str(copy / "study.json") in one_line(*given(task, copy))
 
 
+@pytest.mark.parametrize("field", ["width", "independent", "baseline", "seed", "schema"])
+def test_a_damaged_cell_of_a_study_is_named(field: str, copy: Path) -> None:
+    path = copy / "study.json"
+    study = json.loads(path.read_text())
+    study["config"]["cells"][0][field] = None
+    path.write_text(json.dumps(study))
+    assert f"{path}: damaged: config.cells[0].{field} is " in one_line("report", copy)
+
+
 @pytest.mark.parametrize("name", ["rejected.jsonl", "questions.jsonl"])
 @pytest.mark.parametrize("damage", [name for name in LINES if name != "torn"])
 def test_damaged_data_lines_are_named(damage: str, name: str, copy: Path) -> None:

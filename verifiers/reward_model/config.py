@@ -11,6 +11,7 @@ from typing import Any
 
 from structdecode.core.errors import ConfigError, ModelError
 from structdecode.core.reading import read_text
+from structdecode.core.shapes import misfit
 from structdecode.core.types import Prompt, Schema, Stage
 
 FILE, HEAD = "reward_model.json", "reward_head.safetensors"
@@ -60,11 +61,13 @@ class RewardConfig:
             raise ConfigError(f"reward model {str(directory)!r}: {what}: make one with `structdecode train-verifier`")
         try:
             found = json.loads(read_text(path))  # earlier versions wrote NaN for figures that are not known
-            version = found.pop("format")
-            if version != FORMAT:
+            if isinstance(found, dict) and (version := found.pop("format")) != FORMAT:
                 raise ModelError(f"{path}: format {version!r}, not {FORMAT!r}: train it again with this version")
+            problem = misfit(found, cls)
+            if problem is not None or not _are_stages(found["stages"]):
+                raise ModelError(f"{path}: damaged: {problem or 'stages are different names, each with two tags'}")
             return cls(**{**found, "stages": tuple((name, begin, end) for name, begin, end in found["stages"])})
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ModelError(f"{path}: not a reward model's description ({type(error).__name__}: {error})") from None
 
     def text(self) -> str:
@@ -83,6 +86,10 @@ class RewardConfig:
     def asked(self, prompt: Prompt) -> str:
         """The question with the instruction around it."""
         return Schema(self.schema, (Stage("ANSWER"),), self.instruction).ask(prompt).question
+
+
+def _are_stages(found: Any) -> bool:
+    return bool(found) and all(len(stage) == 3 for stage in found) and len({stage[0] for stage in found}) == len(found)
 
 
 def _known(value: Any) -> Any:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from structdecode.backends.transformers.checkpoint import check_missing
 from structdecode.backends.transformers.collate import IGNORED
-from structdecode.backends.transformers.loading import find_device, load_processor
+from structdecode.backends.transformers.loading import find_device, load_processor, quiet_loading
 from structdecode.core.errors import ModelError
 from structdecode.verifiers.reward_model.config import HEAD, RewardConfig
 
@@ -144,10 +145,16 @@ def load(
         weights = load_file(directory / HEAD)
         kind = torch.float32 if dtype == "auto" and place.type == "cpu" else dtype
         wanted = AutoModelForImageTextToText if config.likelihood else AutoModel
-        backbone = wanted.from_pretrained(directory, dtype=kind, use_safetensors=True)
+        with quiet_loading():
+            backbone, report = wanted.from_pretrained(
+                directory, dtype=kind, use_safetensors=True, output_loading_info=True
+            )
+        check_missing(report, str(directory))
         model = RewardModel(backbone, likelihood=config.likelihood)
         model.head.load_state_dict(weights)
         processor = load_processor(directory)
+    except ModelError:
+        raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, AttributeError) as error:
         first = str(error).strip().split("\n")[0][:300]
         raise ModelError(f"reward model {str(directory)!r}: {first or type(error).__name__}") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from structdecode.backends.transformers.checkpoint import (
 )
 from structdecode.backends.transformers.templates import check_template
 from structdecode.core.errors import ConfigError, ModelError, StructdecodeError
+from structdecode.core.lookup import find_checkpoint
 
 
 def load_model(
@@ -31,6 +34,7 @@ def load_model(
         ModelError: not there, no processor, text only, not safetensors, or code of its own.
         ConfigError: device or dtype is unknown.
     """
+    name = find_checkpoint(name)
     directory = Path(name)
     if directory.is_dir():
         check_directory(directory, trust_remote_code, allow_pickle)
@@ -38,14 +42,12 @@ def load_model(
         raise ModelError(f"model {name!r}: no such directory")
     place = find_device(device)
     said: list[str] = []
-    progress = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
         if directory.is_dir():
             check_size(config, directory)
         processor = load_processor(name, trust_remote_code=trust_remote_code)
-        with kept_report() as said:
+        with quiet_loading() as said:
             model, report = AutoModelForImageTextToText.from_pretrained(
                 name, config=config, dtype=_dtype(dtype, place), trust_remote_code=trust_remote_code,
                 use_safetensors=None if allow_pickle else True, output_loading_info=True,
@@ -54,12 +56,22 @@ def load_model(
         raise
     except Exception as error:  # a config that fits no model raises anything from KeyError to ZeroDivisionError
         raise ModelError(f"model {name!r}: {mismatch(said) or _first_line(error)}") from error
-    finally:
-        if progress:
-            logging.enable_progress_bar()
     check_missing(report, name)
     check_vocabulary(processor, model, name)
     return model.to(place).eval(), processor
+
+
+@contextmanager
+def quiet_loading() -> Iterator[list[str]]:
+    """No progress bar, and transformers' own report of a checkpoint's weights in the list instead of on stderr."""
+    progress = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with kept_report() as said:
+            yield said
+    finally:
+        if progress:
+            logging.enable_progress_bar()
 
 
 def load_processor(name: str | Path, *, trust_remote_code: bool = False) -> Any:

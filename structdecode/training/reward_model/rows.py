@@ -26,7 +26,7 @@ from structdecode.core.reading import open_regular
 from structdecode.core.seeds import derive
 from structdecode.data.files import json_rows
 from structdecode.data.pictures import IMAGE_MARK, check_image_marks, picture_cells
-from structdecode.data.rows import Row
+from structdecode.data.rows import Row, checked_text
 from structdecode.training.examples import line_starts
 from structdecode.training.lengths import TokenCounter
 from structdecode.training.usable import Size, examined, split_usable
@@ -102,6 +102,8 @@ class StepDataset(Dataset[StepExample]):
 
     def _checked(self, row: Row) -> StepRow:
         step = self._settled(read_step(row.cells, self.config))
+        for name, text in (("prompt", step.asked), *(("completions", text) for text in step.completions)):
+            checked_text(name, text)
         for image in step.images:
             self._size(image)
         return step

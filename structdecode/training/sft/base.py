@@ -10,6 +10,7 @@ from torch import nn
 
 from structdecode.backends.transformers.loading import load_model, load_processor
 from structdecode.core.errors import ConfigError, MissingExtraError, ModelError
+from structdecode.core.lookup import find_checkpoint
 from structdecode.core.types import Schema
 from structdecode.training.sft.adapters import with_adapters
 from structdecode.training.sft.recipe import Recipe
@@ -29,7 +30,7 @@ def load_base(recipe: Recipe, schema: Schema, *, trust_remote_code: bool = False
         raise ConfigError("the recipe names no model to start from: give --model")
     frozen = "bfloat16" if recipe.precision == "bf16" else "float32"
     if recipe.method == "qlora":
-        model, processor = _quantized(recipe.model, trust_remote_code)
+        model, processor = _quantized(find_checkpoint(recipe.model), trust_remote_code)
     else:
         dtype = "float32" if recipe.method == "full" and not recipe.train_only else frozen
         model, processor = load_model(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,14 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from structdecode.backends.transformers.collate import IGNORED
 from structdecode.core.errors import ConfigError, ModelError
 from structdecode.core.schemas import LLAVA_O1
 from structdecode.pocket import checkpoint_path
 from structdecode.training.reward_model.model import from_base, save
+from structdecode.verifiers.reward_model import RewardModel as RewardModelVerifier
 from structdecode.verifiers.reward_model.collate import NOWHERE, Mark, StepCollator, StepExample, chat
 from structdecode.verifiers.reward_model.config import FILE, HEAD, RewardConfig
 from structdecode.verifiers.reward_model.network import RewardModel, load, right_so_far
@@ -139,7 +143,7 @@ def test_what_is_no_reward_model_is_said_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="reward model .*" + HEAD):
         load(tmp_path)
     for content, message in [
-        ("{", "not a reward model's description"), ("[]", "not a reward model's description"),
+        ("{", "not a reward model's description"), ("[]", "damaged: it is a list of 0"),
         (json.dumps({**json.loads(text), "format": "x/9"}), "format 'x/9', not"),
         (json.dumps({**json.loads(text), "colour": 1}), "not a reward model's description"),
     ]:  # fmt: skip
@@ -172,3 +176,41 @@ def test_learning_to_write_what_is_right_counts_in_training_only() -> None:
         log_probs = model.backbone(**inputs).logits[0].log_softmax(-1)
     own = [float(log_probs[at - 1, batch["input_ids"][0, at]]) for at in asked.tolist() if at <= end]
     assert more - plain == pytest.approx(-0.5 * sum(own) / len(own), rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("whole") / "m"
+    save(*from_base("pocket"), RewardConfig.of(LLAVA_O1), place)
+    return place
+
+
+def test_weights_that_are_not_there_are_not_made_up(whole: Path, tmp_path: Path) -> None:
+    place = Path(shutil.copytree(whole, tmp_path / "m"))
+    weights = load_file(place / "model.safetensors")
+    save_file(dict(list(weights.items())[::2]), place / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="weights of the model are not in the checkpoint"):
+        load(place)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", HEAD, "tokenizer.json"])
+def test_a_pipe_in_its_directory_is_refused(name: str, whole: Path, tmp_path: Path) -> None:
+    place = Path(shutil.copytree(whole, tmp_path / "m"))
+    (place / name).unlink()
+    os.mkfifo(place / name)
+    with pytest.raises(ConfigError, match=f"{name}: not a regular file"):
+        RewardModelVerifier(str(place))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("stages", []), ("stages", [["A", "<A>", "</A>"]] * 2), ("stages", [["A", "<A>"]]), ("stages", [[1, 2, 3]]),
+        ("instruction", 5), ("likelihood", "yes"), ("trained", []), ("schema", None),
+    ],
+)  # fmt: skip
+def test_a_damaged_description_is_named(field: str, value: Any, tmp_path: Path) -> None:
+    described = json.loads(RewardConfig.of(LLAVA_O1).text())
+    (tmp_path / FILE).write_text(json.dumps({**described, field: value}))
+    with pytest.raises(ModelError, match=f"{FILE}: damaged: "):
+        RewardConfig.load(tmp_path)

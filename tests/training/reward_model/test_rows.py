@@ -30,6 +30,7 @@ def data(path: Path, *rows: dict[str, Any] | str, **options: Any) -> StepDataset
         ({"stages": ["SUMMARY", "PLAN"]}, "unknown-stage"), ({"stages": ["CAPTION", "SUMMARY"]}, "stage-order"),
         ({"stages": ["SUMMARY", "SUMMARY"]}, "stage-order"), ({"completions": ["plan", "dots"]}, "missing-tag"),
         ({"completions": "x"}, "wrong-type"), ({"images": ["none.png"]}, "image-missing"), ({"images": 3}, "wrong-type"),
+        ({"prompt": "\ud800?"}, "not-utf8"), ({"prompt": "a\0"}, "nul-byte"),
     ],
 )  # fmt: skip
 def test_a_bad_row_is_data(tmp_path: Path, change: dict[str, Any], problem: str) -> None:
