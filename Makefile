@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test law4 architectures lint docs pocket card study bench bench-cpu bench-gpu harness-lmms-eval clean
+.PHONY: help demo test law4 architectures lint docs mutants pocket card study bench bench-cpu bench-gpu harness-lmms-eval clean
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -27,6 +27,10 @@ architectures: $(STAMP) ## every family of image-text models against its own gen
 
 lint: $(STAMP) ## ruff and mypy --strict
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+mutants: $(STAMP) ## which small faults of the kernel its tests notice, by mutmut (hours on 2 cores; resumes)
+	PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -q -c constraints.txt -e '.[mutants]'
+	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 2 && $(BIN)/mutmut results
 
 docs: $(STAMP) ## the site, into build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict -q
