@@ -282,7 +282,7 @@ def _text_mentions(text: str, options: Mapping[str, str], strict: bool) -> list[
 
 def _bounded(words: str) -> str:
     """Not inside a longer word or number: 12 is not in 112, 5 is not in 1.5, -5 or 5%."""
-    left = r"(?<![\w.,/^{|√!-])" if words[0].isdigit() else r"(?<!\w)(?<!\w-)" if words[0].isalnum() else r"(?<!\w)"
+    left = r"(?<![\w.,/^{|√∛∜!-])" if words[0].isdigit() else r"(?<!\w)(?<!\w-)" if words[0].isalnum() else r"(?<!\w)"
     right = r"(?![\w%/^}|!°π]|[.,:]\d|\s?%|\s?\\[a-z])" if words[-1].isdigit() else r"(?!\w)(?!-\w)(?!'\w)"
     return left + r"\s+".join(map(re.escape, words.split())) + right
 

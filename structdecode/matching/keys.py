@@ -21,7 +21,7 @@ from structdecode.matching.types import Kind
 
 _FEW_WORDS = 4
 _HOW_MANY = re.compile(r"\bhow many\s+((?:[\w-]+\s+){0,2}[\w-]+)", re.IGNORECASE)
-_MATHS = re.compile(r"\\[a-zA-Z]|[\^√π$]|\d[a-z]\b|[a-z]\s?[-+*/]\s?\w")
+_MATHS = re.compile(r"\\[a-zA-Z]|[\^√∛∜π$]|\d[a-z]\b|[a-z]\s?[-+*/]\s?\w")
 
 
 def answer_key(

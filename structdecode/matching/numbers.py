@@ -87,7 +87,7 @@ _NO_UNITS = frozenset(
 """Words that may end a sentence behind a bare number without being its unit."""
 _MANY = ("M", "B", "T")
 """Units that are none known, and millions, billions and trillions in the papers."""
-_FORMULA = re.compile(r"\\[a-zA-Z]|[√π|!^]|\b(?:pi|e)\b")
+_FORMULA = re.compile(r"\\[a-zA-Z]|[√∛∜π|!^]|\b(?:pi|e)\b")
 _COMPARED = re.compile(r"\s+(?i:(more|less|fewer|short|extra|additional|off|too (?:many|few|much)))(?=\W*$|\s+than\b)")
 """Behind a number, with no noun between: what is asked has to be a difference."""
 _NOTHING = re.compile(

@@ -19,6 +19,8 @@ _REWRITES = [
     (re.compile(r"\\div(?![a-zA-Z])|÷"), "/"),
     (re.compile(r"\\(?:lvert|rvert|vert)(?![a-zA-Z])"), "|"),
     (re.compile(r"√"), r"\\sqrt "),
+    (re.compile(r"∛"), r"\\sqrt[3] "),
+    (re.compile(r"∜"), r"\\sqrt[4] "),
     (re.compile(r"π"), r"\\pi "),
     (re.compile(r"\\(?=(?:pi|sqrt|frac|sin|cos|tan|log|ln|exp)(?![a-zA-Z]))"), " \\\\"),
     (re.compile(r"(?<![\\a-zA-Z])(pi|sqrt|sin|cos|tan|log|ln|exp)(?![a-zA-Z])"), r" \\\1 "),

@@ -46,7 +46,7 @@ _BOUND_AFTER = re.compile(
     re.IGNORECASE,
 )
 _FUNCTION_BEFORE = re.compile(
-    r"(?:√|(?<![a-zA-Z])[a-zA-Z](?=\()|\bsqrt|\\[a-z]+|\blog|\bln|\bsin|\bcos|\btan|\b(?:root|square|cube|half|third|double|product|sum|difference|quotient|inverse|reciprocal|negative|opposite|multiple|multiples) of|\b(?:double|triple|treble|quadruple|half|twice|thrice|times|subtract|(?:multipl\w+|divided?|divide) by|divisible by|mod(?:ulo)?)|[!¬±]|\+/-)\s*[({]{0,2}\s*$",
+    r"(?:[√∛∜]|(?<![a-zA-Z])[a-zA-Z](?=\()|\bsqrt|\\[a-z]+|\blog|\bln|\bsin|\bcos|\btan|\b(?:root|square|cube|half|third|double|product|sum|difference|quotient|inverse|reciprocal|negative|opposite|multiple|multiples) of|\b(?:double|triple|treble|quadruple|half|twice|thrice|times|subtract|(?:multipl\w+|divided?|divide) by|divisible by|mod(?:ulo)?)|[!¬±]|\+/-)\s*[({]{0,2}\s*$",
     re.IGNORECASE,
 )
 _FACTOR_AFTER = re.compile(
@@ -65,7 +65,7 @@ _UNIT_BEHIND = re.compile(
     rf"(?P<formula>.*[\d)}}\s!|])\s*(?P<unit>(?i:{SPELLING})|{_STRANGE}|(?:[A-Z]|[kM](?:W|V|J|Pa|N|Hz))\b|°)\s*"
 )
 _PAIR = re.compile(r"\(\s*-?\d+\s*,\s*-?\d+\s*\)(?<!,\d{3}\))")
-_PART_BEFORE = re.compile(r"(?:[{^_|\\√]|\\[a-zA-Z]+)\s*\Z")
+_PART_BEFORE = re.compile(r"(?:[{^_|\\√∛∜]|\\[a-zA-Z]+)\s*\Z")
 _PART_AFTER = re.compile(r"\s*[}|]|\s?\\(?:pi|sqrt|frac|cdot|div)")
 
 _SPACED = re.compile(r"^(\s*[-+]?\d{1,3}(?: \d{3})+)(?=[^\d,]*$|\.\d+[^\d,]*$)")
@@ -156,7 +156,7 @@ def amount(text: str) -> Quantity | None:
     found = whole_quantity(text)
     if found is not None:
         return found
-    if not re.search(r"[\\\d√π|]|\bpi\b|\be\b", text):
+    if not re.search(r"[\\\d√∛∜π|]|\bpi\b|\be\b", text):
         return None
     text = _DEGREES.sub("°", _WORD_COMMAND.sub(r" \1 ", unify(text).replace("$", " ").replace("\\%", "%"))).strip()
     text = _ASSIGNED.sub("", text.rstrip(" .,;"))

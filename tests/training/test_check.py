@@ -12,6 +12,7 @@ from PIL import Image
 from structdecode.core.errors import ConfigError, DataError
 from structdecode.core.types import Schema, Stage
 from structdecode.data.files import json_rows
+from structdecode.pocket import checkpoint_path
 from structdecode.training.check import Limits, check
 from structdecode.training.check_command import find_set
 from structdecode.training.check_report import CheckReport
@@ -319,11 +320,10 @@ def test_paths_are_neither_wrapped_nor_cut(folder: Path, length: int) -> None:
         assert f"'{row['image']}'" in done.stdout, row["image"]
 
 
-def test_the_command_counts_with_a_checkpoints_processor(folder: Path) -> None:
-    from structdecode.pocket import checkpoint_path
-
+@pytest.mark.parametrize("model", ["pocket", str(checkpoint_path())], ids=["name", "path"])
+def test_the_command_counts_with_a_checkpoints_processor(model: str, folder: Path) -> None:
     write(folder, *real_rows())
-    done = run(folder, "--images", folder / "images", "--json", "--model", checkpoint_path(), "--max-length", 40)
+    done = run(folder, "--images", folder / "images", "--json", "--model", model, "--max-length", 40)
     found = json.loads(done.stdout)
     assert (done.returncode, found["unit"], found["example_tokens"]["count"]) == (1, "tokens", 5)
     assert found["errors"]["too-long"]["count"] == 1  # the row of two pairs
