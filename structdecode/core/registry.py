@@ -25,6 +25,9 @@ Group = Literal["strategies", "verifiers", "backends", "schemas", "checkpoints"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 T = TypeVar("T")
 
+_METHODS = {"strategies": ("__call__",), "verifiers": ("score", "compare"), "backends": ("load", "open")}
+"""Of which a class or an object of a group has one."""
+
 _registered: dict[tuple[Group, str], Any] = {}
 
 
@@ -77,9 +80,6 @@ def _checked(group: Group, name: str, item: Any) -> Any:
         wanted = "a Schema" if methods is None else f"a class or object with {' or '.join(methods)}, or a function"
         raise ConfigError(f"{_singular(group)} {name!r} is {short_repr(item, 80)}, not {wanted}")
     return item
-
-
-_METHODS = {"strategies": ("__call__",), "verifiers": ("score", "compare"), "backends": ("load", "open")}
 
 
 def _fits(group: Group, item: Any) -> bool:

@@ -70,9 +70,12 @@ def writing(prompt: Prompt, prefix: Candidate, stage: Stage, seed: int) -> str:
 
 
 def studied(out: Path, *verifiers: str, answers: Any = writing) -> int:
-    plans = (CellTemplate("direct"), CellTemplate("best-of-n", verifiers=verifiers or ("log-prob",), sweep={"n": [2]}))
+    templates = (
+        CellTemplate("direct"),
+        CellTemplate("best-of-n", verifiers=verifiers or ("log-prob",), sweep={"n": [2]}),
+    )
     questions = [Question(f"q{at}", f"Question {at}?", ("1",)) for at in range(4)]
-    return run_study(Study(DataSource("d"), plans), questions, (), ScriptedBackend(answers), match, out, quiet=True)
+    return run_study(Study(DataSource("d"), templates), questions, (), ScriptedBackend(answers), match, out, quiet=True)
 
 
 def test_a_verifier_that_raised_on_every_candidate_is_said_and_exits_1(

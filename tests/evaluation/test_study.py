@@ -33,8 +33,10 @@ def test_options_become_cells_with_readable_names() -> None:
 
 
 def test_a_verifiers_own_settings_reach_it_alone() -> None:
-    plan = CellTemplate("stage-beam", verifiers=("log-prob", {"name": "self-judge", "max_tokens": 8, "temperature": 0}))
-    log_prob, judge = expand([plan], [0])
+    template = CellTemplate(
+        "stage-beam", verifiers=("log-prob", {"name": "self-judge", "max_tokens": 8, "temperature": 0})
+    )
+    log_prob, judge = expand([template], [0])
     assert judge.strategy.verifier.max_tokens == 8 and judge.strategy.verifier.temperature == 0  # type: ignore[attr-defined]
     assert (log_prob.verifier_name, judge.verifier_name) == ("log-prob", "self-judge")
 

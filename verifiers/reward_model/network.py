@@ -153,8 +153,6 @@ def load(
         model = RewardModel(backbone, likelihood=config.likelihood)
         model.head.load_state_dict(weights)
         processor = load_processor(directory)
-    except ModelError:
-        raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, AttributeError) as error:
         first = str(error).strip().split("\n")[0][:300]
         raise ModelError(f"reward model {str(directory)!r}: {first or type(error).__name__}") from error

@@ -20,7 +20,7 @@ from tests.backends.transformers.conftest import shared_backend
 CONTROLS = ("<|eot|>", "<|bos|>", "<|assistant|>", "<|user|>", "<|pad|>", "IMAGE")
 
 
-def short_repr(backend: TransformersBackend, token: str) -> str:
+def spelled(backend: TransformersBackend, token: str) -> str:
     if token != "IMAGE":
         return token
     image: str = backend.codec.tokenizer.special_tokens_map["image_token"]
@@ -31,7 +31,7 @@ def short_repr(backend: TransformersBackend, token: str) -> str:
 @pytest.mark.parametrize("name", sorted(tiny.ARCHITECTURES))
 def test_in_a_prompt_they_are_text(name: str, token: str, picture: Image.Image) -> None:
     backend = shared_backend(name, "slots")
-    codec, token = backend.codec, short_repr(backend, token)
+    codec, token = backend.codec, spelled(backend, token)
     number = codec.tokenizer.convert_tokens_to_ids(token)
 
     def count(prompt: Prompt) -> int:
