@@ -87,15 +87,32 @@ def test_who_has_given_up_is_not_in_the_batch() -> None:
     assert asyncio.run(some_give_up()) == [2, 6] and work.batches == [[0], [1, 3]]
 
 
-def test_one_that_fails_harms_no_other() -> None:
+@pytest.mark.parametrize("others", [[1], [1, 3]])
+def test_one_that_fails_harms_no_other(others: list[int]) -> None:
     def fault(item: int) -> None:
         if item == 2:
             raise MemoryError("two")
 
-    work = Doubling(fault)
-    found = asyncio.run(behind_the_first(work, Batcher(work), [1, 2, 3]))
-    assert [found[0], found[1], found[3]] == [0, 2, 6] and str(found[2]) == "two"
-    assert work.batches == [[0], [1, 2, 3], [1], [2], [3]]
+    work, items = Doubling(fault), sorted([2, *others])
+    first, *found = asyncio.run(behind_the_first(work, Batcher(work), items))
+    results = dict(zip(items, found, strict=True))
+    assert first == 0 and str(results.pop(2)) == "two" and results == {item: 2 * item for item in others}
+    assert work.batches == [[0], items, *([item] for item in items)]
+
+
+def test_who_gives_up_during_the_work_takes_no_others_result() -> None:
+    work = Doubling()
+    batcher = Batcher[int, int](work)
+
+    async def first_gives_up() -> list[int]:
+        asked = [asyncio.ensure_future(batcher(item)) for item in (1, 2, 3)]
+        await asyncio.to_thread(work.begun.wait, 10)
+        asked[0].cancel()
+        await asyncio.sleep(0)
+        work.gate.set()
+        return list(await asyncio.wait_for(asyncio.gather(*asked[1:]), 10))
+
+    assert asyncio.run(first_gives_up()) == [4, 6] and work.batches == [[1, 2, 3]]
 
 
 def test_an_exception_for_a_result_is_raised_where_it_was_asked_for() -> None:
@@ -118,7 +135,7 @@ def test_work_that_ends_the_process_ends_what_asked_alone(fault: type[BaseExcept
         return await asyncio.gather(*map(Batcher[int, int](work), range(3)), return_exceptions=True)
 
     found = asyncio.run(asked())
-    assert found[::2] == [0, 2] and isinstance(found[1], ForeignExitError)
+    assert found[::2] == [0, 2] and isinstance(found[1], ForeignExitError) and fault.__name__ in str(found[1])
 
 
 def test_too_few_results_are_an_error_not_a_hang() -> None:

@@ -49,6 +49,10 @@ def test_lists_generators_and_async_iterators_give_the_same(concurrency: int) ->
         assert contents(collected(prompts, concurrency=concurrency, **settings)) == expected
 
 
+def test_what_is_not_said_is_as_decode_has_it() -> None:
+    assert contents(collected(QUESTIONS[:2])) == contents({i: alone(q, i) for i, q in enumerate(QUESTIONS[:2])})
+
+
 def test_each_task_has_its_own_settings() -> None:
     tasks = [
         sd.Task("one?", strategy="direct"), sd.Task(sd.Prompt("two?"), sample_id="x", seed=7),
@@ -91,7 +95,8 @@ def test_what_is_wrong_with_one_costs_itself_alone_and_what_is_wrong_with_all_en
     assert "the question is empty" in found[1].error and "a prompt is a Prompt" in found[2].error
     for options, words in (
         ({"strategy": "nonsense"}, "nonsense"), ({"concurrency": 0}, "concurrency"), ({"seed": 1.5}, "seed"),
-        ({"sample_ids": ["a"]}, "more prompts than sample ids"), ({"budget": {"tokns": 3}}, "unknown limit 'tokns'"),
+        ({"sample_ids": ["a"]}, r"more prompts than sample ids \(1\)"),
+        ({"sample_ids": "ab"}, "sample_ids must be a list or another iterable, one for each result, not 'ab'"), ({"budget": {"tokns": 3}}, "unknown limit 'tokns'"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=words):
             collected(["one?", "two?"], **options)
@@ -103,6 +108,23 @@ def test_what_is_wrong_with_one_costs_itself_alone_and_what_is_wrong_with_all_en
     with pytest.raises(ZeroDivisionError):
         collected(broken())
     assert collected([]) == {} and collected(iter(())) == {}
+
+
+def test_what_was_not_asked_says_what_it_was() -> None:
+    class Full:
+        name = "full"
+
+        def open(self, prompt: sd.Prompt) -> Any:
+            raise PromptError("too long")
+
+    async def run() -> list[tuple[int, sd.Result]]:
+        tasks = [sd.Task(sd.Prompt("long?"), sample_id="x", seed=5)]
+        return [found async for found in sd.decode_many(tasks, backend=Full())]
+
+    [(_, told)] = asyncio.run(run())
+    header = told.trace.header
+    assert (header["question"], header["sample_id"], header["seed"], told.seed) == ("long?", "x", 5, 5)
+    assert told.error == "too long" and told.best is None and told.answer == ""
 
 
 # ------------------------------------------------------------------ what may be given

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,6 +47,35 @@ def test_missing_repeated_and_unclosed_stages_are_invalid() -> None:
     }
     for name, text in broken.items():
         assert any(span.finish_reason == "invalid" for span in parse(sd.LLAVA_O1, text)), name
+
+
+THREE = Schema("three", (Stage.tagged("A"), Stage("B", "<B>", "</B>", optional=True), Stage.tagged("C")))
+INVALID = "invalid"
+
+
+@pytest.mark.parametrize(
+    ("text", "spans"),
+    [
+        ("<A> a </A>\n<B>b</B> <C>c</C>", [("A", "a", "stop", "<A> a </A>"), ("B", "b", "stop", "<B>b</B>"), ("C", "c", "stop", "<C>c</C>")]),
+        ("<A>a</A><C>c</C>", [("A", "a", "stop", "<A>a</A>"), ("C", "c", "stop", "<C>c</C>")]),
+        ("<B>b</B><C>c</C>", [("A", "", INVALID, ""), ("B", "b", "stop", "<B>b</B>"), ("C", "c", "stop", "<C>c</C>")]),
+        ("<A>a", [("A", "a", INVALID, "<A>a"), ("C", "", INVALID, "")]),
+        ("<A>a</A><C>c</C> more", [("A", "a", "stop", "<A>a</A>"), ("C", "c", INVALID, "<C>c</C> more")]),
+        ("so <A>a</A><C>c</C>", [("A", "a", INVALID, "<A>a</A>"), ("C", "c", "stop", "<C>c</C>")]),
+        ("<A>a<A>b</A><C>c</C>", [("A", "a<A>b", INVALID, "<A>a<A>b</A>"), ("C", "c", "stop", "<C>c</C>")]),
+        ("<A>a</A><A>b</A><C>c</C>", [("A", "a", INVALID, "<A>a</A>"), ("C", "c", INVALID, "<C>c</C>")]),
+        ("", [("A", "", INVALID, ""), ("C", "", INVALID, "")]),
+    ],
+)  # fmt: skip
+def test_an_answer_is_read_stage_by_stage(text: str, spans: list[tuple[str, str, str, str]]) -> None:
+    assert [(s.stage, s.text, s.finish_reason, s.raw) for s in parse(THREE, text)] == spans
+
+
+def test_a_stage_without_tags_takes_the_rest() -> None:
+    schema = Schema("open", (Stage.tagged("A"), Stage("REST", "", "")))
+    assert [(s.stage, s.text, s.raw) for s in parse(schema, "<A>a</A> and so on ")] == [
+        ("A", "a", "<A>a</A>"), ("REST", "and so on", " and so on "),
+    ]  # fmt: skip
 
 
 @given(st.lists(st.sampled_from([*TAGS, "how many", "{question}", "{hint}", "<|x|>"]), min_size=1, max_size=6))

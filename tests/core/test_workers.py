@@ -120,5 +120,7 @@ def test_the_first_exception_ends_all_and_cancels_the_rest(where: str) -> None:
 
 @pytest.mark.parametrize("wrong", [0, -1, 2.0, True, "4", None, MOST_AT_ONCE + 1])
 def test_what_is_no_concurrency_is_refused(wrong: Any) -> None:
-    with pytest.raises(ConfigError, match="concurrency must be a whole number"):
+    with pytest.raises(
+        ConfigError, match=f"concurrency must be a whole number from 1 to {MOST_AT_ONCE:,}, not {wrong!r}"
+    ):
         run_sync(collected([1], doubled, wrong))
