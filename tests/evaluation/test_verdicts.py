@@ -1,0 +1,141 @@
+"""What a comparison is said to show, word by word, at the edges of what is shown."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from structdecode.core.errors import ConfigError
+from structdecode.evaluation import statistics as st
+from structdecode.evaluation.statistics import FEW, Comparison, Estimate
+
+GAP = Estimate(0.1, 0.03, 0.04, 0.16, 200)
+ONE = Comparison("a", "b", GAP, 30, 10, 0.002, 0.002, split=40)
+
+
+def said(comparison: Comparison, seen: float | None = 0.05, **changes: object) -> str:
+    return st.in_words(replace(comparison, **changes), seen)  # type: ignore[arg-type]
+
+
+def test_one_that_is_shown() -> None:
+    assert said(ONE) == "a beats b by 10.0 ± 3.0 points (95% CI 4.0 to 16.0, p = 0.002, n = 200)"
+    down = Estimate(-0.1, 0.03, -0.16, -0.04, 200)
+    assert said(ONE, difference=down) == "b beats a by 10.0 ± 3.0 points (95% CI 4.0 to 16.0, p = 0.002, n = 200)"
+    assert said(ONE, family=2) == said(ONE).replace("p =", "Holm-corrected p =")
+    assert said(ONE, difference=replace(GAP, clusters=50)) == said(ONE).replace("200)", "200 in 50 clusters)")
+    assert said(ONE, difference=replace(GAP, clusters=200)) == said(ONE)
+
+
+def test_no_standard_error_where_few_differ() -> None:
+    assert said(ONE, split=FEW) == said(ONE)
+    few = f"a beats b by 10.0 points (95% CI 4.0 to 16.0, p = 0.002, n = 200, {FEW - 1} of which differ: too few for a standard error)"
+    assert said(ONE, split=FEW - 1) == few
+    assert said(ONE, difference=replace(GAP, error=0.0)) == said(ONE).replace(" ± 3.0", "")
+
+
+@pytest.mark.parametrize(
+    ("seen", "strength"),
+    [
+        (0.05, "a true difference above 5.0 points would have been seen with 80% power at this n"),
+        (None, "at this n no difference at all would have been seen with 80% power"),
+        (math.nan, "they differ on too few questions to say what difference would have been seen"),
+    ],
+)
+def test_one_that_is_not_shown(seen: float | None, strength: str) -> None:
+    unsure = replace(ONE, p=0.2, p_holm=0.4)
+    assert said(unsure, seen) == (
+        f"no difference shown between a and b (10.0 ± 3.0 points, 95% CI 4.0 to 16.0, p = 0.400, n = 200; {strength})"
+    )
+    alone = f"n = 200; before correction the test does show one; {strength})"
+    assert said(unsure, seen, p=0.049).endswith(alone) and not said(unsure, seen, p=0.05).endswith(alone)
+    nought = Estimate(0.0, 0.03, -0.05, 0.06, 200)
+    assert said(unsure, seen, difference=nought).startswith(
+        "no difference shown between a and b (0.0 ± 3.0 points, 95% CI -5.0 to 6.0"
+    )
+    assert said(unsure, seen, p_holm=0.05).startswith("no difference") and said(unsure, seen, p_holm=0.0499).startswith(
+        "a beats b"
+    )
+
+
+def test_nothing_to_compare() -> None:
+    none = Estimate(math.nan, math.nan, math.nan, math.nan, 0, 0)
+    assert said(ONE, difference=none) == st.verdict(replace(ONE, difference=none, p=1.0, p_holm=1.0))
+    assert said(ONE, difference=none) == "nothing to compare: a and b share no question"
+
+
+def test_small_p_values_are_bounds() -> None:
+    assert [st.p_text(p) for p in (0.0, 0.00099, 0.001, 0.0456, 1.0)] == [
+        "< 0.001",
+        "< 0.001",
+        "= 0.001",
+        "= 0.046",
+        "= 1.000",
+    ]
+
+
+def test_what_would_have_been_seen_is_what_the_test_at_hand_would_see() -> None:
+    """Alone questions by the exact test's power, corrected for the family; clusters by the normal approximation."""
+    unsure = replace(ONE, p=0.2, p_holm=0.4, family=3, only_a=24, only_b=16)
+    exact = st.detectable(200, 40 / 200, 0.05 / 3)
+    assert exact is not None and st.verdict(unsure) == st.in_words(unsure, exact)
+    clustered = replace(unsure, difference=replace(GAP, clusters=50))
+    z = stats.norm.ppf(1 - 0.05 / 6) + stats.norm.ppf(0.8)
+    assert st.verdict(clustered) == st.in_words(clustered, z * 0.03)
+    assert st.verdict(replace(clustered, split=FEW)) == st.in_words(replace(clustered, split=FEW), z * 0.03)
+    for unknown in (
+        replace(clustered, split=FEW - 1),
+        replace(clustered, difference=replace(clustered.difference, error=0.0)),
+    ):
+        assert st.verdict(unknown) == st.in_words(unknown, math.nan)
+    hopeless = replace(unsure, difference=replace(GAP, n=4), only_a=2, only_b=1)
+    assert st.verdict(hopeless) == st.in_words(hopeless, None)
+    corrected = replace(unsure, difference=replace(GAP, n=7), only_a=4, only_b=3, family=8)
+    assert st.detectable(7, 1.0) is not None and st.verdict(corrected) == st.in_words(corrected, None)
+    split_thin = replace(unsure, difference=replace(GAP, n=200, clusters=4))
+    assert st.verdict(split_thin) == st.in_words(split_thin, None), "four clusters show nothing, however many questions"
+
+
+def test_paired_means_count_sides_and_clusters() -> None:
+    ids = [f"q{i}" for i in range(12)]
+    gaps = [0.5, -0.25, 2.0, 0.0, 0.25, -0.5, 0.0, 0.5, 0.25, -2.0, 0.75, 0.5]
+    values = {"a": dict(zip(ids, gaps, strict=True)), "b": dict.fromkeys(ids, 0.0)}
+    ((one, seen),) = st.paired_means([("a", "b")], values)
+    assert (one.only_a, one.only_b, one.split, one.family, one.unpaired) == (7, 3, 10, 1, 0)
+    assert one.difference.n == one.difference.groups == 12 and seen is not None and seen > 0
+    pairs = dict(zip(ids, [k for k in "abcdef" for _ in "12"], strict=True))
+    ((both, _),) = st.paired_means([("a", "b")], values, pairs)
+    sums = np.array(gaps).reshape(6, 2).sum(axis=1)
+    assert both.difference.groups == 6 and both.split == 6 and both.p != pytest.approx(one.p)
+    assert both.difference.error == pytest.approx(float(np.sqrt(((sums - sums.mean()) ** 2).sum() * 6 / 5) / 12))
+    ((none, nothing),) = st.paired_means([("a", "c")], {**values, "c": {"other": 1.0}})
+    assert (none.difference.n, none.split, none.unpaired, nothing) == (0, 0, 13, None)
+    ((_, alone),) = st.paired_means([("a", "b")], values, dict.fromkeys(ids, "one"))
+    assert alone is None, "one cluster says nothing"
+    ((_, two),) = st.paired_means([("a", "b")], values, dict(zip(ids, "xy" * 6, strict=True)))
+    assert two is not None and math.isnan(two)
+
+
+def test_an_auc_is_resampled_by_cluster_and_by_its_seed() -> None:
+    rng = np.random.default_rng(1)
+    questions = [(list(rng.random(2) + 0.2 * (i % 3)), list(rng.random(3))) for i in range(40)]
+    questions[3] = (questions[3][0], [])
+    alone, pairs = st.auc(questions)
+    assert (alone.n, alone.groups, pairs) == (39, 39, 39 * 6)
+    together, _ = st.auc(questions, [i // 8 for i in range(40)])
+    assert together.groups == 5 and together.value == alone.value and together.error != alone.error
+    assert st.auc(questions, seed=0)[0] == alone != st.auc(questions, seed=1)[0]
+    assert st.paired_means(
+        [("a", "b")], {"a": {"x": 0.1, "y": 0.7, "z": 0.2}, "b": {"x": 0.0, "y": 0.1, "z": 0.4}}
+    ) == st.paired_means(
+        [("a", "b")], {"a": {"x": 0.1, "y": 0.7, "z": 0.2}, "b": {"x": 0.0, "y": 0.1, "z": 0.4}}, seed=0
+    )
+
+
+def test_pass_at_says_what_was_given() -> None:
+    with pytest.raises(ConfigError, match="pass@4 needs at least 4 samples and right ones among them, not 1 of 3"):
+        st.pass_at(4, 3, 1)
+    assert st.pass_at(3, 5, 3) == 1.0 and st.pass_at(2, 5, 3) == pytest.approx(0.9) and st.pass_at(2, 5, 0) == 0.0
