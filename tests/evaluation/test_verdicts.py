@@ -139,3 +139,32 @@ def test_pass_at_says_what_was_given() -> None:
     with pytest.raises(ConfigError, match="pass@4 needs at least 4 samples and right ones among them, not 1 of 3"):
         st.pass_at(4, 3, 1)
     assert st.pass_at(3, 5, 3) == 1.0 and st.pass_at(2, 5, 3) == pytest.approx(0.9) and st.pass_at(2, 5, 0) == 0.0
+
+
+def test_a_difference_is_paired_clustered_and_seeded() -> None:
+    a, b = [True, True, False, True, True, False], [False, True, False, False, 0.5, True]
+    clusters = ["x", "x", "y", "y", "z", "z"]
+    gaps = [1.0, 0.0, 0.0, 1.0, 0.5, -1.0]
+    assert st.difference(a, b) == st.mean_gap(gaps) and st.difference(a, b, clusters, seed=3) == st.mean_gap(
+        gaps, clusters, seed=3
+    )
+    assert st.difference(a, b, clusters).groups == 3 and st.difference(a, b).groups == 6
+    rng = np.random.default_rng(0)
+    many, others = rng.random(50), rng.random(50)
+    assert st.difference(many, others, seed=0) == st.difference(many, others) != st.difference(many, others, seed=1)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="the same questions, not 6 and 5"):
+        st.difference(a, b[:5])
+    by_id = [dict(zip("abcdef", map(float, values), strict=True)) for values in (a, b)]
+    of = dict(zip("abcdef", clusters, strict=True))
+    (one,), (other,) = (st.compare([("a", "b")], {"a": by_id[0], "b": by_id[1]}, keys, seed=4) for keys in (of, None))
+    assert one.difference == st.mean_gap(gaps, clusters, seed=4) and other.difference == st.mean_gap(gaps, seed=4)
+    assert (one.only_a, one.only_b, one.split, other.split) == (3, 1, 3, 4)
+    assert st.compare([("a", "b")], {"a": by_id[0], "b": by_id[1]}) == st.compare(
+        [("a", "b")], {"a": by_id[0], "b": by_id[1]}, seed=0
+    )
+
+
+def test_the_smallest_sample_that_shows_something() -> None:
+    """Six against none is p = 0.031: five questions can show nothing, and a family of eight needs nine."""
+    assert [st.detectable(n, 1.0) is not None for n in (5, 6)] == [False, True]
+    assert [st.detectable(n, 1.0, 0.05 / 8) is not None for n in (8, 9)] == [False, True]
