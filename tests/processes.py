@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from functools import cache
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from unittest import mock
@@ -60,12 +61,18 @@ class Command:
         return path.read_text() if path.exists() else ""
 
 
+@cache
+def _folders() -> tempfile.TemporaryDirectory[str]:
+    """Of what commands say; gone when the tests end."""
+    return tempfile.TemporaryDirectory(prefix="structdecode-tests-")
+
+
 def start(*arguments: object, environment: Mapping[str, str] = {}, program: str = "structdecode.cli.main") -> Command:
     """``structdecode`` with these arguments, one thread and 120 columns; ``environment`` goes before the test's own.
 
     ``program`` is the module whose ``main`` runs, or a script's file.
     """
-    folder = Path(tempfile.mkdtemp(prefix="structdecode-"))
+    folder = Path(tempfile.mkdtemp(dir=_folders().name))
     around = {**os.environ, **ENVIRONMENT, **environment}
     words = [str(argument) for argument in arguments]
     process = _CONTEXT.Process(target=_main, args=(program, words, around, str(folder), os.getcwd()), daemon=True)
