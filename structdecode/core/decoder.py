@@ -195,7 +195,7 @@ class MeteredDecoder:
 
     def _row(self, parent: Candidate, choice: int, limit: int, request: GenerationRequest) -> Row:
         path, stage = (*parent.path, choice), request.stage.name
-        return Row(parent, seeds.derive(*self._seed, path, stage), limit, self._trace.watching(path, stage))
+        return Row(parent, seeds.derive(*self._seed, path, stage), limit, self._trace.watching(path, stage), path)
 
     def _added(self, places: Sequence[tuple[Candidate, int]], spans: Sequence[Span], stage: Stage) -> list[Candidate]:
         grown = [parent.extended(span, choice) for (parent, choice), span in zip(places, spans, strict=True)]

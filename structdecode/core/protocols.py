@@ -13,7 +13,7 @@ import numpy as np
 from structdecode.core.budget import Budget, Usage
 from structdecode.core.errors import ConfigError
 from structdecode.core.tags import forced_prefix
-from structdecode.core.types import Candidate, NextToken, Prompt, Ranked, Sampling, Schema, Score, Span, Stage
+from structdecode.core.types import Candidate, NextToken, Path, Prompt, Ranked, Sampling, Schema, Score, Span, Stage
 
 T = TypeVar("T")
 
@@ -33,12 +33,14 @@ class Row:
     Attributes:
         watch: called from any thread with what was just written, whole characters and nothing of what ends the stage;
             and with None where the row begins again, because the model was changed under it.
+        path: its place in the search tree; empty for a verifier's question.
     """
 
     prefix: Candidate
     seed: int = 0
     max_tokens: int = 0
     watch: Callable[[str | None], None] | None = field(default=None, compare=False, repr=False)
+    path: Path = ()
 
 
 LogitsProcessor = Callable[[Any, Any], Any]
@@ -334,7 +336,11 @@ def traits_of(kind: object) -> StrategyTraits:
 
 
 class Session(Protocol):
-    """A prompt in a model's memory. Closing it frees all that was kept for the prompt."""
+    """A prompt in a model's memory. Closing it frees all that was kept for the prompt.
+
+    One whose searches can be recorded (`structdecode.pools`) also has ``prompt_tokens``, a
+    `structdecode.core.reuse.PromptTokens`, or None as long as nothing was asked of it.
+    """
 
     @property
     def resolution(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -188,37 +188,3 @@ def take(
         for sequence, *drawn in zip(sequences, *step, strict=True):
             if not sequence.done:
                 sequence.take(*drawn)
-
-
-def kept_as(candidate: Candidate) -> Iterator[tuple[int, ...]]:
-    """Token ids under which a session may have kept an answer, longest first.
-
-    What was put behind the model's own tokens to close a stage was never fed: the part without it counts too.
-    """
-    ids = candidate.token_ids
-    yield ids
-    if suffix := len(candidate.spans[-1].suffix_ids) if candidate.spans else 0:
-        yield ids[:-suffix]
-
-
-def known_beginnings(candidate: Candidate) -> Iterator[tuple[int, ...]]:
-    """The same of an answer and of its parts that end with a stage."""
-    for spans in range(len(candidate.spans), 0, -1):
-        yield from kept_as(Candidate(candidate.spans[:spans]))
-
-
-def owed(sequence: TokenSequence, known: int) -> int:
-    """Prompt tokens that are computed before a row may continue, where ``known`` of its answer's are there already.
-
-    Of a candidate's own tokens the last one and what was put behind them to close its stage are part of drawing them;
-    where more is missing (another view, a candidate that was let go, another model) all of it is.
-    """
-    candidate = sequence.row.prefix
-    suffix = len(candidate.spans[-1].suffix_ids) if candidate.spans else 0
-    kept = known >= len(candidate.token_ids) - suffix - 1
-    return len(sequence.prefix_ids) if kept else len(sequence.wanted) - known
-
-
-def owed_to_end(end: Candidate, known: int) -> int:
-    """The same of an answer of which all is computed: its last span's last token and what was put behind are part of it."""
-    return max(0, len(end.token_ids) - known - len(end.spans[-1].suffix_ids) - 1)

@@ -17,18 +17,12 @@ from structdecode.backends.transformers.encoding import pad_left
 from structdecode.backends.transformers.hidden import Hidden, at_end, check_layers
 from structdecode.backends.transformers.plain.kv import Branch, Prefix, batch_cache, harvest
 from structdecode.backends.transformers.sampling import draw, text_log_probs, token_statistics, uniforms
-from structdecode.backends.transformers.sequences import (
-    TokenSequence,
-    kept_as,
-    known_beginnings,
-    owed,
-    owed_to_end,
-    take,
-)
+from structdecode.backends.transformers.sequences import TokenSequence, take
 from structdecode.backends.transformers.vision import ImageMemory
 from structdecode.core.budget import Tally, Usage
 from structdecode.core.protocols import UNMETERED, Account, ForcedText, GenerationRequest, Row, Session, Work
 from structdecode.core.resolution import resolution
+from structdecode.core.reuse import PromptTokens, kept_as, known_beginnings, owed, owed_to_end
 from structdecode.core.types import Candidate, NextToken, Prompt, Span
 
 if TYPE_CHECKING:
@@ -159,6 +153,11 @@ class PlainSession:
     def resolution(self) -> float:
         return resolution(self.backend.model.dtype)
 
+    @property
+    def prompt_tokens(self) -> PromptTokens | None:
+        """See `Session.prompt_tokens`."""
+        return None if self.prompt_ids is None else PromptTokens(tuple(self.prompt_ids[0].tolist()))
+
     def release(self, candidates: Sequence[Candidate]) -> None:
         for candidate in candidates:
             for ids in kept_as(candidate):
@@ -216,7 +215,7 @@ class PlainSession:
             if known is None or known.logits is None or ids in asked:
                 first = ids not in missing
                 known = missing.setdefault(ids, self._longest_known(sequence.row.prefix, ids, told=ids in asked))
-                forced += owed(sequence, known.length) if first else 0
+                forced += owed(sequence.row.prefix, len(sequence.prefix_ids), known.length) if first else 0
             cached += self.prefix.length + known.length
         bill.charge(Usage(cached_tokens=cached))
         bill.admit(forced)

@@ -15,7 +15,7 @@ from torch import Tensor
 from structdecode.backends.transformers.constraints import constraint
 from structdecode.backends.transformers.hidden import Hidden, check_layers
 from structdecode.backends.transformers.sampling import text_log_probs, token_statistics
-from structdecode.backends.transformers.sequences import TokenSequence, kept_as, known_beginnings, owed, owed_to_end
+from structdecode.backends.transformers.sequences import TokenSequence
 from structdecode.backends.transformers.slots.forward import ImageKV, KVHandle
 from structdecode.backends.transformers.slots.kv import Segment
 from structdecode.backends.transformers.slots.prefill import Prefilled, prefill
@@ -26,6 +26,7 @@ from structdecode.backends.transformers.vision import ImageMemory
 from structdecode.core.budget import Tally, Usage
 from structdecode.core.protocols import UNMETERED, Account, ForcedText, GenerationRequest, Row, Session, Work
 from structdecode.core.resolution import resolution
+from structdecode.core.reuse import PromptTokens, kept_as, known_beginnings, owed, owed_to_end
 from structdecode.core.types import Candidate, NextToken, Prompt, Span
 
 if TYPE_CHECKING:
@@ -94,6 +95,14 @@ class SlotSession:
     @property
     def resolution(self) -> float:
         return resolution(self.backend.model.dtype)
+
+    @property
+    def prompt_tokens(self) -> PromptTokens | None:
+        """See `Session.prompt_tokens`."""
+        if self.inputs is None:
+            return None
+        ids = tuple(self.inputs["input_ids"][0].tolist())
+        return PromptTokens(ids, self._text_from(ids), shares=True, pictures_apart=bool(self.backend.cross_layers))
 
     def release(self, candidates: Sequence[Candidate]) -> None:
         for candidate in candidates:
@@ -328,7 +337,9 @@ class SlotSession:
             if place is None or place.logits is None or ids in asked:
                 first = ids not in missing
                 place = missing.setdefault(ids, self._longest_known(sequence.row.prefix, ids, told=ids in asked))
-                forced += owed(sequence, place.length - self.root.length) if first else 0
+                forced += (
+                    owed(sequence.row.prefix, len(sequence.prefix_ids), place.length - self.root.length) if first else 0
+                )
             cached += place.length
         bill.charge(Usage(cached_tokens=cached))
         bill.admit(forced)
