@@ -47,6 +47,12 @@ def compare(
     ] = None,
     shard: Annotated[str | None, typer.Option(help="i/n: only this part of the questions; see `merge`.")] = None,
     concurrency: Annotated[int, typer.Option(help="Questions in flight.")] = 32,
+    record: Annotated[
+        Path | None, typer.Option(help="A pool (a folder) that keeps what every search asks of the model.")
+    ] = None,
+    replay: Annotated[
+        Path | None, typer.Option(help="A pool in the model's place: nothing is loaded, and nothing made up.")
+    ] = None,
     backend: options.Backend = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
@@ -70,6 +76,10 @@ def compare(
     `structdecode compare --data questions.jsonl --strategy best-of-n --strategy stage-beam --verifier p-true --sweep n=1,2,4,8 --budget tokens=2000 --out runs/beam`
 
     `structdecode compare examples/study/pocket.yaml --out runs/study`
+
+    `structdecode compare --data pocket:test --strategy best-of-n --set n=16 --record pools/best-of-16 --out runs/recorded`
+
+    `structdecode compare --data pocket:test --strategy best-of-n --strategy self-consistency --sweep n=1,2,4,8 --replay pools/best-of-16 --out runs/replayed`
 
     `accelerate launch --num_processes 8 -m structdecode compare study.yaml --out runs/study`
 
@@ -95,6 +105,7 @@ def compare(
         failed = commands.compare(
             commands.study_of(study, said, source, model=model, judge=judge, seeds=seed or []), out, shard=part,
             concurrency=concurrency, quiet=quiet, command=["structdecode", *sys.argv[1:]], accept_changed_code=accept_changed_code,
+            record=record, replay=replay,
             **options.loading(backend, device, dtype, engine, check, trust_remote_code, allow_pickle),
         )  # fmt: skip
     except KeyboardInterrupt:

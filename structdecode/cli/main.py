@@ -18,7 +18,9 @@ from structdecode.cli.export import export
 from structdecode.cli.generate import generate
 from structdecode.cli.list import list_
 from structdecode.cli.pocket import sample
+from structdecode.cli.record import merge_pools, record
 from structdecode.cli.schema import schema
+from structdecode.cli.select import select
 from structdecode.cli.train import merge_adapters, train
 from structdecode.cli.train_verifier import train_verifier
 from structdecode.cli.view import view
@@ -42,7 +44,7 @@ new.command()(new_plugin.strategy)
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "generate": generate, "list": list_, "view": view, "doctor": doctor,
-    "compare": compare, "merge": merge, "report": report,
+    "compare": compare, "merge": merge, "report": report, "record": record, "merge-pools": merge_pools, "select": select,
     "train": train, "export": export, "annotate": annotate, "merge-adapters": merge_adapters,
     "train-verifier": train_verifier, "schema": schema,
 }  # fmt: skip

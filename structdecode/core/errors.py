@@ -8,7 +8,7 @@ budget is ``Result.stopped_by``. No error of a plug-in or of a model's answer en
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 
@@ -52,6 +52,19 @@ class ModelError(StructdecodeError):
 
 class ModelFailedError(ModelError):
     """A model raised something on a request; ``__cause__`` has it."""
+
+
+class NotRecordedError(ModelError):
+    """A replayed search asked for what its recording does not hold.
+
+    Attributes:
+        missing: how much of what, at least: a search cannot go on behind what is missing.
+    """
+
+    def __init__(self, missing: Mapping[str, int]) -> None:
+        self.missing = dict(missing)
+        listed = ", ".join(f"{count:,} {what}" for what, count in sorted(missing.items()))
+        super().__init__(f"the recording does not hold {listed}")
 
 
 class StrategyError(StructdecodeError):

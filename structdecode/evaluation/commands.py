@@ -6,13 +6,13 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from structdecode.core.environment import machine, versions
-from structdecode.core.errors import ConfigError
+from structdecode.core.errors import ConfigError, ImageError, PromptError
 from structdecode.core.jsonl import as_lines, write_new
 from structdecode.core.paths import naming, write_atomically
 from structdecode.core.problems import Rejected
@@ -24,10 +24,14 @@ from structdecode.evaluation.progress import LiveCells
 from structdecode.evaluation.shards import Process, Shard, difference
 from structdecode.evaluation.study import DataSource, Study, from_options, load_study, overridden
 from structdecode.matching.types import Question
+from structdecode.pools.replay import ReplayBackend
+from structdecode.pools.store import Pool, PoolWriter
+from structdecode.pools.tape import prompt_key
 from structdecode.records.store import FORMAT, read_records, read_run, read_study, rejected_lines
 
 if TYPE_CHECKING:
     from structdecode.core.protocols import Backend
+    from structdecode.evaluation.cells import Cell
     from structdecode.evaluation.recording import Matcher
     from structdecode.evaluation.runner import Trial
 
@@ -50,16 +54,10 @@ def study_of(
     Raises:
         ConfigError: an option is wrong, missing, or is the file's to say.
     """
-    columns = dict(_column(text) for text in source["columns"]) or None
-    images = None if source["images"] is None else str(source["images"])
     if file is None:
-        if source["source"] is None:
-            raise ConfigError(
-                "name the questions with --data (pocket:test is the embedded world), or give a study file"
-            )
-        data = DataSource(source["source"], images, source["split"], source["limit"], columns, source.get("cluster_by"))
-        return from_options(data, model=model, judge=judge, seeds=seeds or [0], **options)
-    for name, value in {**options, "split": source["split"], "columns": columns}.items():
+        return from_options(data_of(source), model=model, judge=judge, seeds=seeds or [0], **options)
+    images = None if source["images"] is None else str(source["images"])
+    for name, value in {**options, "split": source["split"], "columns": source["columns"]}.items():
         if value:
             raise ConfigError(f"--{_OPTION.get(name, name)} is said by the study file {file}: leave it out")
     return overridden(
@@ -72,6 +70,19 @@ def study_of(
         cluster_by=source.get("cluster_by"),
         seeds=seeds,
     )
+
+
+def data_of(source: Mapping[str, Any]) -> DataSource:
+    """What a command's options say of the data.
+
+    Raises:
+        ConfigError: they name none, or one is wrong.
+    """
+    if source["source"] is None:
+        raise ConfigError("name the questions with --data (pocket:test is the embedded world), or give a study file")
+    columns = dict(_column(text) for text in source["columns"]) or None
+    images = None if source["images"] is None else str(source["images"])
+    return DataSource(source["source"], images, source["split"], source["limit"], columns, source.get("cluster_by"))
 
 
 _OPTION = {"strategies": "strategy", "verifiers": "verifier", "settings": "set", "columns": "column"}
@@ -94,12 +105,15 @@ def compare(
     report: bool = True,
     accept_changed_code: bool = False,
     command: Sequence[str] = (),
+    record: Path | None = None,
+    replay: Path | None = None,
     **loading: Any,
 ) -> int:
     """Loads data and model, runs what is left of a study, and writes the report when all is there.
 
     Args:
         accept_changed_code: resume a run that other code began; ``study.json`` and the report then say so.
+        record: the pool that keeps what every search asks of the model. replay: a pool that takes the model's place.
         loading: for `structdecode.core.assembly.load_backend`: ``device``, ``dtype`` and so on.
 
     Returns:
@@ -116,19 +130,27 @@ def compare(
     loading["device"] = loading.get("device") or process.device
     loading["backend"] = loading.get("backend") or study.backend
     _check_directory(out)
+    if replay is not None and (record is not None or study.judge is not None):
+        what = "--record" if record is not None else "a judge (its replies are not recorded)"
+        raise ConfigError(f"--replay goes without {what}: leave one of them out")
+    pool = None if replay is None else ReplayBackend.load(str(replay))  # before data is read
+    if pool is not None and study.model not in (None, pool.pool.model["name"]):
+        raise ConfigError(
+            f"{replay}: holds searches of {pool.pool.model['name']}, not of {study.model}: leave --model out"
+        )
     source = study.data
     loaded = load(
         source.source, images=None if source.images is None else Path(source.images), split=source.split, limit=source.limit, columns=source.columns, cluster_by=source.cluster_by
     )  # fmt: skip
     for note in loaded.notes if process.rank == 0 else ():
         _tell(note)
-    backend = load_backend(study.model, **loading)
+    backend = load_backend(study.model, **loading) if pool is None else pool
     judge = None if study.judge is None else backend if study.judge == SELF else load_backend(study.judge, **loading)
     part = (shard or Shard()).split(process.rank, process.world)
     return run_study(
         study, loaded.questions, loaded.rejected, backend, match, out, shard=part, concurrency=concurrency,
         quiet=quiet or process.rank > 0, report=report, command=command, data_name=loaded.name,
-        file_digest=loaded.digest, judge=judge, accept_changed_code=accept_changed_code,
+        file_digest=loaded.digest, judge=judge, accept_changed_code=accept_changed_code, record=record,
     )  # fmt: skip
 
 
@@ -149,6 +171,7 @@ def run_study(
     data_name: str = "",
     file_digest: str = "",
     judge: Backend | None = None,
+    record: Path | None = None,
 ) -> int:
     """`compare` with data and models at hand."""
     from structdecode.evaluation.judging import Judging
@@ -159,6 +182,8 @@ def run_study(
     all_rejected = (*rejected, *twice)
     if not kept:
         raise ConfigError(f"{study.data.source}: no question left to ask ({_all_left_out(out, all_rejected)})")
+    if isinstance(backend, ReplayBackend):
+        _check_covered(backend.pool, study.cells, kept)
     model = model_identity(backend, study.model or "pocket")
     data = {
         **asdict(study.data), "name": data_name, "file_digest": file_digest, "digest": data_digest(kept),
@@ -172,25 +197,49 @@ def run_study(
     if judge is not None:
         config["judge"] = identity = model_identity(judge, study.judge or SELF)
         judging = Judging(judge, identity["digest"])
-    runner = Runner(out, backend, match, concurrency, part.label, judging)
-    accepted = _open_directory(out, config, kept, all_rejected, command, accept_changed_code)
+    replayed = str(backend.pool.directory.name) if isinstance(backend, ReplayBackend) else None
+    accepted = _open_directory(out, config, kept, all_rejected, command, accept_changed_code, replayed)
+    pool = None if record is None else PoolWriter(record, model, getattr(backend, "flops", None), part.label)
+    runner = Runner(out, backend, match, concurrency, part.label, judging, pool)
     mine = [question for question in kept if part.has(question)]
     models = [model["digest"], *([judging.digest] if judging else [])]
     trials = plan_trials(study.cells, mine, models, accepted)
     with LiveCells([cell.name for cell in study.cells], len(mine), quiet=quiet) as progress:
-        added = runner.run(trials, progress)
+        try:
+            added = runner.run(trials, progress)
+        finally:
+            if pool is not None:
+                pool.close()
     if not quiet:
         _tell(
-            f"{len(trials) - len(runner.failures)} of {len(trials)} done ({added} now, {clock(progress.seconds)}) in {out}"
+            f"{len(trials) - runner.unfinished} of {len(trials)} done ({added} now, {clock(progress.seconds)}) in {out}"
         )
     for place, error in list(runner.failures.items())[:5]:
         _tell(f"failed: {place}: {error}")
+    for cell, (lacking, amounts) in runner.missing.items():
+        listed = ", ".join(f"{count:,} {what}" for what, count in sorted(amounts.items()))
+        _tell(f"{cell}: {lacking} of {len(mine)} questions are not covered by the pool, which lacks at least {listed}")
     if runner.failures:
         _tell(f"{len(runner.failures)} failed; the same command tries them again")
     broken = warn_of_broken(out)
     if report and _complete(out, plan_trials(study.cells, kept, models, accepted)):
         write_report(out)
-    return len(runner.failures) + broken
+    return runner.unfinished + broken
+
+
+def _check_covered(pool: Pool, cells: Sequence[Cell], questions: Sequence[Question]) -> None:
+    """Before a run: a pool that was recorded of other data. Of many questions the first are looked at."""
+    for question in questions[:20]:
+        try:
+            prompt = question.prompt()
+        except (ImageError, PromptError):
+            continue
+        if any(prompt_key(cell.schema.for_prompt(prompt).ask(prompt)) in pool for cell in cells):
+            return
+    raise ConfigError(
+        f"{pool.directory}: holds no search of the first {min(20, len(questions))} questions as these strategies ask them: it was recorded of "
+        "other data, or with another schema"
+    )
 
 
 def write_report(directory: Path) -> None:
@@ -244,12 +293,14 @@ def _open_directory(
     rejected: tuple[Rejected, ...],
     command: Sequence[str],
     accept_changed_code: bool,
+    replayed: str | None,
 ) -> list[CodeByCell]:
     """Makes a run directory, or checks that the one there is of the same study; returns the code it has results of."""
     _check_directory(out)
     out.mkdir(parents=True, exist_ok=True)
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     session = {"started": started, "command": list(command), "versions": versions(), "machine": machine()}
+    session |= {} if replayed is None else {"replayed": replayed}
     study = {"format": FORMAT, "config": config, **session}
     if not (out / "study.json").exists():
         write_atomically(out / "questions.jsonl", as_lines([_question_line(question) for question in questions]))

@@ -22,6 +22,9 @@ RECORD_VERSION = 4
 
 def model_identity(backend: Any, name: str) -> dict[str, Any]:
     """``name``, ``digest`` (of weights and all else that a checkpoint's answers come from), ``dtype``, ``device`` (its type) and ``engine``."""
+    recorded = getattr(backend, "identity", None)
+    if recorded is not None:  # of a replay: the model's that was recorded
+        return dict(recorded)
     model = getattr(backend, "model", None)
     parameter = next(iter(model.parameters()), None) if model is not None and hasattr(model, "parameters") else None
     return {

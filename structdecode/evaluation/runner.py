@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from structdecode.core.engine import adecode
 from structdecode.core.errors import (
     ImageError,
     ModelFailedError,
+    NotRecordedError,
     PromptError,
     StrategyError,
     StructdecodeError,
@@ -40,12 +42,16 @@ from structdecode.evaluation.judging import Judging
 from structdecode.evaluation.progress import LiveCells
 from structdecode.evaluation.recording import Matcher, compact_trace, counts, make_record, record_key, unasked
 from structdecode.matching.types import Question
+from structdecode.pools.recorder import RecordingBackend
+from structdecode.pools.store import PoolWriter
 from structdecode.records.store import read_records
 from structdecode.records.types import Record
 
 PICTURES = 5_000
 """The most pictures that are copied into a run directory."""
 _PICTURE_SIDE = 512
+_OURS = (StrategyError, ModelFailedError, NotRecordedError)
+"""Errors of one search, beside which the others are run."""
 _HOPELESS = 20
 """Failures on our side, with not one success among them, after which the rest is not tried."""
 
@@ -93,7 +99,9 @@ class Runner:
     Attributes:
         directory: of the run. label: of this process's files: empty, or ``-1-of-4``.
         concurrency: the most questions in flight. judging: a second opinion where ``match`` says wrong.
+        pool: keeps what every search asked of the model.
         failures: what failed on our side, by "cell, question".
+        missing: of each cell the questions that a replay's pool does not cover, and how much of what is missing at least.
     """
 
     directory: Path
@@ -102,6 +110,7 @@ class Runner:
     concurrency: int = 32
     label: str = ""
     judging: Judging | None = None
+    pool: PoolWriter | None = None
     failures: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -109,6 +118,12 @@ class Runner:
         self._cost: ModelCost | None = getattr(self.backend, "flops", None)
         self._pictures = self.directory / "pictures"
         self._succeeded = 0
+        self.missing: dict[str, tuple[int, Counter[str]]] = {}
+
+    @property
+    def unfinished(self) -> int:
+        """Questions of cells that have no record, for whatever reason."""
+        return len(self.failures) + sum(questions for questions, _ in self.missing.values())
 
     def run(self, trials: Sequence[Trial], progress: LiveCells) -> int:
         """Does what is not done yet; returns how many records it added.
@@ -150,10 +165,14 @@ class Runner:
         try:
             record = await self._do(trial)
         except Exception as error:
-            if isinstance(error, StructdecodeError) and not isinstance(error, StrategyError | ModelFailedError):
+            if isinstance(error, StructdecodeError) and not isinstance(error, _OURS):
                 raise
             if isinstance(error, OSError) and error.errno in FULL:
                 raise  # of no use to try the next one
+            if isinstance(error, NotRecordedError):
+                questions, amounts = self.missing.get(trial.cell.name, (0, Counter[str]()))
+                self.missing[trial.cell.name] = questions + 1, amounts + Counter(error.missing)
+                return None
             place = f"cell {trial.cell.name!r}, question {trial.question.id!r}"
             self.failures[place] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             return None
@@ -168,7 +187,7 @@ class Runner:
             for picture in prompt.images:
                 self._copy(picture)
             result = await adecode(
-                prompt, backend=isolated(self.backend), strategy=trial.cell.strategy, schema=trial.cell.schema,
+                prompt, backend=self._backend_for(trial), strategy=trial.cell.strategy, schema=trial.cell.schema,
                 budget=trial.cell.budget, seed=trial.cell.seed, sample_id=trial.question.id,
             )  # fmt: skip
         except (ImageError, PromptError) as error:
@@ -180,6 +199,12 @@ class Runner:
             record = replace(record, usage={**record.usage, "judge": judge})
         self._traces.add({"key": trial.key, "trace": compact_trace(result)})
         return record
+
+    def _backend_for(self, trial: Trial) -> Backend:
+        backend = isolated(self.backend)
+        if self.pool is None:
+            return backend
+        return RecordingBackend(backend, self.pool.add, trial.question.id, trial.cell.name)
 
     async def _judged(self, trial: Trial, prompt: Prompt, result: Result) -> tuple[Matcher, dict[str, float] | None]:
         """The matcher for a search's answers, and what the judge cost if there is one."""

@@ -24,7 +24,7 @@ Entry = dict[str, str]
 
 _PACKAGE = Path(__file__).parents[1]
 _ENGINE = (
-    "core/**/*.py", "backends/**/*.py", "matching/**/*.py",
+    "core/**/*.py", "backends/**/*.py", "matching/**/*.py", "pools/*.py", "selection/*.py",
     *(f"evaluation/{name}.py" for name in ("isolation", "judging", "plain", "recording", "runner")),
 )  # fmt: skip
 _FACES = {

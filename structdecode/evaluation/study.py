@@ -99,6 +99,34 @@ def from_options(
     return Study(data, templates, model, tuple(seeds), judge)
 
 
+def recording(
+    data: DataSource,
+    n: int,
+    branches: int = 0,
+    *,
+    model: str | None = None,
+    settings: Sequence[str] = (),
+    schema: str | None = None,
+    seeds: Sequence[int] = (0,),
+) -> Study:
+    """What `structdecode record` asks of a model: the greedy answer, ``n`` samples, and the whole tree of ``branches`` a stage.
+
+    Args:
+        settings: ``key=value`` each, of the samples.
+
+    Raises:
+        ConfigError: one is unknown or wrong.
+    """
+    given = assignments(settings)
+    templates = [
+        CellTemplate("staged", schema=schema),
+        CellTemplate("best-of-n", settings={**given, "n": n}, schema=schema),
+    ]
+    if branches:
+        templates.append(CellTemplate("exhaustive", settings={**given, "candidates": branches}, schema=schema))
+    return Study(data, tuple(templates), model, tuple(seeds))
+
+
 def load_study(path: str | Path) -> Study:
     """Reads a study from YAML. Its keys: ``model, backend, judge, data, schema, seed(s), defaults, budget, cells``.
 

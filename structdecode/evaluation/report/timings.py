@@ -21,6 +21,11 @@ def section(results: Results) -> Section:
         "From a question's start to its end, while others ran beside it: seconds of one machine, not a cost to compare "
         "by. Everything else in this report comes out the same when the run is repeated; these figures do not."
     )
+    if "replayed" in results.run.study:
+        words += (
+            f" The searches were replayed from the pool `{results.run.study['replayed']}`: seconds and tokens a second are the "
+            "replay's own, and say nothing of the model."
+        )
     return Section(
         "timings",
         "Time (depends on the machine)",

@@ -74,6 +74,7 @@ def summary(results: Results) -> list[str]:
         f"{len(cells)} cells ({len(results.families)} families), {results.planned} questions; model "
         f"{(results.run.study['config'].get('model') or {}).get('name', 'unknown')}, "
         f"data {(results.run.study['config'].get('data') or {}).get('name') or 'unknown'}.",
+        *(f"Replayed from the pool {pool}." for pool in [results.run.study.get("replayed")] if pool),
         *(f"No evidence: {cell.name}: {cell.broken}." for cell in cells if cell.broken),
         _highest(results),
     ]
