@@ -8,20 +8,27 @@ from typing import ClassVar
 
 from structdecode.core.errors import ConfigError
 from structdecode.core.protocols import Decoder, StrategyTraits, Verifier
-from structdecode.core.types import Ranked, Schema, rank
+from structdecode.core.types import Ranked, Schema
+from structdecode.selection.selectors import Best, Selector
 from structdecode.strategies.sampling import SamplingOverrides
 from structdecode.strategies.staged import walk
+from structdecode.strategies.voting import selected
 from structdecode.verifiers.log_prob import LogProb
 
 
 @dataclass(frozen=True)
 class BestOfN(SamplingOverrides):
-    """``n`` independent answers, ranked by the verifier once they are complete (Cobbe et al. 2021, arXiv 2110.14168)."""
+    """``n`` independent answers, ranked by the verifier once they are complete (Cobbe et al. 2021, arXiv 2110.14168).
+
+    Attributes:
+        selector: what makes of their scores and answers which is best; the default is the best scored.
+    """
 
     default_schema: ClassVar[str] = "llava-o1"
     traits: ClassVar[StrategyTraits] = StrategyTraits("n", independent=True)
     n: int = 8
     verifier: Verifier = field(default_factory=LogProb)
+    selector: Selector = field(default_factory=Best)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -30,4 +37,5 @@ class BestOfN(SamplingOverrides):
 
     async def __call__(self, schema: Schema, decoder: Decoder) -> Sequence[Ranked]:
         candidates = await walk(schema, decoder, self, self.n)
-        return rank(candidates, await decoder.score(self.verifier, candidates))
+        scores = await decoder.score(self.verifier, candidates)
+        return selected(self.selector, candidates, scores, schema, decoder.prompt)

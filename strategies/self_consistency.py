@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, cast, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from structdecode.core.errors import ConfigError
 from structdecode.core.protocols import Decoder, StrategyTraits
-from structdecode.core.types import Candidate, Prompt, Ranked, Schema, Score, rank
-from structdecode.matching import answer_key
-from structdecode.matching.answers import final_answer
-from structdecode.matching.types import Kind
+from structdecode.core.types import Candidate, Ranked, Schema, Score
+from structdecode.selection.selectors import Majority, Selector
 from structdecode.strategies.sampling import SamplingOverrides
 from structdecode.strategies.staged import walk
+from structdecode.strategies.voting import selected
 
 
 @dataclass(frozen=True)
 class SelfConsistency(SamplingOverrides):
     """``n`` independent answers; the most frequent final answer wins (Wang et al. 2022, arXiv 2203.11171).
 
-    Answers vote together by the rules that match them to references (`structdecode.matching.answer_key`), told the
-    prompt's ``answer_kind`` and ``options``. A malformed or empty answer has no vote, nor has one that declines. Of the candidates with the
-    winning answer, and of answers with equal votes, the one the model found most probable comes first.
+    Which answers are the same: `structdecode.strategies.voting.vote`. Of the candidates with the winning answer, and of answers with
+    equal votes, the one the model found most probable comes first.
+
+    Attributes:
+        selector: another way to count votes; the scores that it may weigh them by are mean log-probabilities.
     """
 
     default_schema: ClassVar[str] = "llava-o1"
     traits: ClassVar[StrategyTraits] = StrategyTraits("n", independent=True)
     n: int = 8
+    selector: Selector = field(default_factory=Majority)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -37,25 +38,8 @@ class SelfConsistency(SamplingOverrides):
 
     async def __call__(self, schema: Schema, decoder: Decoder) -> Sequence[Ranked]:
         candidates = await walk(schema, decoder, self, self.n)
-        answers = [_vote(c, schema, decoder.prompt) for c in candidates]
-        votes = Counter(a for a in answers if a is not None)
-        said = {a: final_answer(c.answer(schema)) for a, c in zip(reversed(answers), reversed(candidates), strict=True)}
-        scores = [
-            Score(votes[a] / len(candidates), f"{votes[a]} of {len(candidates)} say {said[a]!r}", resolution=0.0)
-            if a is not None
-            else Score.unscored("no answer")
-            for a in answers
-        ]  # fmt: skip
-        return rank(candidates, scores, then=[_mean_log_prob(c, decoder.resolution) for c in candidates])
-
-
-def _vote(candidate: Candidate, schema: Schema, prompt: Prompt) -> Hashable | None:
-    """The key of the candidate's answer; None where it has none."""
-    if not candidate.valid:
-        return None
-    options = {chr(ord("A") + i): text for i, text in enumerate(prompt.options)}
-    kind = prompt.answer_kind if prompt.answer_kind in get_args(Kind) else None
-    return answer_key(candidate.answer(schema), cast("Kind | None", kind), options, prompt.question)
+        scores = [_mean_log_prob(c, decoder.resolution) for c in candidates]
+        return selected(self.selector, candidates, scores, schema, decoder.prompt)
 
 
 def _mean_log_prob(candidate: Candidate, resolution: float) -> Score:

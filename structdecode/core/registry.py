@@ -21,11 +21,16 @@ from structdecode.core.errors import ConfigError, StructdecodeError, UnknownName
 from structdecode.core.places import is_place, load_place, module_name
 from structdecode.core.reading import short_repr
 
-Group = Literal["strategies", "verifiers", "backends", "schemas", "checkpoints"]
+Group = Literal["strategies", "verifiers", "backends", "schemas", "checkpoints", "selectors"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 T = TypeVar("T")
 
-_METHODS = {"strategies": ("__call__",), "verifiers": ("score", "compare"), "backends": ("load", "open")}
+_METHODS = {
+    "strategies": ("__call__",),
+    "verifiers": ("score", "compare"),
+    "backends": ("load", "open"),
+    "selectors": ("__call__",),
+}
 """Of which a class or an object of a group has one."""
 
 _registered: dict[tuple[Group, str], Any] = {}
@@ -148,4 +153,5 @@ def _singular(group: Group) -> str:
         "backends": "backend",
         "schemas": "schema",
         "checkpoints": "checkpoint",
+        "selectors": "selector",
     }[group]

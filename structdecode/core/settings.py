@@ -20,8 +20,10 @@ from structdecode.core.registry import Group, load, name_of
 
 T = TypeVar("T")
 
-_NESTED = ("Verifier", "PairwiseJudge")
-"""Protocols of `structdecode.core.protocols` whose implementations a setting may name."""
+_NESTED: dict[str, tuple[Group, str]] = {
+    "Verifier": ("verifiers", "score"), "PairwiseJudge": ("verifiers", "compare"), "Selector": ("selectors", "__call__"),
+}  # fmt: skip
+"""Protocols whose implementations a setting may name: where they are registered, and a method that they have."""
 
 
 def build(group: Group, name: str, settings: Mapping[str, Any] | None = None) -> Any:
@@ -58,16 +60,29 @@ def verifier_from(given: Any, settings: Mapping[str, Any] | None = None) -> Any:
         ConfigError: as `build`.
     """
     spec = from_text(given) if isinstance(given, str) else given
-    if isinstance(spec, Mapping | list):
-        name, own = name_and_settings(spec)
-        return build("verifiers", name, {**own, **(settings or {})})
-    if isinstance(spec, str):
-        return build("verifiers", spec, settings)
+    if isinstance(spec, Mapping | list | str):
+        return _named("verifiers", spec, settings)
     if settings:
         raise ConfigError(f"settings ({', '.join(settings)}) go with a verifier's name, not with {spec!r:.60}")
     if not is_verifier(spec):
         raise ConfigError(f"a verifier is a name, {{name: settings}} or an object that scores, not {_shown(spec)}")
     return spec
+
+
+def selector_from(given: Any) -> Any:
+    """A selector from a name, ``{name: settings}`` or such text, as `verifier_from`; an object that is one is returned as it is.
+
+    Raises:
+        ConfigError: as `build`.
+    """
+    spec = from_text(given) if isinstance(given, str) else given
+    return _named("selectors", spec) if isinstance(spec, Mapping | list | str) else spec
+
+
+def _named(group: Group, spec: Any, settings: Mapping[str, Any] | None = None) -> Any:
+    """What a name, or a name with settings, says."""
+    name, own = (spec, {}) if isinstance(spec, str) else name_and_settings(spec)
+    return build(group, name, {**own, **(settings or {})})
 
 
 def name_of_spec(given: str | Mapping[str, Any]) -> str:
@@ -133,7 +148,7 @@ def _nested(settings: Mapping[str, Any], kind_of: Callable[[str], Any]) -> dict[
         if not dot:
             continue
         below = from_text(given) if isinstance(given := found.get(head, {}), str) else given
-        if _takes_verifier(kind_of(head)) and below:
+        if _takes_plug_in(kind_of(head)) and below:
             name, own = name_and_settings({"name": below} if isinstance(below, str) else below)
             below = {"name": name, **own}
         if not isinstance(below, Mapping):
@@ -142,7 +157,7 @@ def _nested(settings: Mapping[str, Any], kind_of: Callable[[str], Any]) -> dict[
     return found
 
 
-def _takes_verifier(kind: Any) -> bool:
+def _takes_plug_in(kind: Any) -> bool:
     return any(_is_protocol(option, *_NESTED) for option in (kind, *_options(kind)))
 
 
@@ -202,7 +217,8 @@ def check_settings(settings: Any, name: str = "") -> None:
         ConfigError: naming the first field that holds something else.
     """
     kind = type(settings)
-    name = name or name_of("strategies", kind) or name_of("verifiers", kind) or kind.__name__
+    named = (found for group in ("strategies", "verifiers", "selectors") if (found := name_of(group, kind)) is not None)
+    name = name or next(named, kind.__name__)
     for key, hint in field_types(kind).items():
         object.__setattr__(settings, key, _coerce(getattr(settings, key), hint, f"{name}: {key}", texts=False))
 
@@ -217,7 +233,7 @@ def _coerce(value: Any, kind: Any, what: str, *, texts: bool = True) -> Any:
             raise ConfigError(f"{what} must be one of {', '.join(map(str, options))}, not {short_repr(value)}")
         return value
     if _is_protocol(kind, *_NESTED):
-        return _verifier(value, kind, what)
+        return _plug_in(value, kind, what)
     if isinstance(origin, type) and issubclass(origin, Mapping) and not isinstance(value, Mapping | str):
         raise ConfigError(f"{what} must be a mapping, not {short_repr(value)}")
     if isinstance(origin, type) and issubclass(origin, Mapping | list | tuple | Sequence):
@@ -244,14 +260,14 @@ def _one_of(value: Any, kind: Any, what: str, texts: bool) -> Any:
     raise ConfigError(f"{what} must be {_spell(kind)}, not {short_repr(value)}")
 
 
-def _verifier(value: Any, kind: Any, what: str) -> Any:
+def _plug_in(value: Any, kind: Any, what: str) -> Any:
+    group, method = _NESTED[kind.__name__]
     made = value
     if isinstance(value, str | Mapping):
         try:
-            made = verifier_from(value)
+            made = _named(group, from_text(value) if isinstance(value, str) else value)
         except ConfigError as error:
             raise ConfigError(f"{what}: {error}") from None
-    method = "score" if kind.__name__ == "Verifier" else "compare"
     if isinstance(made, type) or not callable(getattr(made, method, None)):
         raise ConfigError(
             f"{what} must be a {kind.__name__}: a name, {{name: settings}} or an object with a method {method!r}, "

@@ -1,0 +1,1 @@
+"""Choosing among finished answers: selectors, and what they would choose from fewer of the same samples."""
