@@ -262,6 +262,15 @@ def test_a_strategy_that_fails_is_named(strategy: Any) -> None:
     assert strategy.__name__ in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_strategy_without_a_name_goes_by_its_classs() -> None:
+    class Odd:
+        async def __call__(self, schema: Schema, decoder: Any) -> Any:
+            raise KeyError("x")
+
+    with pytest.raises(StructdecodeError, match="strategy Odd failed: KeyError: 'x'"):
+        sd.decode(sd.Prompt("?"), backend=BACKEND, strategy=Odd())
+
+
 @pytest.mark.parametrize("amount", [10**12, 0, -1, 1.5, "3", None])
 def test_a_strategy_asks_for_no_more_rows_than_there_may_be(amount: Any) -> None:
     async def strategy(schema: Schema, decoder: Any) -> list[Ranked]:

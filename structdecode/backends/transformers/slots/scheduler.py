@@ -209,12 +209,13 @@ class Scheduler:
     def _shrink(self) -> bool:
         """Half the rows at a time from now on; all of them start again, and write what they would have written.
 
-        Where there is but one row, kept prompts go instead; False where there are none either.
+        One that is alone may have met the end of memory as the next came in: from now on it is alone for good. Where it was
+        already, kept prompts go instead; False where there are none either.
         """
         feeds = list(self._feeding.rows) if self._feeding is not None else []
         writes = list(self._decoding.rows) if self._decoding is not None else []
         rows = max(len(feeds), len(writes))
-        if rows < 2:
+        if rows == 0 or self.max_rows == 1:
             return self._evict_caches()
         self.max_rows = max(1, min(self.max_rows, rows) // 2)
         log.warning("out of memory with %d rows in a batch: continuing with up to %d", rows, self.max_rows)

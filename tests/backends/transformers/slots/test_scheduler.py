@@ -153,6 +153,34 @@ def test_rows_that_were_in_when_memory_ran_out_are_not_lost(prompt: Prompt, monk
     assert asyncio.run(written(backend())) == expected
 
 
+@pytest.mark.parametrize("room", [1, 2, 3, 4, 7])
+def test_half_the_rows_at_a_time_and_no_row_is_lost(
+    room: int, prompt: Prompt, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Memory for so many rows, one alone at the least; the rows that are in when the next finds none are told."""
+    ensure = Pool.ensure
+
+    def limited(pool: Pool, rows: int, width: int) -> None:
+        if rows > room:
+            raise torch.OutOfMemoryError("out of memory")
+        ensure(pool, rows, width)
+
+    async def written(built: TransformersBackend) -> list[str]:
+        async with built.open(prompt) as session:
+            rows = [Row(Candidate(), seed, 6) for seed in range(9)]
+            work = await asyncio.wait_for(session.extend(rows, GenerationRequest(OPEN, Sampling(max_tokens=6))), 60)
+            assert work.usage.generated_tokens <= 9 * 6, "drawn again, and billed once"
+            return [span.text for span in work.value]
+
+    expected, built = asyncio.run(written(backend())), backend(max_rows=9)
+    monkeypatch.setattr(Pool, "ensure", limited)
+    with caplog.at_level(logging.WARNING):
+        assert asyncio.run(written(built)) == expected
+    left = max(1, room // 2)
+    assert caplog.messages == [f"out of memory with {room} rows in a batch: continuing with up to {left}"]
+    assert built.scheduler.max_rows == left
+
+
 @pytest.mark.parametrize("opened_meanwhile", [False, True])
 def test_what_fails_before_the_model_runs_reaches_who_asked_in_one_line(prompt: Prompt, opened_meanwhile: bool) -> None:
     built, error = backend(), RuntimeError("no such layer\nin the model")
@@ -227,7 +255,7 @@ def test_rows_wait_for_memory_while_others_run(picture: Image.Image, monkeypatch
     ],
 )
 def test_a_failing_model_fails_the_question_in_one_line_and_not_the_backend(
-    picture: Image.Image, engine: Engine, error: Exception, said: str
+    picture: Image.Image, engine: Engine, error: Exception, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     built = TransformersBackend(*tiny.build("mllama"), engine=engine)
     forward = built.forward
@@ -238,6 +266,8 @@ def test_a_failing_model_fails_the_question_in_one_line_and_not_the_backend(
     built.forward = failing  # type: ignore[method-assign]
     with pytest.raises(ModelError) as caught:
         asyncio.run(adecode(Prompt("?", [picture]), backend=built, schema=SHORT))
+    if engine == "slots":
+        assert caplog.messages == [f"a batch failed: {type(caught.value).__name__}: {caught.value}"]
     assert str(caught.value).startswith(said) and "\n" not in str(caught.value)
     assert caught.value.__cause__ is error
     built.forward = forward  # type: ignore[method-assign]
