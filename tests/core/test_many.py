@@ -159,6 +159,19 @@ def test_the_stream_of_events_is_the_trace() -> None:
         asyncio.run(anext_of("nonsense"))
 
 
+def test_a_stream_is_told_what_decode_is_told() -> None:
+    async def last(**options: Any) -> Any:
+        return [event async for event in sd.astream("How many?", backend=BACKEND, **options)][-1]
+
+    for options in ({}, {"seed": 3, "sample_id": "x", "strategy": "best-of-n"}):
+        told, expected = asyncio.run(last(**options)), sd.decode("How many?", backend=BACKEND, **options)  # type: ignore[arg-type]
+        assert (
+            told["answer"] == expected.answer and told["usage"]["generated_tokens"] == expected.usage.generated_tokens
+        )
+    with pytest.raises(ConfigError, match="tokens must be true or false, not 1"):
+        asyncio.run(last(tokens=1))
+
+
 async def anext_of(strategy: str) -> Any:
     return await anext(sd.astream("How many?", backend=BACKEND, strategy=strategy))
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 import structdecode as sd
 from structdecode.backends.scripted import ScriptedBackend
-from structdecode.core.tags import forced_prefix, parse
+from structdecode.core.errors import ConfigError
+from structdecode.core.tags import forced_prefix, parse, to_put_in
 from structdecode.core.types import Candidate, Prompt, Schema, Span, Stage
 
 TAGS = [tag for stage in sd.LLAVA_O1.stages for tag in (stage.begin, stage.end)]
@@ -76,6 +77,19 @@ def test_a_stage_without_tags_takes_the_rest() -> None:
     assert [(s.stage, s.text, s.raw) for s in parse(schema, "<A>a</A> and so on ")] == [
         ("A", "a", "<A>a</A>"), ("REST", "and so on", " and so on "),
     ]  # fmt: skip
+
+
+def test_a_text_is_put_in_with_the_end_tag_behind_it_where_the_stage_is_to_be_closed() -> None:
+    closed, bare = Stage.tagged("A"), Stage("OPEN")
+    assert to_put_in("x", closed, leave_open=False) == ("x", "</A>") and to_put_in("x", closed, leave_open=True) == (
+        "x",
+        "",
+    )
+    assert to_put_in("x</A>", closed, leave_open=True) == to_put_in("x</A>", closed, leave_open=False) == ("x", "</A>")
+    assert to_put_in("x", bare, leave_open=False) == to_put_in("x", bare, leave_open=True) == ("x", "")
+    with pytest.raises(ConfigError) as caught:
+        to_put_in("x</A>" + "y" * 99, closed, leave_open=False)
+    assert str(caught.value) == f"the text put in for 'A' continues behind '</A>': '{'y' * 60}... (99 characters)'"
 
 
 @given(st.lists(st.sampled_from([*TAGS, "how many", "{question}", "{hint}", "<|x|>"]), min_size=1, max_size=6))

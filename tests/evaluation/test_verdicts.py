@@ -174,3 +174,30 @@ def test_the_smallest_sample_that_shows_something() -> None:
     """Six against none is p = 0.031: five questions can show nothing, and a family of eight needs nine."""
     assert [st.detectable(n, 1.0) is not None for n in (5, 6)] == [False, True]
     assert [st.detectable(n, 1.0, 0.05 / 8) is not None for n in (8, 9)] == [False, True]
+
+
+def test_nothing_is_estimated_from_nothing() -> None:
+    for found in (st.mean([]), st.mean_gap([]), st.difference([], [])):
+        assert all(math.isnan(x) for x in (found.value, found.error, found.low, found.high)) and (
+            found.n,
+            found.clusters,
+        ) == (0, 0)
+
+
+def test_power_at_its_edges() -> None:
+    assert st.power(0.5, 0.5, 0) == st.power(0.0, 0.0, 100) == 0.0 and st.power(1.0, 1.0, 1) == 0.0
+    assert st.power(1.0, 1.0, 6) == pytest.approx(1.0) and st.power(0.3, 0.2, 400) == pytest.approx(1.0)
+    assert 0 < st.power(0.05, 0.1, 100) < st.power(0.05, 0.1, 200) < 1
+
+
+def test_random_flips_are_drawn_by_the_seed() -> None:
+    """Of differences without a common fraction: the exact law cannot be counted out."""
+    rng = np.random.default_rng(3)
+    ids = [f"q{i}" for i in range(40)]
+    values = {name: dict(zip(ids, (rng.random(40) * math.pi).tolist(), strict=True)) for name in "ab"}
+    (default,), (zero,), (one,) = (
+        st.compare([("a", "b")], values), st.compare([("a", "b")], values, seed=0), st.compare([("a", "b")], values, seed=1),
+    )  # fmt: skip
+    assert default == zero and zero.p != one.p and zero.p == pytest.approx(one.p, abs=0.03)
+    ((nothing,),) = (st.compare([("a", "c")], {**values, "c": {}}),)
+    assert (nothing.split, nothing.p, nothing.difference.n) == (0, 1.0, 0)
