@@ -201,3 +201,32 @@ def test_random_flips_are_drawn_by_the_seed() -> None:
     assert default == zero and zero.p != one.p and zero.p == pytest.approx(one.p, abs=0.03)
     ((nothing,),) = (st.compare([("a", "c")], {**values, "c": {}}),)
     assert (nothing.split, nothing.p, nothing.difference.n) == (0, 1.0, 0)
+
+
+def test_figures_that_are_all_the_same() -> None:
+    """No interval from a bootstrap without width; shares have Wilson's, gaps what so many clusters can rule out."""
+    keys = ["x", "x", "y"]
+    same = st.mean([0.5, 0.5, 0.5], keys)
+    assert (
+        (same.value, same.error, same.n, same.clusters) == (0.5, 0.0, 3, 2)
+        and math.isnan(same.low)
+        and math.isnan(same.high)
+    )
+    share = st.mean([1.0] * 20)
+    wilson = stats.binomtest(20, 20).proportion_ci(0.95, "wilson")
+    assert (share.low, share.high) == pytest.approx((wilson.low, 1.0)) and share.clusters == 20
+    reach = 1 - stats.binomtest(30, 30).proportion_ci(0.95, "wilson").low
+    gap = st.mean_gap([0.25] * 30)
+    assert (gap.low, gap.high) == pytest.approx((0.25 - 1.25 * reach, 0.25 + 1.25 * reach)) and (
+        gap.n,
+        gap.clusters,
+    ) == (30, 30)
+    assert st.mean_gap([1.0] * 3).high == 1.0 and st.mean_gap([-1.0] * 3).low == -1.0
+    assert st.mean_gap([0.1 + 0.2 - 0.3] * 5).value == 0.0
+    nothing = st.ratio([1.0, 2.0, 3.0], [0.0, 0.0, 0.0], ["x", "x", "y"])
+    assert math.isnan(nothing.value) and math.isnan(nothing.high) and (nothing.n, nothing.clusters) == (3, 2)
+    values = np.random.default_rng(2).random(40)
+    for figure in (st.mean, st.mean_gap):
+        assert figure(values) == figure(values, seed=0) != figure(values, seed=1)
+    drawn = [st.ratio(values, values + 1, **seed) for seed in ({}, {"seed": 0}, {"seed": 1})]
+    assert drawn[0] == drawn[1] != drawn[2]
