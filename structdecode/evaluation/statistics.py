@@ -96,8 +96,6 @@ def mean(values: ArrayLike, clusters: Sequence[Hashable] | None = None, *, seed:
     value, error, groups = float(numbers.mean()), standard_error(numbers, of), int(of.max()) + 1
     if np.all((numbers == 0) | (numbers == 1)):
         return Estimate(value, error, *wilson(value, effective_size(numbers, of), CONFIDENCE), len(numbers), groups)
-    if np.all(numbers == numbers[0]):
-        return Estimate(value, error, math.nan, math.nan, len(numbers), groups)
     found = ratio(numbers, np.ones_like(numbers), clusters, seed=seed)
     return replace(found, error=error)
 
@@ -170,7 +168,7 @@ def mean_gap(gaps: ArrayLike, clusters: Sequence[Hashable] | None = None, *, see
         return Estimate(math.nan, math.nan, math.nan, math.nan, 0, 0)
     value, groups = float(numbers.mean()), int(of.max()) + 1
     found = ratio(numbers, np.ones_like(numbers), clusters, seed=seed)
-    if np.any(numbers != numbers[0]) and not math.isnan(found.error):
+    if not math.isnan(found.error):
         return replace(found, error=error)
     reach = wilson(0.0, groups, CONFIDENCE)[1] * (1 + abs(value))  # one that is not there may be off by 1, or by 2
     return Estimate(value, error, max(-1.0, value - reach), min(1.0, value + reach), len(numbers), groups)
@@ -286,7 +284,7 @@ def verdict(comparison: Comparison) -> str:
         return in_words(comparison, None)
     discordant = (comparison.only_a + comparison.only_b) / gap.n
     level = LEVEL / comparison.family
-    if detectable(gap.groups, min(1.0, discordant), level) is None:
+    if detectable(gap.groups, 1.0, level) is None:
         return in_words(comparison, None)
     if gap.groups < gap.n:
         return in_words(comparison, _reach(comparison))

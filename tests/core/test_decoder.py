@@ -11,6 +11,7 @@ import pytest
 
 import structdecode as sd
 from structdecode.backends.scripted import ScriptedBackend, _ScriptedSession
+from structdecode.core.errors import ConfigError
 from structdecode.core.types import Candidate, Prompt, Sampling, Schema, Score, Stage, rank
 
 SCHEMA = Schema("two", (Stage.tagged("A"), Stage.tagged("B")))
@@ -126,3 +127,29 @@ def test_who_stops_listening_leaves_nothing_behind() -> None:
         return len(asyncio.all_tasks())
 
     assert searched(search) == searched(nothing)
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda s, d: d.force([d.root], s.stages[0], ["a", "b"]), "^1 candidates, but 2 texts to put in$"),
+        (lambda s, d: d.force([d.root], s.stages[0], [""]), "^stage 'A': there is no text to put in$"),
+        (lambda s, d: d.force([d.root], s.stages[0], [()]), "^stage 'A': there is no text to put in$"),
+        (lambda s, d: d.next_tokens([d.root], s.stages[0], 0), "^k must be a whole number from 1 to 1,000,000, not 0$"),
+        (lambda s, d: d.extend([d.root], s.stages[0], n=0), "^n must be a whole number from 1 to 1,000,000, not 0$"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_asked_is_said(ask: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        searched(ask)
+
+
+def test_what_is_put_in_has_log_probabilities_of_its_begin_tag_where_asked() -> None:
+    async def search(schema: Schema, decoder: Any) -> Any:
+        (plain,) = await decoder.force([decoder.root], schema.stages[0], ["x"])
+        (told,) = await decoder.force([decoder.root], schema.stages[0], ["x"], prefix_log_probs=True)
+        (again,) = await decoder.force([decoder.root], schema.stages[0], [plain.spans[0]])
+        assert again.spans[0].raw == plain.spans[0].raw
+        return plain.spans[0].prefix_log_probs, told.spans[0].prefix_log_probs
+
+    assert searched(search) == ((), (-1.0,) * len("<A>"))

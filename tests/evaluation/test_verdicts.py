@@ -230,3 +230,20 @@ def test_figures_that_are_all_the_same() -> None:
         assert figure(values) == figure(values, seed=0) != figure(values, seed=1)
     drawn = [st.ratio(values, values + 1, **seed) for seed in ({}, {"seed": 0}, {"seed": 1})]
     assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_a_ratio_that_is_one_in_all_clusters_has_wilsons_interval_on_those_that_count() -> None:
+    for numerators, value in (([2.0, 3.0, 0.0, 1.0], 1.0), ([0.0] * 4, 0.0)):
+        found = st.ratio(numerators, [2.0, 3.0, 0.0, 1.0], ["x", "y", "z", "w"])
+        wilson = stats.binomtest(int(3 * value), 3).proportion_ci(0.95, "wilson")
+        assert (found.value, found.low, found.high) == pytest.approx((value, wilson.low, wilson.high))
+        assert math.isnan(found.error) and (found.n, found.clusters) == (4, 4)
+    half = st.ratio([1.0, 2.0], [2.0, 4.0])
+    assert half.value == 0.5 and math.isnan(half.error) and math.isnan(half.low) and math.isnan(half.high)
+    near = st.ratio([1.0, 2.0 + 1e-6], [2.0, 4.0])
+    assert not math.isnan(near.error), "not the same"
+
+
+def test_mcnemars_p() -> None:
+    assert st.mcnemar(0, 0) == st.mcnemar(5, 5) == 1.0
+    assert st.mcnemar(0, 6) == st.mcnemar(6, 0) == pytest.approx(2 * 0.5**6) and st.power(1.0, 1.0, 1) == 0.0
