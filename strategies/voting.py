@@ -9,7 +9,7 @@ from structdecode.core.types import Candidate, Prompt, Ranked, Schema, Score, ra
 from structdecode.matching import answer_key
 from structdecode.matching.answers import final_answer
 from structdecode.matching.types import Kind
-from structdecode.selection.selectors import Best, Sample, Selector, resolution
+from structdecode.selection.selectors import Best, Sample, Selector, settled
 
 
 def selected(
@@ -26,12 +26,11 @@ def selected(
         Sample(vote(candidate, schema, prompt), score, final_answer(candidate.answer(schema)))
         for candidate, score in zip(candidates, scores, strict=True)
     ]
-    noise = resolution(selector, pool)
     values = [
-        Score(value, _reason(sample, pool), resolution=noise)
+        Score(value, _reason(sample, pool), resolution=0.0)
         if value is not None
         else Score.unscored(_why(sample, selector))
-        for sample, value in zip(pool, selector(pool), strict=True)
+        for sample, value in zip(pool, settled(selector, pool), strict=True)
     ]
     return rank(candidates, values, then=scores)
 

@@ -15,12 +15,16 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
+from structdecode.core.border import said
 from structdecode.core.errors import ConfigError
+from structdecode.core.reading import short_repr
 from structdecode.core.settings import check_settings
 from structdecode.core.types import Score
 
 Values = list[float | None]
 _EXACT = Score(None)
+COLDEST = 1e-6
+"""The lowest temperature of a softmax: best-of-N, whatever the scores."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,8 @@ class Selector(Protocol):
     Attributes:
         needs_scores: whether it makes anything of a verifier's scores.
 
-    One whose values may change by more than the number of samples times the change of a score says by how much at most:
-    ``slope(samples)``.
+    One whose values may change by more than the sum of the changes of its answer's scores says by how much:
+    ``noise(samples, values, unsure) -> list[float]``, where ``unsure`` is how much of each score may be noise.
     """
 
     @property
@@ -72,30 +76,68 @@ def choose(selector: Selector, samples: Sequence[Sample]) -> int | None:
 
 
 def chosen_first(selector: Selector, samples: Sequence[Sample]) -> list[int]:
-    """Samples that have a value, the chosen one first. Values that differ by no more than the scores' noise are equal."""
-    values, noise = selector(samples), resolution(selector, samples)
+    """Samples that have a value, the chosen one first."""
+    values = settled(selector, samples)
     by_score = {at: place for place, at in enumerate(best_first(samples))}
-    left = sorted(
-        (at for at, value in enumerate(values) if value is not None),
-        key=lambda at: (by_score.get(at, len(samples)), at),
-    )
-    order: list[int] = []
+    valued = [(at, value) for at, value in enumerate(values) if value is not None]
+    return [at for at, value in sorted(valued, key=lambda v: (-v[1], by_score.get(v[0], len(samples)), v[0]))]
+
+
+def settled(selector: Selector, samples: Sequence[Sample]) -> Values:
+    """A selector's values, checked; those that differ by no more than the scores' noise (`Score.resolution`) made equal.
+
+    Raises:
+        ConfigError: the selector failed, or gave something else than a finite number or None for each sample.
+    """
+    values = _checked(selector, samples)
+    noise = _noise(selector, samples, values)
+    found, left = list(values), [(at, value) for at, value in enumerate(values) if value is not None]
     while left:
-        best = max(value for at in left if (value := values[at]) is not None)
-        tied = [at for at in left if (value := values[at]) is not None and value >= best - noise]
-        order += tied
-        left = [at for at in left if at not in tied]
-    return order
+        top, best = max(left, key=lambda one: (one[1], -one[0]))
+        tied = [at for at, value in left if at == top or value + noise[at] >= best - noise[top]]
+        for at in tied:
+            found[at] = best
+        left = [one for one in left if one[0] not in tied]
+    return found
 
 
-def resolution(selector: Selector, samples: Sequence[Sample]) -> float:
-    """Differences of values up to this are noise of the scores (`Score.resolution`); 0 where no scores are asked for."""
-    if not selector.needs_scores:
-        return 0.0
-    scores = [sample.score for sample in samples if sample.score.value is not None]
-    noise = max((max(1.0, abs(score.value or 0.0)) * (score.resolution or 0.0) for score in scores), default=0.0)
-    slope: Callable[[Sequence[Sample]], float] = getattr(selector, "slope", len)
-    return noise * slope(samples)
+def _checked(selector: Selector, samples: Sequence[Sample]) -> Values:
+    name = type(selector).__name__
+    if any(sample.score.value is not None and not math.isfinite(sample.score.value) for sample in samples):
+        raise ConfigError(f"{name} cannot choose by scores that are not finite numbers")
+    try:
+        values = list(selector(samples))
+    except ConfigError:
+        raise
+    except Exception as error:  # of one's own, or numbers beyond all floats
+        raise ConfigError(f"selector {name} failed: {said(error)}") from error
+    wrong = next((value for value in values if value is not None and not _finite(value)), None)
+    if wrong is not None or len(values) != len(samples):
+        gave = f"{len(values)} values for {len(samples)} samples" if wrong is None else short_repr(wrong)
+        raise ConfigError(f"selector {name} gave {gave}: it is to give a finite number or None for each sample")
+    return [None if value is None else float(value) for value in values]
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _noise(selector: Selector, samples: Sequence[Sample], values: Values) -> list[float]:
+    """How much of each value may be noise of the scores: a selector's own word on it, else the sum of its answer's scores' noise."""
+    if not getattr(selector, "needs_scores", True):
+        return [0.0] * len(samples)
+    unsure = [
+        0.0 if s.score.value is None else max(1.0, abs(s.score.value)) * (s.score.resolution or 0.0) for s in samples
+    ]
+    own: Callable[[Sequence[Sample], Values, list[float]], list[float]] | None = getattr(selector, "noise", None)
+    return _summed(samples, unsure) if own is None else own(samples, values, unsure)
+
+
+def _summed(samples: Sequence[Sample], amounts: Sequence[float]) -> list[float]:
+    sums: dict[Hashable | None, float] = defaultdict(float)
+    for sample, amount in zip(samples, amounts, strict=True):
+        sums[sample.answer] += amount
+    return [sums[sample.answer] for sample in samples]
 
 
 def best_first(samples: Sequence[Sample]) -> list[int]:
@@ -139,9 +181,23 @@ def _check_sums(name: str, values: Iterable[float]) -> None:
         )
 
 
-def _steepest(samples: Sequence[Sample]) -> float:
-    """How much a sum of log-odds may change with its scores."""
-    return math.fsum(1 / (p * (1 - p)) for s in samples if (p := s.score.value) is not None and 0 < p < 1)
+def _of_log_odds(samples: Sequence[Sample], unsure: Sequence[float]) -> list[float]:
+    """How much the log-odds of each answer may rise with its scores."""
+    rises = []
+    for sample, amount in zip(samples, unsure, strict=True):
+        p = sample.score.value
+        if p is None or not 0 < p < 1 or not amount:
+            rises.append(0.0)
+        else:
+            up = min(p + amount, (1 + p) / 2)
+            rises.append(math.log(up / p) + math.log1p(-p) - math.log1p(-up))
+    return _summed(samples, rises)
+
+
+def _of_exponentials(values: Values, unsure: Sequence[float], temperature: float) -> list[float]:
+    """How much a sum of exp(score / temperature) may change with its scores; no more than itself."""
+    share = math.expm1(min(max(unsure, default=0.0) / temperature, math.log(2)))
+    return [abs(value or 0.0) * share for value in values]
 
 
 def _log_odds(name: str, probability: float) -> float:
@@ -162,6 +218,9 @@ class Best:
 
     def __call__(self, samples: Sequence[Sample]) -> Values:
         return [s.score.value if s.answer is not None else None for s in samples]
+
+    def noise(self, samples: Sequence[Sample], values: Values, unsure: list[float]) -> list[float]:
+        return [amount / 2 for amount in unsure]  # as two scores tie
 
 
 @dataclass(frozen=True)
@@ -244,16 +303,16 @@ class Softmax:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        if not self.temperature > 0:
-            raise ConfigError(f"softmax: temperature must be above 0, not {self.temperature:g}")
+        if not self.temperature >= COLDEST:
+            raise ConfigError(f"softmax: temperature must be at least {COLDEST:g}, not {self.temperature:g}")
 
     def __call__(self, samples: Sequence[Sample]) -> Values:
         order = best_first(samples)
         highest = max((samples[at].value for at in order), default=0.0)
         return _by_answer(samples, {at: math.exp((samples[at].value - highest) / self.temperature) for at in order})
 
-    def slope(self, samples: Sequence[Sample]) -> float:
-        return 2 * len(samples) / self.temperature
+    def noise(self, samples: Sequence[Sample], values: Values, unsure: list[float]) -> list[float]:
+        return _of_exponentials(values, unsure, self.temperature)
 
 
 @dataclass(frozen=True)
@@ -272,8 +331,8 @@ class LogOdds:
         bar = _log_odds("log-odds", self.threshold)
         return _by_answer(samples, {at: _log_odds("log-odds", samples[at].value) - bar for at in best_first(samples)})
 
-    def slope(self, samples: Sequence[Sample]) -> float:
-        return _steepest(samples)
+    def noise(self, samples: Sequence[Sample], values: Values, unsure: list[float]) -> list[float]:
+        return _of_log_odds(samples, unsure)
 
 
 @dataclass(frozen=True)
@@ -365,8 +424,8 @@ class Bayes:
         weights = {at: _log_odds("bayes", samples[at].value) + math.log(max(1, answers)) for at in order}
         return _by_answer(samples, weights)
 
-    def slope(self, samples: Sequence[Sample]) -> float:
-        return _steepest(samples)
+    def noise(self, samples: Sequence[Sample], values: Values, unsure: list[float]) -> list[float]:
+        return _of_log_odds(samples, unsure)
 
 
 def same_words(one: str, other: str) -> float:
@@ -393,9 +452,9 @@ class MinimumBayesRisk:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        if not self.temperature >= 0:
+        if self.temperature and not self.temperature >= COLDEST:
             raise ConfigError(
-                f"minimum-bayes-risk: temperature must be 0 (no weights) or more, not {self.temperature:g}"
+                f"minimum-bayes-risk: temperature must be 0 (no weights) or at least {COLDEST:g}, not {self.temperature:g}"
             )
 
     @property
@@ -420,8 +479,8 @@ class MinimumBayesRisk:
 
         return [value(sample) for sample in samples]
 
-    def slope(self, samples: Sequence[Sample]) -> float:
-        return 2 / self.temperature if self.needs_scores else 0.0
+    def noise(self, samples: Sequence[Sample], values: Values, unsure: list[float]) -> list[float]:
+        return _of_exponentials(values, unsure, self.temperature)
 
     def _alike(self, one: Sample, other: Sample) -> float:
         if self.similarity == "answer":

@@ -207,10 +207,63 @@ def test_sums_of_negative_scores_are_refused(selector: Selector) -> None:
     ("kind", "settings", "words"),
     [
         (Filtered, {"keep": 0.0}, "keep"), (Filtered, {"keep": 1.1}, "keep"), (Borda, {"power": -1}, "power"),
-        (Softmax, {"temperature": 0}, "temperature"), (LogOdds, {"threshold": 1}, "threshold"), (BestOfMajority, {"at_least": 1.5}, "at_least"),
+        (Softmax, {"temperature": 1e-310}, "temperature must be at least 1e-06"), (LogOdds, {"threshold": 1}, "threshold"), (BestOfMajority, {"at_least": 1.5}, "at_least"),
         (MajorityOfTheBests, {"m": -1}, "m must"), (Pessimistic, {"alpha": -0.1}, "alpha"), (MinimumBayesRisk, {"temperature": -1}, "temperature"),
     ],
 )  # fmt: skip
 def test_settings_out_of_range(kind: Any, settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         kind(**settings)
+
+
+@pytest.mark.parametrize("selector", [LogOdds(), Bayes()])
+def test_one_hopeless_sample_overturns_no_clear_vote(selector: Selector) -> None:
+    """Its log-odds are all noise; those of the others are not."""
+    pool = [
+        Sample(a, Score(p, resolution=1e-5))
+        for a, p, n in (("A", 0.8, 15), ("B", 0.85, 1), ("D", 1e-7, 1))
+        for _ in range(n)
+    ]
+    assert pool[choose(selector, pool) or 0].answer == "A"
+    close = [Sample(a, Score(p, resolution=1e-2)) for a, p in (("B", 0.801), ("A", 0.8))]
+    assert choose(selector, close) == 0 and choose(selector, close[::-1]) == 0, "the same within noise: the first"
+
+
+def test_coarse_scores_that_are_equal_leave_the_majority_its_lead() -> None:
+    for temperature in (0.1, 1.0):
+        pool = [Sample(a, Score(0.6, resolution=1e-2)) for a in "BBBBBBBAAAAAAAAA"]
+        assert pool[choose(Softmax(temperature), pool) or 0].answer == "A"
+
+
+class OfOnesOwn:
+    def __init__(self, gives: Any) -> None:
+        self.gives, self.needs_scores = gives, False
+
+    def __call__(self, samples: Any) -> Any:
+        if isinstance(self.gives, Exception):
+            raise self.gives
+        return self.gives
+
+
+@pytest.mark.parametrize(
+    ("gives", "words"),
+    [
+        ([1.0], "gave 1 values for 2 samples"), ([1.0] * 3, "gave 3 values for 2 samples"), (["a", "b"], "gave 'a'"),
+        ([float("nan"), 1.0], "gave nan"), ([float("inf"), 1.0], "gave inf"), (None, "failed: TypeError"), (ZeroDivisionError("x"), "failed: ZeroDivisionError: x"),
+    ],
+)  # fmt: skip
+def test_a_selector_of_ones_own_is_held_to_its_word(gives: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        choose(OfOnesOwn(gives), samples(["A", "B"], [0.1, 0.2]))
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("selector", [Best(), Majority(), Softmax(), Borda(), MinimumBayesRisk("answer", 1.0)])
+def test_scores_that_are_no_numbers_are_refused(selector: Selector, score: float) -> None:
+    with pytest.raises(ConfigError, match="not finite numbers"):
+        choose(selector, samples(["A", "B"], [score, 0.2]))
+
+
+def test_numbers_beyond_all_floats_are_refused() -> None:
+    with pytest.raises(ConfigError, match="failed: OverflowError"):
+        choose(Weighted(), samples(["A", "A", "A"], [1.7e308] * 3))
