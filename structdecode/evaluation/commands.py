@@ -204,6 +204,8 @@ def run_study(
     mine = [question for question in kept if part.has(question)]
     models = [model["digest"], *([judging.digest] if judging else [])]
     trials = plan_trials(study.cells, mine, models, accepted)
+    if pool is not None and record is not None:
+        _check_kept(out, record, pool, trials)
     with LiveCells([cell.name for cell in study.cells], len(mine), quiet=quiet) as progress:
         try:
             added = runner.run(trials, progress)
@@ -225,6 +227,20 @@ def run_study(
     if report and _complete(out, plan_trials(study.cells, kept, models, accepted)):
         write_report(out)
     return runner.unfinished + broken
+
+
+def _check_kept(out: Path, record: Path, pool: PoolWriter, trials: Sequence[Trial]) -> None:
+    """A run that is resumed with a pool that lacks what the run has done: it would never get there."""
+    done = read_records(out)
+    asked = [
+        (r.id, r.cell) for trial in trials if (key := trial.done(done)) is not None for r in [done[key]] if not r.error
+    ]
+    lacking = pool.lacking(asked)
+    if lacking:
+        pool.close()
+        raise ConfigError(
+            f"{record}: lacks {len(lacking)} of {len(asked)} searches that {out} has done: record into the pool that has them, or give another --out"
+        )
 
 
 def _check_covered(pool: Pool, cells: Sequence[Cell], questions: Sequence[Question]) -> None:

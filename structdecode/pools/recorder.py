@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,12 +66,12 @@ class RecordingSession:
     async def extend(
         self, rows: Sequence[Row], request: GenerationRequest, *, account: Account = UNMETERED
     ) -> Work[list[Span]]:
-        work = await self._session.extend(rows, request, account=account)
+        with self._prompt_noted():
+            work = await self._session.extend(rows, request, account=account)
         if not request.processors:
             written = [written_row(self._key, row, request, span) for row, span in zip(rows, work.value, strict=True)]
             if sum(row.drawn for row in written) == work.usage.generated_tokens and not request.deadline_passed:
                 self._tape.rows += written
-                self._note_prompt()
         return work
 
     async def force(
@@ -82,12 +82,12 @@ class RecordingSession:
         *,
         account: Account = UNMETERED,
     ) -> Work[list[Span]]:
-        work = await self._session.force(prefixes, texts, request, account=account)
+        with self._prompt_noted():
+            work = await self._session.force(prefixes, texts, request, account=account)
         self._tape.rows += [
             forced_row(self._key, prefix, text, request, span)
             for prefix, text, span in zip(prefixes, texts, work.value, strict=True)
         ]
-        self._note_prompt()
         return work
 
     async def next_tokens(
@@ -96,11 +96,11 @@ class RecordingSession:
         return await self._session.next_tokens(prefixes, request, k, account=account)  # not kept
 
     async def log_probs(self, continuations: Sequence[str], *, account: Account = UNMETERED) -> Work[list[list[float]]]:
-        work = await self._session.log_probs(continuations, account=account)
+        with self._prompt_noted():
+            work = await self._session.log_probs(continuations, account=account)
         self._tape.texts.update(
             (text_key(self._key, text), found) for text, found in zip(continuations, work.value, strict=True)
         )
-        self._note_prompt()
         return work
 
     def open(self, prompt: Prompt) -> AbstractAsyncContextManager[Session]:
@@ -114,12 +114,17 @@ class RecordingSession:
     def release(self, candidates: Sequence[Candidate]) -> None:
         self._session.release(candidates)
 
-    def _note_prompt(self) -> None:
-        if self._key not in self._tape.prompts:
+    @contextmanager
+    def _prompt_noted(self) -> Iterator[None]:
+        """Keeps the prompt's tokens, of a call that a budget refused, too."""
+        try:
+            yield
+        finally:
             tokens = getattr(self._session, "prompt_tokens", None)
-            if tokens is None:
-                raise ConfigError(
-                    f"searches of {type(self._session).__name__} cannot be recorded: it does not say its prompt's tokens "
-                    "(Session.prompt_tokens), without which nobody can tell what a replay costs"
-                )
-            self._tape.prompts[self._key] = tokens
+            if tokens is not None:
+                self._tape.prompts.setdefault(self._key, tokens)
+        if tokens is None:
+            raise ConfigError(
+                f"searches of {type(self._session).__name__} cannot be recorded: it does not say its prompt's tokens "
+                "(Session.prompt_tokens), without which nobody can tell what a replay costs"
+            )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,8 +52,12 @@ class ReplayBackend:
     @asynccontextmanager
     async def _open(self, prompt: Prompt) -> AsyncIterator[Session]:
         search = _Search(self.pool.tapes(prompt_key(prompt)))
-        with suppress(NotRecordedError):  # said below, with all that a verifier or strategy went on to ask for
+        try:
             yield ReplaySession(search, prompt)
+        except Exception as error:  # whatever a verifier or strategy made of it: what is missing is said
+            if search.missing:
+                raise NotRecordedError(search.missing) from error
+            raise
         if search.missing:
             raise NotRecordedError(search.missing)
 
@@ -96,10 +100,11 @@ class ReplaySession:
     async def extend(
         self, rows: Sequence[Row], request: GenerationRequest, *, account: Account = UNMETERED
     ) -> Work[list[Span]]:
+        bill = Tally(account)
+        self._read(bill)
         what = f"spans of {request.stage.name}" + (" with a logits processor" if request.processors else "")
         found = self._all(what, [None if request.processors else self._written(row, request) for row in rows])
-        bill, accounts = Tally(account), self._ready()
-        accounts.read(bill)
+        accounts = self._ready()
         prefixes = [row.prefix for row in rows]
         self._begin(prefixes, found, request, bill)
         bill.charge(Usage(model_calls=1))
@@ -107,7 +112,7 @@ class ReplaySession:
             bill.charge(Usage(generated_tokens=row.drawn))
             accounts.written((*prefix.token_ids, *row.span.prefix_ids), row.span.token_ids)
         self._ends(prefixes, found, request, bill)
-        return Work([row.span_for(request) for row in found], bill.usage)
+        return Work([row.span_for(request, asked.seed) for row, asked in zip(found, rows, strict=True)], bill.usage)
 
     async def force(
         self,
@@ -117,10 +122,11 @@ class ReplaySession:
         *,
         account: Account = UNMETERED,
     ) -> Work[list[Span]]:
+        bill = Tally(account)
+        self._read(bill)
         keys = [forced_key(self._key, p, text, request) for p, text in zip(prefixes, texts, strict=True)]
         found = self._all(f"texts put in for {request.stage.name}", [self._of(key, request) for key in keys])
-        bill, accounts = Tally(account), self._ready()
-        accounts.read(bill)
+        accounts = self._ready()
         self._begin(prefixes, found, request, bill)
         bill.admit(sum(row.drawn for row in found))
         bill.charge(Usage(model_calls=1))
@@ -135,10 +141,10 @@ class ReplaySession:
         raise self._search.lacks("lists of next tokens, which are not recorded", len(prefixes))
 
     async def log_probs(self, continuations: Sequence[str], *, account: Account = UNMETERED) -> Work[list[list[float]]]:
+        bill = Tally(account)
+        self._read(bill)
         kept = [self._search.texts.get(text_key(self._key, text)) for text in continuations]
         found = self._all("log-probabilities of texts", kept)
-        bill = Tally(account)
-        self._ready().read(bill)
         bill.admit(sum(len(values) - 1 for values in found if len(values) > 1))
         bill.charge(Usage(model_calls=1))
         return Work([list(values) for values in found], bill.usage)
@@ -168,6 +174,11 @@ class ReplaySession:
         if missing:
             raise self._search.lacks(what, missing)
         return list(found)
+
+    def _read(self, bill: Tally) -> None:
+        """Charges the prompt, where it is known: a budget may end there, before what was asked behind it."""
+        if self._accounts is not None:
+            self._accounts.read(bill)
 
     def _ready(self) -> PromptAccounts:
         if self._accounts is None:

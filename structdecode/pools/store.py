@@ -28,6 +28,7 @@ from structdecode.core.jsonl import Appender, lines, write_new
 from structdecode.core.paths import naming
 from structdecode.core.reading import open_regular, parse_json, read_text
 from structdecode.core.shapes import misfit
+from structdecode.core.types import FinishReason
 from structdecode.pools.tape import Tape, as_dict, from_dict
 
 if TYPE_CHECKING:
@@ -53,13 +54,46 @@ class _Header(TypedDict):
     cost: NotRequired[ModelCost | None]
 
 
+class _Span(TypedDict):
+    stage: str
+    text: str
+    token_ids: NotRequired[list[int]]
+    prefix_ids: NotRequired[list[int]]
+    suffix_ids: NotRequired[list[int]]
+    finish_reason: NotRequired[FinishReason]
+    raw: NotRequired[str]
+    closed: NotRequired[bool]
+    overshoot: NotRequired[str]
+    pending: NotRequired[str]
+    lead: NotRequired[str]
+    seed: NotRequired[int | None]
+
+
+class _Row(TypedDict):
+    key: str
+    prompt: str
+    path: list[int]
+    max_tokens: int
+    drawn: int
+    cut: bool
+    layers: list[int]
+    span: _Span
+
+
+class _Tokens(TypedDict):
+    ids: list[int]
+    text_from: int
+    shares: bool
+    pictures_apart: bool
+
+
 class _Line(TypedDict):
     prompt: str
     resolution: float
     question: str
     cell: str
-    prompts: dict[str, dict[str, Any]]
-    rows: list[dict[str, Any]]
+    prompts: dict[str, _Tokens]
+    rows: list[_Row]
     texts: dict[str, Any]
     hidden: NotRequired[str]
 
@@ -96,8 +130,8 @@ class Pool:
     def searches(self) -> Iterator[Tape]:
         """All of them, file by file, in the order they ended."""
         for path in self._files:
-            for line in lines(path, _Line):
-                yield self._read(line)
+            for number, line in enumerate(lines(path, _Line), start=1):
+                yield self._read(path, number, line)
 
     def __contains__(self, prompt: str) -> bool:
         return prompt in self._places
@@ -133,15 +167,19 @@ class Pool:
         try:
             line = parse_json(raw)
             problem = misfit(line, _Line)
-            if problem is None:
-                return self._read(line)
-        except (ValueError, TypeError, KeyError) as error:
+        except ValueError as error:
             problem = str(error)
-        raise _damaged(path, number, problem)
+        if problem is not None:
+            raise _damaged(path, number, problem)
+        return self._read(path, number, line)
 
-    def _read(self, line: Mapping[str, Any]) -> Tape:
+    def _read(self, path: Path, number: int, line: Mapping[str, Any]) -> Tape:
         hidden = line.get("hidden")
-        return from_dict(line, None if hidden is None else self._hidden(hidden))
+        states = None if hidden is None else self._hidden(hidden)
+        try:
+            return from_dict(line, states)
+        except (ValueError, TypeError, KeyError, OverflowError, AttributeError) as error:
+            raise _damaged(path, number, f"{type(error).__name__}: {str(error)[:120]}") from None
 
     def _hidden(self, name: str) -> Mapping[str, NDArray[np.float32]]:
         from safetensors import SafetensorError
@@ -203,6 +241,11 @@ class PoolWriter:
         self._directory = directory
         self._lines = Appender(directory / f"searches{label}.jsonl")
 
+    def lacking(self, searches: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Those (question, cell) that are not there yet."""
+        there = {(tape.question, tape.cell) for tape in Pool.open(self._directory).searches()}
+        return [search for search in searches if search not in there]
+
     def add(self, tape: Tape) -> None:
         """Returns when the search is on the disk."""
         line = as_dict(tape)
@@ -237,6 +280,8 @@ def merge(pools: Sequence[Path], out: Path) -> int:
         ConfigError: one is no pool, or holds another model's searches.
     """
     opened = [Pool.open(path) for path in pools]
+    if out.resolve() in [path.resolve() for path in pools]:
+        raise ConfigError(f"{out}: is one of the pools that are merged: give --out another folder")
     for pool in opened[1:]:
         _same_model(pool.directory, pool.model, opened[0].model)
     writer = PoolWriter(out, opened[0].model, opened[0].cost)

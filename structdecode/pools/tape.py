@@ -54,12 +54,12 @@ class WrittenRow:
         told = len(self.span.prefix_log_probs) == len(self.span.prefix_ids)
         return set(request.hidden_layers) <= set(self.layers) and (told or not request.prefix_log_probs)
 
-    def span_for(self, request: GenerationRequest) -> Span:
-        """Its span with what is asked for, and no more."""
+    def span_for(self, request: GenerationRequest, seed: int | None = None) -> Span:
+        """Its span with what is asked for, and no more. ``seed``: the asked row's, which greedy rows do not go by."""
         states, asked = self.span.hidden_states, request.hidden_layers
         chosen = states[[self.layers.index(layer) for layer in asked]] if states is not None and asked else None
         told = self.span.prefix_log_probs if request.prefix_log_probs else ()
-        return replace(self.span, hidden_states=chosen, prefix_log_probs=told)
+        return replace(self.span, hidden_states=chosen, prefix_log_probs=told, seed=seed)
 
 
 @dataclass
@@ -83,7 +83,7 @@ class Tape:
 
     @property
     def empty(self) -> bool:
-        return not (self.rows or self.texts)
+        return not (self.rows or self.texts or self.prompts)
 
 
 # ------------------------------------------------------------------ keys
@@ -189,6 +189,10 @@ def _row(line: Mapping[str, Any], hidden: NDArray[np.float32] | None) -> Written
     span = dict(line["span"])
     span.update({name: tuple(_floats(span[name])) for name in _LISTS if name in span})
     span.update({name: tuple(span[name]) for name in _IDS if name in span})
+    tokens = len(span.get("token_ids", ()))
+    for name in _LISTS[:3]:
+        if len(span.get(name, ())) not in (0, tokens):
+            raise ValueError(f"{len(span[name])} {name} of {tokens} tokens")
     return WrittenRow(
         line["key"], line["prompt"], tuple(line["path"]), Span(**span, hidden_states=hidden), line["max_tokens"], line["drawn"],
         line["cut"], tuple(line["layers"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
@@ -140,3 +141,57 @@ def test_pools_of_one_model_are_merged_and_of_two_refused(tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match="another process is writing"):
         PoolWriter(tmp_path / "a", {"name": "m", "digest": "1"})
     one.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda line: line["rows"][0]["span"].update(bogus=1), ""), (lambda line: line["rows"][0].pop("key"), "key"),
+        (lambda line: line["rows"][0].update(path=None), "path"), (lambda line: line["rows"][0].update(drawn="x"), "drawn"),
+        (lambda line: line["rows"][0]["span"].update(text=5), "text"), (lambda line: line["rows"][0]["span"].update(token_ids=["q"]), "token_ids"),
+        (lambda line: line["rows"][0]["span"].update(log_probs={"f32": [0.5]}), "1 log_probs of"),
+        (lambda line: line["rows"][0]["span"].update(log_probs={"f32": [10**400]}), ""), (lambda line: line.update(texts={"a": 5}), ""),
+        (lambda line: next(iter(line["prompts"].values())).update(ids=None), "ids"), (lambda line: line.update(hidden="none"), "cannot be read"),
+    ],
+)  # fmt: skip
+def test_damage_inside_of_a_line_is_named_and_nobody_else_blamed(
+    change: Any, words: str, pool: Path, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(pool, damaged, ignore=shutil.ignore_patterns("run"))
+    lines = (damaged / "searches.jsonl").read_text().splitlines()
+    first = json.loads(lines[0])
+    change(first)
+    (damaged / "searches.jsonl").write_text("\n".join([json.dumps(first), *lines[1:]]) + "\n")
+    broken = Pool.open(damaged)
+    if words:
+        for read in (
+            lambda: list(broken.searches()),
+            lambda: broken.tapes(first["prompt"]),
+            lambda: merge([damaged], tmp_path / "out"),
+        ):
+            with pytest.raises(ConfigError, match=words):
+                read()
+    else:
+        with contextlib.suppress(
+            ConfigError
+        ):  # what a newer version adds may be passed over, and nothing else is raised
+            list(broken.searches())
+
+
+def test_a_pool_is_not_merged_into_itself(tmp_path: Path) -> None:
+    writer = PoolWriter(tmp_path / "a", {"name": "m", "digest": "1"})
+    writer.add(Tape("key", 0.0, texts={"t": [-0.5]}))
+    writer.close()
+    with pytest.raises(ConfigError, match="is one of the pools that are merged"):
+        merge([tmp_path / "a"], tmp_path / "x" / ".." / "a")
+    assert len(Pool.open(tmp_path / "a")) == 1
+
+
+def test_a_run_that_is_done_is_not_taken_for_recorded(tmp_path: Path) -> None:
+    asked = [*COMPARE[:3], "--limit", "2", "--quiet", "--strategy", "staged", "--out", str(tmp_path / "run")]
+    assert run(*asked).returncode == 0
+    found = run(*asked, "--record", str(tmp_path / "pool"))
+    assert (
+        found.returncode == 2 and "lacks 2 of 2 searches that" in found.stderr and found.stderr.strip().count("\n") == 0
+    )

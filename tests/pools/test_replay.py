@@ -96,13 +96,8 @@ def values(result: sd.Result) -> list[float]:
 def test_a_replay_is_the_run(name: str, engine: str, picture: Image.Image, tmp_path: Any) -> None:
     """Of every architecture under both engines; and what is narrower than what was recorded is a run of its own."""
     tapes, built = Tapes(tmp_path / "pool"), backend(name, engine)
-    prompts = [
-        Prompt("How many objects are there?", [picture]),
-        Prompt("And why?"),
-        Prompt("How many?", [picture, picture.rotate(90)]),
-    ]
-    if name == "mllama":
-        prompts = prompts[:2]
+    second = Prompt("And why?") if name == "mllama" else Prompt("How many?", [picture, picture.rotate(90)])
+    prompts = [Prompt("How many objects are there?", [picture]), second]
     searches = {**strategies(4), "inside": inside}
     for at, prompt in enumerate(prompts):
         asked = {"schema": SHORT, "sample_id": str(at), "seed": 3}
@@ -185,7 +180,8 @@ def test_a_budget_ends_a_replay_where_it_ended_the_run(tokens: int, prompt: Prom
 
 
 @pytest.mark.parametrize(
-    "budget", [{"model_calls": 2}, {"prefill_tokens": 40}, {"prefill_tokens": 75}, {"verifier_calls": 2}]
+    "budget",
+    [{"model_calls": 2}, {"prefill_tokens": 40}, {"prefill_tokens": 75}, {"verifier_calls": 2}, {"prefill_tokens": 3}],
 )
 def test_so_do_other_limits_of_what_was_recorded_without(budget: dict[str, int], prompt: Prompt, tmp_path: Any) -> None:
     tapes, built = Tapes(tmp_path / "pool"), backend("mllama", "slots")
@@ -218,3 +214,50 @@ def test_the_pool_is_a_table(prompt: Prompt, tmp_path: Any) -> None:
     for row in table.itertuples():
         assert row.text == spans[row.path].text and row.tokens == len(spans[row.path].token_ids)
         assert row.log_prob == pytest.approx(sum(spans[row.path].log_probs), abs=1e-4)
+
+
+def test_a_budget_that_refuses_a_prompt_is_replayed_from_its_own_recording(prompt: Prompt, tmp_path: Any) -> None:
+    """Though nothing but the prompt's tokens is known of what was refused."""
+    free = sd.decode(
+        prompt,
+        backend=isolated(backend("llava", "slots")),
+        schema=SHORT,
+        strategy=build("strategies", "best-of-n", {"n": 3}),
+    )
+    for at, tokens in enumerate((1, free.usage.prefilled_tokens)):  # the search's own prompt, the verifier's
+        tapes = Tapes(tmp_path / f"pool{at}")
+        asked: dict[str, Any] = {
+            "schema": SHORT, "strategy": build("strategies", "best-of-n", {"n": 3, "verifier": "p-true"}), "budget": {"prefill_tokens": tokens},
+        }  # fmt: skip
+        run = sd.decode(prompt, backend=tapes.recording(backend("llava", "slots")), **asked)
+        assert run.stopped_by == "prefill_tokens"
+        assert outcome(sd.decode(prompt, backend=tapes.replay(), **asked)) == outcome(run), tokens
+
+
+def test_greedy_rows_keep_seeds_of_their_own(prompt: Prompt, tmp_path: Any) -> None:
+    tapes = Tapes(tmp_path / "pool")
+
+    async def search(schema: Schema, decoder: Decoder) -> Sequence[Ranked]:
+        greedy = Sampling(temperature=0, max_tokens=5)
+        first = await decoder.extend([decoder.root], schema.stages[0], n=2, sampling=greedy)
+        found = await decoder.extend(first, schema.stages[1], n=2, sampling=greedy)
+        return rank(found, [Score(0.0, resolution=0.0)] * 4)
+
+    run = sd.decode(prompt, backend=tapes.recording(backend("llava", "slots")), schema=SHORT, strategy=search)
+    replayed = sd.decode(prompt, backend=tapes.replay(), schema=SHORT, strategy=search)
+    assert [r.candidate for r in replayed.candidates] == [r.candidate for r in run.candidates]
+
+
+def test_a_strategy_that_trips_over_what_is_missing_is_not_blamed(prompt: Prompt, tmp_path: Any) -> None:
+    tapes = Tapes(tmp_path / "pool")
+    verifier = build("verifiers", "p-true")
+
+    async def search(schema: Schema, decoder: Decoder) -> Sequence[Ranked]:
+        found = await decoder.extend([decoder.root], schema.stages[0], n=2)
+        scores = await decoder.score(verifier, found)
+        return rank(found, [Score(score.value + 0.0) for score in scores])  # type: ignore[operator]
+
+    asked: dict[str, Any] = {"schema": SHORT, "strategy": build("strategies", "best-of-n", {"n": 2})}
+    sd.decode(prompt, backend=tapes.recording(backend("llava", "slots")), **asked)
+    with pytest.raises(NotRecordedError, match="log-probabilities of texts"):
+        sd.decode(prompt, backend=tapes.replay(), schema=SHORT, strategy=search)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,11 @@ class Selection:
             ConfigError: there is none, or it has too few samples.
         """
         found: dict[str | None, CellResult] = {}
+        unsound = [
+            cell.name
+            for name, cell in self.results.cells.items()
+            if cell.independent and name not in self.results.sound
+        ]
         for cell in self.results.sound.values():
             if cell.independent and (cell.verifier not in found or cell.width > found[cell.verifier].width):
                 found[cell.verifier] = cell
@@ -105,6 +110,7 @@ class Selection:
             raise ConfigError(
                 f"{self.results.run.directory}: has {most or 'no'} independent samples a question, fewer than {max(self.sizes)}: record or "
                 f"compare best-of-n with n={max(self.sizes)}, or ask for less with --n"
+                + (f" ({', '.join(unsound)}: left out, its verifier or strategy never worked)" if unsound else "")
             )
         return [cell for cell in scored if cell.width >= max(self.sizes)]
 
@@ -122,11 +128,13 @@ class Selection:
         choices, refused = list[Choice](), list[str]()
         for at, cell in enumerate(self.cells):
             pools = [_pool(record, self._noise) for record in cell.records]
+            bare = [([replace(sample, score=Score(None)) for sample in samples], right) for samples, right in pools]
             for name, selector in self.selectors.items():
-                if at and not selector.needs_scores:
+                scored = getattr(selector, "needs_scores", True)
+                if at and not scored:
                     continue
                 try:
-                    choices += [self._choice(name, selector, cell, pools, n) for n in self.sizes]
+                    choices += [self._choice(name, selector, cell, pools if scored else bare, n) for n in self.sizes]
                 except ConfigError as error:
                     refused.append(f"{name} with {cell.verifier}: {error}")
         return choices, refused

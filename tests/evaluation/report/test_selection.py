@@ -95,7 +95,7 @@ def test_the_command(run: Path) -> None:
     assert done.code == 0 and "| majority | - | 6 |" in done.out and "selection.html" in done.out
     for options, words in (
         (["--n", "2,7"], "has 6 independent samples a question, fewer than 7"), (["--n", "two"], "--n takes different numbers"),
-        (["--n", "0"], "--n takes"), (["--selector", "majorty"], "did you mean 'majority'"), (["--selector", "{softmax: {temperature: 0}}"], "temperature must be above 0"),
+        (["--n", "0"], "--n takes"), (["--selector", "majorty"], "did you mean 'majority'"), (["--selector", "{softmax: {temperature: 0}}"], "temperature must be at least"),
     ):  # fmt: skip
         assert words in one_line("select", run, *options)
     assert "not a run directory" in one_line("select", run.parent)
