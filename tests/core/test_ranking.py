@@ -10,12 +10,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import structdecode as sd
 from structdecode.core.protocols import Model
-from structdecode.core.resolution import resolution
+from structdecode.core.resolution import BY_PRECISION, resolution
 from structdecode.core.settings import build
 from structdecode.core.types import Candidate, Prompt, Schema, Score, Stage, rank, twins
 from structdecode.testing import EchoModel, candidate
@@ -226,3 +227,9 @@ def test_noise_in_the_last_bits_never_changes_a_path(name: str, settings: dict[s
         )  # fmt: skip
         found.add(tuple((r.candidate.path, r.paths) for r in result.candidates))
     assert len(found) == 1
+
+
+def test_numbers_are_compared_as_finely_as_their_precision_allows() -> None:
+    assert resolution("float32") == resolution(torch.float32) == BY_PRECISION["float32"] == 1e-5
+    assert [resolution(f"torch.{name}") for name in BY_PRECISION] == list(BY_PRECISION.values())
+    assert resolution(torch.float8_e4m3fn) == resolution(None) == BY_PRECISION["bfloat16"]
