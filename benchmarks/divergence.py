@@ -66,6 +66,10 @@ def arms(reward_model: str | None, n: int = 3) -> dict[str, Any]:
         "self-consistency": build("strategies", "self-consistency", {**SAMPLED, "n": 2 * n}),
         "best-of-n, log-prob": build("strategies", "best-of-n", {**SAMPLED, "n": 2 * n, "verifier": LogProb()}),
         "best-of-n, self-judge": build("strategies", "best-of-n", {**SAMPLED, "n": n, "verifier": judge}),
+        "best-of-n, p-true by softmax": build(
+            "strategies", "best-of-n", {**SAMPLED, "n": n, "verifier": PTrue(), "selector": {"softmax": {"temperature": 0.1}}}
+        ),
+        "exhaustive, log-prob": build("strategies", "exhaustive", {**SAMPLED, "candidates": 2}),
         "sentence-beam, log-prob": build("strategies", "sentence-beam", {**SAMPLED, "candidates": n}),
         "stage-beam k=2, log-prob": build("strategies", "stage-beam", {**SAMPLED, "candidates": n, "beams": 2}),
         **{

@@ -123,7 +123,7 @@ def recording(
         CellTemplate("best-of-n", settings={**given, "n": n}, schema=schema),
     ]
     if branches:
-        templates.append(CellTemplate("exhaustive", settings={**given, "candidates": branches}, schema=schema))
+        templates.append(CellTemplate("exhaustive", settings=given, sweep={COUNT: (branches,)}, schema=schema))
     return Study(data, tuple(templates), model, tuple(seeds))
 
 

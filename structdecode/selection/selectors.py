@@ -354,12 +354,12 @@ class BestOfMajority:
     def __call__(self, samples: Sequence[Sample]) -> Values:
         order = best_first(samples)
         groups = _groups(samples, order)
-        frequent = {a for a, values in groups.items() if len(values) / len(order) >= self.at_least} or set(groups)
+        frequent = [a for a, values in groups.items() if len(values) / len(order) >= self.at_least] or list(groups)
+        if self.aggregate == "sum":
+            _check_sums("best-of-majority", (value for answer in frequent for value in groups[answer]))
         return _of_groups(samples, {answer: self._pooled(groups[answer]) for answer in frequent})
 
     def _pooled(self, values: Sequence[float]) -> float:
-        if self.aggregate == "sum":
-            _check_sums("best-of-majority", values)
         total = math.fsum(values)
         return max(values) if self.aggregate == "max" else total / len(values) if self.aggregate == "mean" else total
 
