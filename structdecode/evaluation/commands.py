@@ -235,7 +235,7 @@ def _check_kept(out: Path, record: Path, pool: PoolWriter, trials: Sequence[Tria
     asked = [
         (r.id, r.cell) for trial in trials if (key := trial.done(done)) is not None for r in [done[key]] if not r.error
     ]
-    lacking = pool.lacking(asked)
+    lacking = pool.lacking(asked) if asked else []  # reads the whole pool
     if lacking:
         pool.close()
         raise ConfigError(

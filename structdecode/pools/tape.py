@@ -2,14 +2,14 @@
 
 A key holds the prompt (text, chat, pictures by content), the candidate that is continued, the stage, how tokens are drawn and the
 row's seed (none where decoding is greedy). It does not hold a row's limit of tokens: a row that ended by itself below a limit is
-the same with any limit that leaves it room, and `Tape.row` gives it back for those alone.
+the same with any limit that leaves it room, and `WrittenRow.fits` tells which these are.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -153,7 +153,7 @@ def as_dict(tape: Tape) -> dict[str, Any]:
     """A line of a pool's ``searches.jsonl``, but for hidden states, which are a file of their own."""
     return {
         "prompt": tape.prompt, "resolution": tape.resolution, "question": tape.question, "cell": tape.cell,
-        "prompts": {key: _tokens_as_dict(tokens) for key, tokens in tape.prompts.items()},
+        "prompts": {key: asdict(tokens) for key, tokens in tape.prompts.items()},
         "rows": [_row_as_dict(row) for row in tape.rows],
         "texts": {key: _numbers(values) for key, values in tape.texts.items()},
     }  # fmt: skip
@@ -167,10 +167,6 @@ def from_dict(line: Mapping[str, Any], hidden: Mapping[str, NDArray[np.float32]]
         [_row(row, (hidden or {}).get(str(at))) for at, row in enumerate(line["rows"])],
         {key: list(_floats(values)) for key, values in line["texts"].items()},
     )  # fmt: skip
-
-
-def _tokens_as_dict(tokens: PromptTokens) -> dict[str, Any]:
-    return {f.name: getattr(tokens, f.name) for f in fields(tokens)}
 
 
 def _row_as_dict(row: WrittenRow) -> dict[str, Any]:

@@ -69,6 +69,11 @@ class Selector(Protocol):
         """
 
 
+def needs_scores(selector: Selector) -> bool:
+    """Whether it makes anything of a verifier's scores; one of one's own that does not say so may."""
+    return bool(getattr(selector, "needs_scores", True))
+
+
 def choose(selector: Selector, samples: Sequence[Sample]) -> int | None:
     """The sample that is chosen: of the highest value, of these the best scored, of these the first; None where none has a value."""
     order = chosen_first(selector, samples)
@@ -124,7 +129,7 @@ def _finite(value: object) -> bool:
 
 def _noise(selector: Selector, samples: Sequence[Sample], values: Values) -> list[float]:
     """How much of each value may be noise of the scores: a selector's own word on it, else the sum of its answer's scores' noise."""
-    if not getattr(selector, "needs_scores", True):
+    if not needs_scores(selector):
         return [0.0] * len(samples)
     unsure = [
         0.0 if s.score.value is None else max(1.0, abs(s.score.value)) * (s.score.resolution or 0.0) for s in samples

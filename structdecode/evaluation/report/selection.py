@@ -33,7 +33,7 @@ from structdecode.evaluation.report.verifiers import cell_rows
 from structdecode.evaluation.statistics import Comparison, Estimate
 from structdecode.records.types import Record
 from structdecode.selection.curves import Expected, expected
-from structdecode.selection.selectors import Sample, Selector
+from structdecode.selection.selectors import Sample, Selector, needs_scores
 
 ENOUGH = 0.6
 """Within-question AUC under which no gain over voting is to be expected (CASE, arXiv 2608.17124)."""
@@ -130,7 +130,7 @@ class Selection:
             pools = [_pool(record, self._noise) for record in cell.records]
             bare = [([replace(sample, score=Score(None)) for sample in samples], right) for samples, right in pools]
             for name, selector in self.selectors.items():
-                scored = getattr(selector, "needs_scores", True)
+                scored = needs_scores(selector)
                 if at and not scored:
                     continue
                 try:
@@ -160,7 +160,7 @@ class Selection:
             by_id.setdefault(record.id, []).append(value)
         return Choice(
             name, cell, n, cell.mean(told), cell.mean([1 - c for c in covered]), cell.gap([c - v for c, v in zip(covered, told, strict=True)]),
-            math.sqrt(math.fsum(value.error**2 for value in values)) / len(values), {i: sum(v) / len(v) for i, v in by_id.items()}, selector.needs_scores,
+            math.sqrt(math.fsum(value.error**2 for value in values)) / len(values), {i: sum(v) / len(v) for i, v in by_id.items()}, needs_scores(selector),
         )  # fmt: skip
 
     @cached_property
