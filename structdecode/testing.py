@@ -8,12 +8,23 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from structdecode.backends.scripted import ScriptedBackend
-from structdecode.core.budget import Budget, Tally, Usage
+from structdecode.core.asking import MeteredModel
+from structdecode.core.budget import Budget, Meter, Tally, Usage
 from structdecode.core.engine import decode
-from structdecode.core.protocols import UNMETERED, Backend, GenerationRequest, Row, Strategy, Verifier
+from structdecode.core.protocols import (
+    UNMETERED,
+    Backend,
+    ForcedText,
+    GenerationRequest,
+    Model,
+    Row,
+    Strategy,
+    Verifier,
+)
 from structdecode.core.results import Result
 from structdecode.core.schemas import LLAVA_O1
 from structdecode.core.types import Candidate, Prompt, Sampling, Schema, Score, Span, Stage
@@ -35,10 +46,20 @@ def candidate(*texts: str, schema: Schema = LLAVA_O1, path: Sequence[int] = ()) 
 
 
 class EchoModel:
-    """A `Model` that answers with what a function of the question says, and notes what it is charged."""
+    """A `Model` that answers with what a function of the question says, and notes what it is charged.
 
-    def __init__(self, reply: Callable[[str], str] = lambda question: "yes") -> None:
-        self.reply, self.asked, self.charged = reply, list[Prompt](), Usage()
+    A model that a verifier brings is really asked.
+    """
+
+    def __init__(self, reply: Callable[[str], str] = lambda question: "yes", budget: Budget | None = None) -> None:
+        self.reply, self.asked = reply, list[Prompt]()
+        self._meter = Meter(budget or Budget())
+        self._others = MeteredModel(None, self._meter, (0, ""))
+
+    @property
+    def charged(self) -> Usage:
+        """All that it was charged, but for the time."""
+        return replace(self._meter.parts["verifier"], seconds=0.0)
 
     @property
     def resolution(self) -> float:
@@ -52,8 +73,17 @@ class EchoModel:
         self.asked.append(prompt)
         return [[-0.1 if text == self.reply(prompt.question) else -2.3] for text in continuations]
 
+    async def read(
+        self, prompt: Prompt, answers: Sequence[Sequence[ForcedText]], *, hidden_layers: Sequence[int] = ()
+    ) -> list[list[Span]]:
+        self.asked.append(prompt)
+        return [[Span("ANSWER", str(piece), log_probs=(-0.1,)) for piece in answer] for answer in answers]
+
+    def on(self, backend: Backend) -> Model:
+        return self._others.on(backend)
+
     def charge(self, usage: Usage) -> None:
-        self.charged += usage
+        self._others.charge(usage)
 
 
 def check_verifier(

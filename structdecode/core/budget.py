@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Literal, NoReturn
@@ -195,10 +195,15 @@ class Meter:
                 self._spent(limit)
 
     @contextmanager
-    def call(self, part: Part, rows: int = 0, wanted: int = 0) -> Iterator[Call]:
+    def call(
+        self, part: Part, rows: int = 0, wanted: int = 0, flops: Callable[[Usage], float] | None = None
+    ) -> Iterator[Call]:
         """A call of the model: holds one, and tokens for ``rows`` generations of up to ``wanted`` each.
 
         What is not charged by its end is free again.
+
+        Args:
+            flops: of a piece of work, where the model is a verifier's own.
 
         Raises:
             BudgetSpent: there are no calls left, or no tokens where some are to be generated (no prompt tokens where
@@ -207,7 +212,7 @@ class Meter:
         with self._lock:
             self.check("model_calls", "tokens" if rows else "prefill_tokens")
             limits = _shared_out(self.remaining.tokens, rows, wanted)
-            held = Call(self, part, limits)
+            held = Call(self, part, limits, flops)
             self._hold("tokens", sum(limits))
             self._hold("model_calls", 1)
         with self.working(part):
@@ -269,9 +274,11 @@ class Call:
         limits: tokens that each row may have; one with less than 1 cannot run, and the caller drops it.
     """
 
-    def __init__(self, meter: Meter, part: Part, limits: list[int]) -> None:
+    def __init__(
+        self, meter: Meter, part: Part, limits: list[int], flops: Callable[[Usage], float] | None = None
+    ) -> None:
         self.limits = limits
-        self._meter, self._part = meter, part
+        self._meter, self._part, self._flops = meter, part, flops
         self._held = {"tokens": sum(limits), "model_calls": 1}
 
     def admit(self, tokens: int) -> None:
@@ -285,7 +292,7 @@ class Call:
             left = meter.remaining.prefill_tokens
             if left is not None and tokens > left:
                 meter._spent("prefill_tokens")
-            meter.charge(Usage(prefilled_tokens=tokens), self._part)
+            self._book(Usage(prefilled_tokens=tokens))
 
     def charge(self, used: Usage) -> None:
         """Charges work that was done."""
@@ -294,7 +301,10 @@ class Call:
                 freed = min(held, getattr(used, _COUNTED_BY[limit]))
                 self._held[limit] -= freed
                 self._meter._hold(limit, -freed)
-            self._meter.charge(used, self._part)
+            self._book(used)
+
+    def _book(self, used: Usage) -> None:
+        self._meter.charge(replace(used, flops=self._flops(used)) if self._flops is not None else used, self._part)
 
     def release(self) -> None:
         """Gives back what was reserved and not charged."""

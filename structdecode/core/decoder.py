@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from structdecode.core import seeds
+from structdecode.core.asked import KeptSessions
 from structdecode.core.asking import MeteredModel, OpenCalls, check_rows
 from structdecode.core.border import ForeignValueError, GivenUpError, checked_score, is_list, said, scores_of, within
 from structdecode.core.budget import Budget, Meter, Usage
@@ -67,7 +68,7 @@ class MeteredDecoder:
         self._outer: MeteredDecoder | None = None  # the search that this one is inside of, in the same session
         self._inner: list[MeteredDecoder] = []  # those inside of it, in the same session
         self._scores: dict[Path, Score] = {}
-        self._calls = OpenCalls()
+        self._calls, self._kept = OpenCalls(), KeptSessions()
 
     @property
     def remaining(self) -> Budget:
@@ -330,7 +331,7 @@ class MeteredDecoder:
         try:
             with self._meter.working("verifier"):
                 await within(partial(self._lifetimes.enter, verifier), left)
-                async with MeteredModel(self._session, self._meter, self._seed) as model:
+                async with MeteredModel(self._session, self._meter, self._seed, self._kept) as model:
                     scores = await scores_of(verifier, self.prompt, asked, model, limit)
         except BudgetSpent as spent:
             return [Score.unscored(f"budget spent: {spent.limit}")] * len(candidates)
@@ -367,8 +368,9 @@ class MeteredDecoder:
         )
 
     async def stop(self) -> None:
-        """Ends what is still under way; all of it is billed then."""
+        """Ends what is still under way, all of which is billed then, and frees what verifiers have open."""
         await self._calls.stop()
+        await self._kept.close()
 
     def best_so_far(self) -> list[Ranked]:
         """What there is when the budget ends a strategy: finished answers first, then those that got furthest.

@@ -42,6 +42,10 @@ class UnknownNameError(ConfigError):
         super().__init__(f"unknown {what} {name!r}{hint} known: {', '.join(names) or 'none'}")
 
 
+class NoModelError(ConfigError):
+    """A verifier asked for a model where there is none but those that it brings."""
+
+
 class DataError(StructdecodeError):
     """A data set as a whole cannot be read: not there, of an unknown format, or without a column that it needs."""
 

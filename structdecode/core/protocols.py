@@ -127,13 +127,33 @@ class Model(Protocol):
     async def log_probs(self, prompt: Prompt, continuations: Sequence[str]) -> list[list[float]]:
         """Log-probability of each token of each text, were it the answer; no generation."""
 
+    async def read(
+        self, prompt: Prompt, answers: Sequence[Sequence[ForcedText]], *, hidden_layers: Sequence[int] = ()
+    ) -> list[list[Span]]:
+        """Answers put behind a prompt piece by piece (teacher forcing): of each a span a piece, with the
+        log-probabilities that the model gives its tokens and, where layers are named, their hidden states at its last
+        token.
+
+        Beginnings that answers share, or that were read earlier in the search, are computed once: a candidate that has
+        grown costs its new piece. Pieces are texts or tuples of token ids; control tokens in a text stay text.
+
+        Raises:
+            ConfigError: the model has no such layer. PromptError: an answer does not fit into the model's context.
+        """
+
+    def on(self, backend: Backend) -> Model:
+        """The same handle on a model of the verifier's own: metered and seeded as this one, pictures encoded once a
+        search, its FLOPs counted (`Usage.flops`) where the backend tells what a token costs (``flops``, a
+        `structdecode.core.flops.ModelCost`).
+        """
+
     @property
     def resolution(self) -> float:
         """As `Decoder.resolution`."""
 
     def charge(self, usage: Usage) -> None:
-        """For a verifier that runs a model of its own or asks a service: asked right before, with all that the work will
-        cost: tokens, pictures and FLOPs of the model, dollars and requests of the service.
+        """For a verifier that asks a service, or runs a model that is no `Backend`: asked right before, with all that the
+        work will cost: tokens, pictures and FLOPs of the model, dollars and requests of the service.
 
         Raises `BudgetSpent` where the search may not spend that; then the work is not to be done. Let it pass on.
         """

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -14,17 +15,16 @@ from structdecode.core.asking import MeteredModel
 from structdecode.core.border import (
     ForeignValueError,
     GivenUpError,
-    check_counts,
     checked_score,
     is_list,
     said,
     scores_of,
 )
 from structdecode.core.budget import Budget, Meter, Usage
-from structdecode.core.errors import BudgetSpent, ConfigError
+from structdecode.core.errors import BudgetSpent, ConfigError, NoModelError
 from structdecode.core.lifetimes import lifetimes
 from structdecode.core.protocols import Backend, Verifier
-from structdecode.core.types import Prompt, Sampling, Schema, Score, Span, twins
+from structdecode.core.types import Prompt, Schema, Score, twins
 from structdecode.training.rollouts import Rollout, read_rollouts
 
 Rewards = list[float | None]
@@ -89,10 +89,11 @@ class VerifierReward:
         meter = Meter(self.budget)
         try:
             scores = await self._ask(prompt, group, meter, step)
-        except _NoBackend as error:
+        except NoModelError:
+            needs = "this verifier asks a model: give as_reward a backend"
             if not self._rewarded:
-                raise
-            outcomes = [_failed(str(error))] * len(group)
+                raise ConfigError(needs) from None
+            outcomes = [_failed(needs)] * len(group)
         except BudgetSpent as spent:
             outcomes = [_Outcome(Score.unscored(f"budget spent: {spent.limit}"))] * len(group)
         except GivenUpError:
@@ -109,14 +110,9 @@ class VerifierReward:
             await verifiers.enter(self.verifier)
         groups = twins([rollout.candidate for rollout in group])
         candidates = [group[indices[0]].candidate for indices in groups]
-        if self.backend is None:
-            scores = await scores_of(self.verifier, prompt, candidates, _NoModel(meter), self.timeout)
-        else:
-            async with (
-                self.backend.open(group[0].schema.ask(prompt)) as session,
-                MeteredModel(session, meter, (self.seed, step)) as model,
-            ):
-                scores = await scores_of(self.verifier, prompt, candidates, model, self.timeout)
+        opened = nullcontext() if self.backend is None else self.backend.open(group[0].schema.ask(prompt))
+        async with opened as session, MeteredModel(session, meter, (self.seed, step)) as model:
+            scores = await scores_of(self.verifier, prompt, candidates, model, self.timeout)
         if not is_list(scores) or len(scores) != len(candidates):
             return scores  # the caller says what is wrong with it
         of = {index: score for indices, score in zip(groups, scores, strict=True) for index in indices}
@@ -176,31 +172,6 @@ def _one(score: Any) -> _Outcome:
 
 _ASKING = ("p-true", "self-judge")
 """Known ahead of time. Any other verifier that asks a model without a backend is found out at the first batch."""
-
-
-class _NoBackend(ConfigError):
-    """A verifier asked for a model that is not there."""
-
-
-class _NoModel:
-    """`Model` for verifiers that ask nothing, or only a model of their own."""
-
-    def __init__(self, meter: Meter) -> None:
-        self._meter = meter
-
-    @property
-    def resolution(self) -> float:
-        return 0.0
-
-    async def complete(self, prompt: Prompt, *, n: int = 1, sampling: Sampling, stop: Sequence[str] = ()) -> list[Span]:
-        raise _NoBackend("this verifier asks a model: give as_reward a backend")
-
-    async def log_probs(self, prompt: Prompt, continuations: Sequence[str]) -> list[list[float]]:
-        raise _NoBackend("this verifier asks a model: give as_reward a backend")
-
-    def charge(self, usage: Usage) -> None:
-        check_counts(usage, Usage)
-        self._meter.spend(usage, "verifier")
 
 
 def asks_model(verifier: Any) -> str | None:

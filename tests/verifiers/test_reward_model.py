@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 import pickle
-import time
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 import torch
 
 from structdecode.backends.scripted import ScriptedBackend
+from structdecode.backends.transformers.backend import TransformersBackend
 from structdecode.backends.transformers.flops import model_cost
 from structdecode.core.budget import Budget, Usage
 from structdecode.core.engine import decode
@@ -29,8 +29,11 @@ from structdecode.strategies.stage_beam import StageBeam
 from structdecode.testing import EchoModel, candidate, check_verifier, scripted
 from structdecode.training.reward_model.model import from_base, save
 from structdecode.training.rewards import as_reward
+from structdecode.verifiers import own_model
 from structdecode.verifiers.reward_model import RewardModel, scoring
+from structdecode.verifiers.reward_model.collate import Mark, StepCollator, StepExample, chat
 from structdecode.verifiers.reward_model.config import FILE, HEAD, RewardConfig
+from structdecode.verifiers.reward_model.network import load
 
 SCENE = next(world.scenes("test", 0))
 PROMPT = Prompt(SCENE.question.text, [SCENE.render()])
@@ -91,58 +94,82 @@ def test_what_cannot_be_scored_is_named_and_costs_the_others_nothing(directory: 
     foreign = Candidate((Span("PLAN", "first"),), (0,))
     long = candidate(TEXTS[0], "a1 red square. " * 200)
     image = candidate(TEXTS[0], "an <|image|> here")
-    fine, *rest = ask(RewardModel(str(directory)), candidate(*TEXTS), foreign, Candidate(), long, image)
+    fine, *rest, as_text = ask(RewardModel(str(directory)), candidate(*TEXTS), foreign, Candidate(), long, image)
     assert fine.value == pytest.approx(ask(RewardModel(str(directory)), candidate(*TEXTS))[0].value, rel=1e-4)
-    assert [score.value for score in rest] == [None] * 4
+    assert [score.value for score in rest] == [None] * 3
     reasons = [score.reason for score in rest]
     assert "not on PLAN" in reasons[0] and reasons[1] == "nothing is written yet"
-    assert "more than 512" in reasons[2] and "<|image|>" in reasons[3]
+    assert "the model's context is 512" in reasons[2]
+    assert as_text.scored, "a token that stands for a picture is text in an answer"
     assert [s.value for s in ask(RewardModel(str(directory)), foreign)] == [None]
 
 
-def test_all_work_is_charged(directory: Path) -> None:
+def test_it_reads_what_was_trained(directory: Path) -> None:
+    """Piece by piece on the engine: the values of the network that training ran over whole rows."""
+    network, processor, config = load(directory)
+    texts = [config.written(name, text) for name, text in SCENE.stages.items()]
+    ends = list(itertools.accumulate(len(text) + 1 for text in texts))
+    marks = tuple(Mark(end - 1, None, kind) for kind, end in enumerate(ends))
+    asked = chat(config.asked(PROMPT), [1], " ".join(texts))
+    row = StepExample("0", asked, tuple(picture.image for picture in PROMPT.images), "0", marks, 0)
+    batch = StepCollator(processor)([row])
+    places = (batch["kinds"][0] >= 0).nonzero().flatten()
+    with torch.no_grad():
+        logits = network(**{k: v for k, v in batch.items() if k not in ("labels", "kinds", "rows")})["logits"]
+    verifier = RewardModel(str(directory))
+    (found,) = ask(verifier, candidate(*TEXTS))
+    assert list(found.details.values()) == pytest.approx(torch.sigmoid(logits[0, places]).tolist(), rel=1e-4)
+    ids = batch["input_ids"][0].tolist()
+    codec = verifier.__dict__["_loaded"].backend.codec
+    pieces = codec.pieces([texts[0], *(f" {text}" for text in texts[1:])])
+    assert [token for piece in pieces for token in piece] == ids[-sum(map(len, pieces)) - 1 : -1], (
+        "the row's own tokens"
+    )
+
+
+def tokens_of(text: str) -> int:
+    return len(from_base("pocket")[1].tokenizer.encode(text, add_special_tokens=False))
+
+
+def test_what_candidates_share_is_computed_once_and_all_is_charged(directory: Path) -> None:
     model = EchoModel()
-    ask(RewardModel(str(directory)), candidate(*TEXTS), candidate(*TEXTS[:2]), model=model)
-    tokenizer = from_base("pocket")[1].tokenizer
+    other = [*TEXTS[:2], "another reasoning.", TEXTS[3]]
+    ask(RewardModel(str(directory)), candidate(*TEXTS), candidate(*TEXTS[:2]), candidate(*other), model=model)
     parts = [f"<{s}> {t} </{s}>" for s, t in zip(SCENE.stages, TEXTS, strict=True)]
-    texts = [f"<|bos|><|user|><|image|>{PROMPT.question}<|assistant|>{' '.join(parts[:n])}<|eot|>" for n in (4, 2)]
-    tokens = sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts)
-    flops = model.charged.flops
-    assert model.charged == Usage(prefilled_tokens=tokens, images_encoded=2, model_calls=1, flops=flops)
+    asked = f"<|bos|><|user|><|image|>{PROMPT.question}<|assistant|>"
+    fresh = tokens_of(f" <REASONING> {other[2]} </REASONING> {parts[3]}")
+    tokens = tokens_of(asked + " ".join(parts)) + fresh
+    used = model.charged
+    assert used == Usage(
+        prefilled_tokens=tokens, images_encoded=1, model_calls=4, cached_tokens=used.cached_tokens, flops=used.flops
+    )
     network = from_base("pocket", likelihood=json.loads((directory / FILE).read_text())["likelihood"])[0].backbone
     cost = model_cost(network)
-    assert (
-        flops == pytest.approx(cost.per_token * tokens + 2 * cost.picture(*SCENE.render().size))
-        and cost.per_token > 1e6
-    )
+    if json.loads((directory / FILE).read_text())["likelihood"]:
+        assert used.flops == pytest.approx(cost.per_token * tokens + cost.picture(*SCENE.render().size))
+    assert used.flops > 1e6
+
+
+def test_a_stage_beam_pays_for_new_text_alone(directory: Path) -> None:
+    """Of a candidate that has grown its new stage is read; the picture once."""
+    verifier = RewardModel(str(directory))
+    with TransformersBackend.load("pocket", check=False) as backend:
+        result = decode(PROMPT, backend=backend, strategy=StageBeam(candidates=4, beams=2, verifier=verifier), seed=3)
+    used = result.usage_by_part["verifier"]
+    made = {tuple(event["path"]): event for event in result.trace.events if event["kind"] == "candidate"}
+    read = {tuple(made[path[:end]]["text"] for end in range(1, len(path) + 1)): made[path]["stage"] for path in made}
+    new = sum(tokens_of(f" <{stage}> {texts[-1]} </{stage}>") for texts, stage in read.items())
+    template = tokens_of(f"<|bos|><|user|><|image|>{PROMPT.question}<|assistant|>")
+    assert len(read) > 5 and used.images_encoded == 1
+    assert used.prefilled_tokens == new + template
+    assert used.model_calls == 4
 
 
 def values(scores: list[Score]) -> list[float]:
     return [-1.0 if score.value is None else score.value for score in scores]
 
 
-class PoorModel(EchoModel):
-    """Of a search that may spend nothing more."""
-
-    def charge(self, usage: Usage) -> None:
-        raise BudgetSpent("prefill_tokens")
-
-
-@pytest.fixture
-def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The rows of each forward pass, counted as it begins."""
-    rows: list[int] = []
-    forward = scoring.network.RewardModel.forward
-
-    def counted(self: Any, **inputs: Any) -> Any:
-        rows.append(len(inputs["input_ids"]))
-        return forward(self, **inputs)
-
-    monkeypatch.setattr(scoring.network.RewardModel, "forward", counted)
-    return rows
-
-
-def test_many_questions_are_one_forward_pass_and_each_pays_for_its_own(directory: Path, passes: list[int]) -> None:
+def test_many_questions_beside_each_other_pay_each_for_its_own(directory: Path) -> None:
     verifier = RewardModel(str(directory))
     scenes = [next(world.scenes("test", number)) for number in range(4)]
     prompts = [Prompt(scene.question.text, [scene.render()]) for scene in scenes]
@@ -156,42 +183,19 @@ def test_many_questions_are_one_forward_pass_and_each_pays_for_its_own(directory
 
     alone = [EchoModel() for _ in prompts]
     expected = [ask(verifier, *each, prompt=prompt, model=model) for each, prompt, model in zip(asked, prompts, alone, strict=True)]  # fmt: skip
-    assert sorted(passes) == [1, 1, 1, 2]
-    passes.clear()
     models = [EchoModel() for _ in prompts]
     found = asyncio.run(together(models))
-    assert passes == [4, 1], "five questions' rows together, and that without a picture apart"
     assert [model.charged for model in models] == [model.charged for model in alone]
     for scores, others in zip(found, expected, strict=True):
         assert values(scores) == pytest.approx(values(others), rel=1e-4)
         assert [score.reason for score in scores] == [score.reason for score in others]
 
-    passes.clear()
-    poor = [EchoModel(), EchoModel(), PoorModel(), EchoModel(), EchoModel()]
+    poor = [EchoModel(budget=Budget(prefill_tokens=10)) if number == 2 else EchoModel() for number in range(5)]
     some = asyncio.run(together(poor))
-    assert passes == [3, 1] and isinstance(some[2], BudgetSpent), "one that may not spend takes no part"
+    assert isinstance(some[2], BudgetSpent) and poor[2].charged.prefilled_tokens == 0, "it takes no part"
     for number in (0, 1, 3, 4):
         assert poor[number].charged == alone[number].charged
         assert values(some[number]) == pytest.approx(values(found[number]), rel=1e-4)
-
-
-def test_a_batch_that_fails_is_paid_once(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    verifier, forward = RewardModel(str(directory)), scoring.network.RewardModel.forward
-
-    def short_of_memory(self: Any, **inputs: Any) -> Any:
-        if len(inputs["input_ids"]) > 1:
-            raise torch.OutOfMemoryError("too many rows")
-        return forward(self, **inputs)
-
-    monkeypatch.setattr(scoring.network.RewardModel, "forward", short_of_memory)
-    models = [EchoModel(), EchoModel()]
-
-    async def both() -> list[list[Score]]:
-        return await asyncio.gather(*(verifier.score(PROMPT, [candidate(*TEXTS)], model) for model in models))
-
-    one, other = asyncio.run(both())
-    assert one == other and one[0].scored
-    assert [model.charged.model_calls for model in models] == [1, 1]
 
 
 def search(strategy: Any, budget: Budget | None = None) -> Any:
@@ -201,7 +205,7 @@ def search(strategy: Any, budget: Budget | None = None) -> Any:
 def test_a_search_pays_for_it(directory: Path) -> None:
     verifier = RewardModel(str(directory))
     best, beam = search(BestOfN(n=3, verifier=verifier)), search(StageBeam(candidates=2, verifier=verifier))
-    assert best.usage_by_part["verifier"].model_calls == 1 and best.usage_by_part["verifier"].images_encoded == 3
+    assert best.usage_by_part["verifier"].model_calls == 4 and best.usage_by_part["verifier"].images_encoded == 1
     assert beam.usage_by_part["verifier"].model_calls == 4
     assert all(ranked.score.scored for ranked in (*best.candidates, *beam.candidates))
     free, spent = best.usage_by_part["generator"], best.usage_by_part["verifier"].prefilled_tokens
@@ -210,7 +214,7 @@ def test_a_search_pays_for_it(directory: Path) -> None:
     stopped = search(BestOfN(n=3, verifier=verifier), short)
     assert stopped.stopped_by == "prefill_tokens" and len(stopped.candidates) == 3
     assert stopped.candidates[0].score == Score.unscored("budget spent: prefill_tokens")
-    assert replace(stopped.usage_by_part["verifier"], seconds=0.0) == Usage(verifier_calls=3)
+    assert stopped.usage_by_part["verifier"].prefilled_tokens < spent
     assert best.usage_by_part["verifier"].flops == best.own_models.flops > 1e6
     calls = search(BestOfN(n=3, verifier=verifier), Budget(model_calls=free.model_calls))
     assert calls.stopped_by == "model_calls" and calls.usage.model_calls == free.model_calls
@@ -227,41 +231,32 @@ def test_as_a_reward_it_needs_no_backend(directory: Path) -> None:
     assert poor([PROMPT.question], [answer]) == [None]
 
 
-def test_the_loop_goes_on_and_the_model_is_loaded_once(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_is_loaded_once(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loads: list[str] = []
-    load, score = scoring.network.load, scoring.Scorer.score
+    once = scoring.load
 
-    def counted(path: str, **options: Any) -> Any:
+    def counted(path: str, *options: Any) -> Any:
         loads.append(path)
-        return load(path, **options)
+        return once(path, *options)
 
-    def slow(self: scoring.Scorer, questions: list[scoring.Question]) -> Any:
-        time.sleep(0.3)
-        return score(self, questions)
+    monkeypatch.setattr(scoring, "load", counted)
+    own_model._in_memory.clear()
 
-    monkeypatch.setattr(scoring.network, "load", counted)
-    monkeypatch.setattr(scoring.Scorer, "score", slow)
-    scoring._in_memory.clear()
+    async def three() -> list[list[Score]]:
+        verifiers = [RewardModel(str(directory)) for _ in range(3)]
+        return await asyncio.gather(*(v.score(PROMPT, [candidate(*TEXTS)], EchoModel()) for v in verifiers))
 
-    async def both() -> tuple[list[list[Score]], int]:
-        verifier, ticks = RewardModel(str(directory)), 0
-        asked = [asyncio.ensure_future(verifier.score(PROMPT, [candidate(*TEXTS)], EchoModel())) for _ in range(3)]
-        while not all(task.done() for task in asked):
-            await asyncio.sleep(0.01)
-            ticks += 1
-        return [await task for task in asked], ticks
-
-    found, ticks = asyncio.run(both())
-    assert len(loads) == 1 and ticks > 10
-    assert found[0] == found[1] == found[2]
+    one, *others = asyncio.run(three())
+    assert len(loads) == 1 and one[0].scored
+    assert all(values(other) == pytest.approx(values(one), rel=1e-4) for other in others)
 
 
 def test_weights_go_with_the_last_verifier_that_holds_them(directory: Path) -> None:
     one, other = RewardModel(str(directory)), RewardModel(str(directory), "min")
     before = ask(one, candidate(*TEXTS))
     ask(other, candidate(*TEXTS))
-    assert one._ask is other._ask
-    held = weakref.ref(one._ask)
+    assert one.__dict__["_loaded"] is other.__dict__["_loaded"]
+    held = weakref.ref(one.__dict__["_loaded"])
     assert ask(pickle.loads(pickle.dumps(one)), candidate(*TEXTS)) == before
     del other
     gc.collect()

@@ -1,175 +1,70 @@
-"""Asks a reward model about candidates: those of all questions that are being asked, in one padded batch."""
+"""Reads a reward model's values of candidates, stage by stage, on the engine that searches run on."""
 
 from __future__ import annotations
 
-import threading
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-from weakref import WeakValueDictionary
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from structdecode.backends.transformers.chat import Message
-from structdecode.backends.transformers.flops import model_cost
-from structdecode.core.batching import Batcher
-from structdecode.core.budget import Usage
-from structdecode.core.digests import checkpoint_digest
-from structdecode.core.errors import ConfigError, DataError
-from structdecode.core.resolution import resolution
-from structdecode.core.types import Candidate, Prompt
-from structdecode.verifiers.reward_model import network
-from structdecode.verifiers.reward_model.collate import Mark, StepCollator, StepExample, chat
-from structdecode.verifiers.reward_model.config import SEPARATOR, RewardConfig
+from structdecode.backends.transformers.backend import TransformersBackend
+from structdecode.backends.transformers.loading import load_model
+from structdecode.core.errors import ModelError, PromptError
+from structdecode.core.protocols import Model
+from structdecode.core.types import Candidate, Prompt, Span
+from structdecode.verifiers.reward_model.config import HEAD, SEPARATOR, RewardConfig
 
-MOST_ROWS = 64
-"""Candidates of several questions in one forward pass; those of one question are never parted."""
+Values = list[tuple[str, float]]
+"""(stage, probability that all is right up to its end) of a candidate, in order."""
+
+SUREST = math.log(0.99)
+"""What the model's own log-probability of an answer is bounded by, as in training."""
 
 
-Values = dict[int, list[tuple[str, float]]]
-"""For each candidate, by its number: (stage, probability that all is right up to its end), in order."""
+class ValueReader:
+    """A reward model in memory: a model on the engine, and a head that reads its last hidden state at stage ends."""
 
+    def __init__(self, backend: TransformersBackend, head: dict[str, np.ndarray], config: RewardConfig) -> None:
+        self.backend, self.config = backend, config
+        self._weight, self._bias = head["value.weight"][0].astype(np.float64), float(head["value.bias"][0])
+        self._scale = float(head["scale"]) if config.likelihood else 0.0
 
-@dataclass
-class Question:
-    """Candidates of one question, and whom their work is charged to: asked once, right before it is done."""
+    async def values(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Values | str]:
+        """Of each candidate; of one that has none why not. What an earlier call of the search read is not read again."""
+        asked = Prompt(self.config.asked(prompt), prompt.images, prompt.history)
+        unknown = [self._unknown(candidate) for candidate in candidates]
+        known = [candidate for candidate, reason in zip(candidates, unknown, strict=True) if not reason]
+        found = iter(await self._read(asked, known, model))
+        return [reason or next(found) for reason in unknown]
 
-    prompt: Prompt
-    candidates: Sequence[Candidate]
-    charge: Callable[[Usage], None]
-    charged: bool = False
-
-    def pay(self, usage: Usage) -> None:
-        if not self.charged:
-            self.charge(usage)
-            self.charged = True
-
-
-@dataclass(frozen=True)
-class Found:
-    """What came of one question's candidates; why those that have no values have none, by their number.
-
-    Attributes:
-        resolution: differences of values up to this are noise.
-    """
-
-    values: Values
-    refused: dict[int, str]
-    resolution: float
-
-
-@dataclass(frozen=True)
-class Collated:
-    """Candidates of several questions as the network takes them.
-
-    Attributes:
-        inputs: on the CPU. kinds: [B, L] as in `StepCollator`. rows: (question, candidate) of each row.
-        refused: why a candidate is not in it, by its question and number.
-    """
-
-    inputs: dict[str, Tensor]
-    kinds: Tensor
-    rows: tuple[tuple[int, int], ...]
-    refused: dict[tuple[int, int], str]
-
-    def tokens(self, question: int) -> int:
-        """Those that one question's rows have, without padding."""
-        of = [row for row, (number, _) in enumerate(self.rows) if number == question]
-        return int(self.inputs["attention_mask"][of].sum()) if of else 0
-
-
-class Scorer:
-    """A reward model in memory: candidates of several questions in one forward pass. Not for two threads at once."""
-
-    def __init__(self, model: network.RewardModel, processor: Any, config: RewardConfig) -> None:
-        self.model, self.config = model, config
-        self._collator = StepCollator(processor, max_length=_context(model))
-        self._cost = model_cost(model.backbone) if hasattr(model.backbone, "get_decoder") else None
-
-    @property
-    def dtype(self) -> torch.dtype:
-        dtype: torch.dtype = next(self.model.backbone.parameters()).dtype
-        return dtype
-
-    def score(self, questions: Sequence[Question]) -> list[Found | Exception]:
-        """One forward pass for all, each question charged for its own rows; one that may not spend that takes no part.
-
-        Questions have equally many pictures: rows with one and with two share no batch where a model attends to them.
-        """
-        batch = self._collated(questions, range(len(questions)))
-        unpaid = self._unpaid(batch, questions)
-        if unpaid:
-            batch = self._collated(questions, [i for i in range(len(questions)) if i not in unpaid])
-        values = self._values(batch)
-        found: list[Found | Exception] = []
-        for number in range(len(questions)):
-            refused = {candidate: reason for (of, candidate), reason in batch.refused.items() if of == number}
-            found.append(unpaid.get(number) or Found(values.get(number, {}), refused, resolution(self.dtype)))
-        return found
-
-    def _unpaid(self, batch: Collated, questions: Sequence[Question]) -> dict[int, Exception]:
-        """Those whose charge was refused, and how."""
-        refused: dict[int, Exception] = {}
-        for number, question in enumerate(questions):
-            try:
-                question.pay(self._usage(batch, number, question.prompt))
-            except Exception as error:
-                refused[number] = error
-        return refused
-
-    def _usage(self, batch: Collated, number: int, prompt: Prompt) -> Usage:
-        rows = sum(of == number for of, _ in batch.rows)
-        usage = Usage(
-            prefilled_tokens=batch.tokens(number), images_encoded=rows * len(prompt.images), model_calls=int(rows > 0)
-        )
-        if self._cost is None:
-            return usage
-        return replace(usage, flops=self._cost.of(usage.as_dict(), [picture.image.size for picture in prompt.images]))
-
-    def _collated(self, questions: Sequence[Question], chosen: Sequence[int]) -> Collated:
-        """Texts and pictures to tensors; nothing of the network runs yet."""
-        places = [(number, at) for number in chosen for at in range(len(questions[number].candidates))]
-        refused: dict[tuple[int, int], str] = {}
-        examples = []
-        for row, (number, at) in enumerate(places):
-            candidate = questions[number].candidates[at]
-            reason = self._unknown(candidate)
-            if reason:
-                refused[number, at] = reason
-            else:
-                examples.append(self._example(questions[number].prompt, candidate, row))
-        before = len(self._collator.rejected)
+    async def _read(self, asked: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Values | str]:
+        pieces = [self._pieces(candidate) for candidate in candidates]
+        own = model.on(self.backend)
         try:
-            made = self._collator(examples) if examples else {}
-        except DataError:
-            made = {}
-        for line in self._collator.rejected[before:]:
-            source, _, reason = line.partition(": ")
-            refused[places[int(source)]] = reason
-        rows = tuple(places[row] for row in made["rows"].tolist()) if made else ()
-        inputs = {name: value for name, value in made.items() if name not in ("labels", "kinds", "rows")}
-        return Collated(inputs, made.get("kinds", torch.empty(0, 0)), rows, refused)
+            spans = await own.read(asked, pieces, hidden_layers=[-1])
+        except PromptError as error:
+            if len(candidates) == 1:
+                return [str(error)]
+            return [(await self._read(asked, [candidate], model))[0] for candidate in candidates]
+        return [self._of_stages(candidate, read) for candidate, read in zip(candidates, spans, strict=True)]
 
-    @torch.inference_mode()
-    def _values(self, batch: Collated) -> dict[int, Values]:
-        """By question."""
-        if not batch.rows:
-            return {}
-        inputs = {
-            name: value.to(self.model.device, self.dtype if value.is_floating_point() else None)
-            for name, value in batch.inputs.items()
-        }
-        logits = self.model(**inputs)["logits"].double().cpu()  # [B, L]
-        found: dict[int, Values] = defaultdict(dict)
-        for row, (number, at) in enumerate(batch.rows):
-            places = (batch.kinds[row] >= 0).nonzero().flatten().tolist()
-            found[number][at] = [
-                (self.config.names[int(batch.kinds[row, at])], float(torch.sigmoid(logits[row, at]))) for at in places
-            ]
-        return found
+    def _pieces(self, candidate: Candidate) -> list[tuple[int, ...]]:
+        """Stages as tokens, each with what stands before it."""
+        texts = [
+            self.config.written(stage, text, closed=stage != candidate.open_stage)
+            for stage, text in candidate.stages.items()
+        ]
+        return self.backend.codec.pieces([SEPARATOR * bool(at) + text for at, text in enumerate(texts)])
+
+    def _of_stages(self, candidate: Candidate, spans: Sequence[Span]) -> Values:
+        values, written = [], 0.0
+        for stage, span in zip(candidate.stages, spans, strict=True):
+            assert span.hidden_states is not None
+            written = min(written + sum(span.log_probs), 0.0)
+            log_odds = float(span.hidden_states[0].astype(np.float64) @ self._weight) + self._bias
+            values.append((stage, _sigmoid(log_odds + self._scale * _log_odds(written))))
+        return values
 
     def _unknown(self, candidate: Candidate) -> str:
         if not candidate.spans:
@@ -179,51 +74,38 @@ class Scorer:
             return ""
         return f"the reward model was trained on {', '.join(self.config.names)}, not on {strange}"
 
-    def _example(self, prompt: Prompt, candidate: Candidate, number: int) -> StepExample:
-        texts, marks, at = [], [], 0
-        for stage, text in candidate.stages.items():
-            written = self.config.written(stage, text, closed=stage != candidate.open_stage)
-            texts.append(written)
-            marks.append(Mark(at + len(written), None, self.config.names.index(stage)))
-            at += len(written) + len(SEPARATOR)
-        history: list[Message] = [
-            {"role": turn.role, "content": [{"type": "text", "text": turn.text}]} for turn in prompt.history
-        ]
-        images = tuple(picture.image for picture in prompt.images)
-        messages = chat(self.config.asked(prompt), images, SEPARATOR.join(texts), history)
-        return StepExample(str(number), messages, images, str(number), tuple(marks), number)
+
+def _log_odds(written: float) -> float:
+    """Log p/(1-p) of a probability's logarithm, as `network` has it in training."""
+    bounded = min(written, SUREST)
+    return bounded - math.log(-math.expm1(bounded))
 
 
-def _context(model: network.RewardModel) -> int | None:
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+def _sigmoid(log_odds: float) -> float:
+    return 1.0 / (1.0 + math.exp(min(-log_odds, 700.0)))
 
 
-def load(path: str, device: str | None = None, dtype: str = "auto") -> Scorer:
-    """The reward model in a directory."""
-    return Scorer(*network.load(path, device=device, dtype=dtype))
-
-
-_loading = threading.Lock()
-_in_memory: WeakValueDictionary[tuple[str, str, str | None, str], Batcher[Question, Found]] = WeakValueDictionary()
-
-
-def shared(path: str, device: str | None, dtype: str, digest: str) -> Batcher[Question, Found]:
-    """One for all who ask for the same, in memory as long as one of them holds it.
+def load(directory: str | Path, device: str | None = None, dtype: str = "auto") -> ValueReader:
+    """The reward model in a directory.
 
     Raises:
-        ConfigError: the directory does not hold the checkpoint of this digest any more.
+        ConfigError: no reward model there, or an unknown device or dtype.
+        ModelError: of another version, or damaged.
     """
-    place = str(Path(path).resolve())
-    key = (place, digest, device, dtype)
-    with _loading:
-        found = _in_memory.get(key)
-        if found is None:
-            if checkpoint_digest(place) != digest:
-                raise ConfigError(f"reward model {path!r} has changed since this verifier was made: make it anew")
-            found = _in_memory[key] = Batcher(
-                load(place, device, dtype).score,
-                size=lambda asked: len(asked.candidates),
-                most=MOST_ROWS,
-                kind=lambda asked: len(asked.prompt.images),
-            )
-        return found
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    config, path = RewardConfig.load(directory), Path(directory)
+    try:
+        head = load_file(path / HEAD)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"reward model {str(directory)!r}: {HEAD}: {error}") from error
+    model, processor = load_model(
+        str(path),
+        device=device,
+        dtype=dtype,
+        trust_remote_code=False,
+        allow_pickle=False,
+        with_output=config.likelihood,
+    )
+    return ValueReader(TransformersBackend(model, processor, str(directory), check=False), head, config)

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from structdecode.core.digests import checkpoint_digest
+from structdecode.core.errors import ConfigError
 from structdecode.core.lookup import find_checkpoint
 from structdecode.core.protocols import Model
 from structdecode.core.settings import check_settings
 from structdecode.core.types import Candidate, Prompt, Score
+from structdecode.verifiers.own_model import OwnModel
 
 if TYPE_CHECKING:
-    from structdecode.core.batching import Batcher
-    from structdecode.verifiers.reward_model.scoring import Found, Question
+    from structdecode.verifiers.reward_model.scoring import ValueReader
 
 Aggregate = Literal["last", "min", "product"]
 
 
 @dataclass(frozen=True)
-class RewardModel:
+class RewardModel(OwnModel):
     """A process reward model that `structdecode train-verifier` made (docs/training/reward-model.md), in a process of its own weights.
 
-    The score is a probability. Each stage's own is in the details, by name. All candidates of a call, and those of
-    other questions that are asked about meanwhile, are one batch of one forward pass. Each search is charged for its own:
-    prompt and answer of each candidate, its pictures, one model call.
+    The score is a probability. Each stage's own is in the details, by name. It runs on the engine that searches run on:
+    the prompt with its pictures is computed once a search, of candidates what is new since they were scored last, all of
+    a call in one batch, beside those of other questions. Each search is charged for its own.
     Verifiers of one path share the weights, which are freed with the last of them.
 
     Attributes:
@@ -57,32 +57,27 @@ class RewardModel:
         RewardConfig.load(place)
         object.__setattr__(self, "digest", checkpoint_digest(place))
 
-    @cached_property
-    def _ask(self) -> Batcher[Question, Found]:
-        from structdecode.verifiers.reward_model.scoring import shared
+    async def _reader(self) -> ValueReader:
+        from structdecode.verifiers.reward_model.scoring import load
 
-        return shared(find_checkpoint(self.path), self.device, self.dtype, self.digest)
+        place = str(Path(find_checkpoint(self.path)).resolve())
 
-    def close(self) -> None:
-        """Lets go of the weights, as the end of this object does; another score loads them again."""
-        self.__dict__.pop("_ask", None)
+        def checked() -> ValueReader:
+            if checkpoint_digest(place) != self.digest:
+                raise ConfigError(f"reward model {self.path!r} has changed since this verifier was made: make it anew")
+            return load(place, self.device, self.dtype)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_ask"}
+        return await self._in_memory(("reward-model", place, self.digest, self.device, self.dtype), checked)
 
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:
         if not candidates:
             return []
-        from structdecode.verifiers.reward_model.scoring import Question
-
-        loaded = "_ask" in self.__dict__
-        ask = self._ask if loaded else await asyncio.to_thread(lambda: self._ask)
-        found = await ask(Question(prompt, candidates, model.charge))
-        noise = max(found.resolution, model.resolution if self.prior else 0.0)
-        values, refused = found.values, found.refused
+        reader = await self._reader()
+        found = await reader.values(prompt, candidates, model)
+        noise = max(reader.backend.resolution, model.resolution if self.prior else 0.0)
         return [
-            self._score(values[number], candidate, noise) if number in values else Score.unscored(refused[number])
-            for number, candidate in enumerate(candidates)
+            Score.unscored(values) if isinstance(values, str) else self._score(values, candidate, noise)
+            for values, candidate in zip(found, candidates, strict=True)
         ]
 
     def _score(self, stages: Sequence[tuple[str, float]], candidate: Candidate, noise: float) -> Score:

@@ -35,6 +35,7 @@ from structdecode.backends.transformers.vision import ImageMemory, vision_tower
 from structdecode.core.errors import ConfigError, ModelError, UnknownNameError
 from structdecode.core.flops import ModelCost
 from structdecode.core.protocols import Session
+from structdecode.core.resolution import resolution
 from structdecode.core.types import Prompt
 
 T = TypeVar("T")
@@ -193,6 +194,11 @@ class TransformersBackend:
     def flops(self) -> ModelCost | None:
         """What a token and a picture cost; None of a model that does not show its text model."""
         return model_cost(self.model) if hasattr(self.model, "get_decoder") else None
+
+    @property
+    def resolution(self) -> float:
+        """See `structdecode.core.protocols.Session.resolution`."""
+        return resolution(self.model.dtype)
 
     @asynccontextmanager
     async def open_sharing(self, prompt: Prompt, images: ImageMemory) -> AsyncIterator[Session]:

@@ -88,6 +88,20 @@ class Codec:
     def _encode(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
 
+    def pieces(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Tokens of a text that is read piece by piece: those that the whole has. Control tokens in it stay text.
+
+        A piece that would share a token with the one before it has tokens of its own.
+        """
+        found: list[tuple[int, ...]] = []
+        before: tuple[int, ...] = ()
+        for end, piece in enumerate(texts, 1):
+            whole = self._encode(self._as_text("".join(texts[:end])))
+            alone = whole[: len(before)] != before
+            found.append(self._encode(self._as_text(piece)) if alone else whole[len(before) :])
+            before = (*before, *found[-1])
+        return found
+
     def forced(self, text: ForcedText, request: GenerationRequest) -> tuple[int, ...]:
         """Tokens of text that is put in as a stage."""
         if isinstance(text, Span):

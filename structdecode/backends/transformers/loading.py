@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,9 +26,13 @@ from structdecode.core.lookup import find_checkpoint
 
 
 def load_model(
-    name: str, *, device: str | None, dtype: str, trust_remote_code: bool, allow_pickle: bool
+    name: str, *, device: str | None, dtype: str, trust_remote_code: bool, allow_pickle: bool, with_output: bool = True
 ) -> tuple[Any, Any]:
     """Model (in eval mode, on its device) and processor of a directory or hub name.
+
+    Args:
+        with_output: whether the checkpoint has to have the output layer: one whose hidden states alone are wanted may
+            lack it, and has random numbers there then.
 
     Raises:
         ModelError: not there, no processor, text only, not safetensors, or code of its own.
@@ -56,9 +60,15 @@ def load_model(
         raise
     except Exception as error:  # a config that fits no model raises anything from KeyError to ZeroDivisionError
         raise ModelError(f"model {name!r}: {mismatch(said) or _first_line(error)}") from error
-    check_missing(report, name)
+    check_missing(report if with_output else _without_output(report, model), name)
     check_vocabulary(processor, model, name)
     return model.to(place).eval(), processor
+
+
+def _without_output(report: Mapping[str, Any], model: Any) -> dict[str, Any]:
+    """The report without the weights of the output layer."""
+    output = next((name for name, module in model.named_modules() if module is model.get_output_embeddings()), None)
+    return {**report, "missing_keys": [key for key in report["missing_keys"] if key.rpartition(".")[0] != output]}
 
 
 @contextmanager

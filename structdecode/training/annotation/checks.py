@@ -87,8 +87,10 @@ class AnswerCheck:
         """What is wrong with it. What happens to the judge's request is raised as it is."""
         found = matching.match(conclusion, question)
         if not found.correct and self.judge is not None and not decided(found, question):
-            async with api.open(Prompt(question.text)) as session:
-                model = MeteredModel(session, Meter(Budget()), seed)
+            async with (
+                api.open(Prompt(question.text)) as session,
+                MeteredModel(session, Meter(Budget()), seed) as model,
+            ):
                 found = await self.judge.match(conclusion, question, model)
         if found.correct:
             return None

@@ -7,6 +7,7 @@ A best-of-N run's first n samples are what it had drawn with a smaller n, so one
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,12 @@ from pathlib import Path as FilePath
 import numpy as np
 from numpy.typing import NDArray
 
+from structdecode.core.asking import MeteredModel
+from structdecode.core.budget import Budget, Meter
 from structdecode.core.errors import ConfigError
-from structdecode.core.lookup import find_checkpoint
-from structdecode.core.types import Candidate, Path, Prompt, Span
+from structdecode.core.types import Candidate, Path, Prompt, Score, Span
 from structdecode.records.store import Run, read_run
-from structdecode.verifiers.reward_model.scoring import Question, Scorer, load
+from structdecode.verifiers.reward_model import RewardModel
 
 SIZES = (1, 2, 4, 8, 16)
 RESAMPLES = 2000
@@ -78,7 +80,7 @@ def pools(run: Run, cell: str) -> Iterator[Pool]:
         )
 
 
-def rerank(found: Sequence[Pool], ask: Scorer, sizes: Sequence[int] = SIZES, seed: int = 0) -> list[Line]:
+def rerank(found: Sequence[Pool], ask: RewardModel, sizes: Sequence[int] = SIZES, seed: int = 0) -> list[Line]:
     """Best-of-n by the run's scores and by the reward model's last values, on the same samples."""
     after = [_values(pool, ask) for pool in found]
     rng = np.random.default_rng(seed)
@@ -99,12 +101,12 @@ def _figure(values: NDArray[np.float64], drawn: NDArray[np.int64]) -> tuple[floa
     return float(values.mean()), float(values[drawn].mean(axis=1).std(ddof=1))
 
 
-def _values(pool: Pool, ask: Scorer) -> NDArray[np.float64]:
-    (found,) = ask.score([Question(pool.prompt, pool.candidates, lambda usage: None)])
-    if isinstance(found, Exception):
-        raise found
-    values = found.values
-    return np.array([values[i][-1][1] if i in values else np.nan for i in range(len(pool.candidates))])
+def _values(pool: Pool, ask: RewardModel) -> NDArray[np.float64]:
+    async def read() -> list[Score]:
+        async with MeteredModel(None, Meter(Budget()), (0, "")) as model:
+            return await ask.score(pool.prompt, pool.candidates, model)
+
+    return np.array([np.nan if score.value is None else score.value for score in asyncio.run(read())])
 
 
 def _first_best(values: NDArray[np.float64]) -> int:
@@ -127,4 +129,4 @@ def table(lines: Sequence[Line]) -> str:
 
 if __name__ == "__main__":
     directory, cell, model = sys.argv[1:]
-    print(table(rerank(list(pools(read_run(FilePath(directory)), cell)), load(find_checkpoint(model)))))
+    print(table(rerank(list(pools(read_run(FilePath(directory)), cell)), RewardModel(model))))

@@ -25,7 +25,6 @@ from structdecode.backends.transformers.threads import release_openmp_threads
 from structdecode.backends.transformers.vision import ImageMemory
 from structdecode.core.budget import Tally, Usage
 from structdecode.core.protocols import UNMETERED, Account, ForcedText, GenerationRequest, Row, Session, Work
-from structdecode.core.resolution import resolution
 from structdecode.core.reuse import PromptTokens, kept_as, known_beginnings, owed, owed_to_end
 from structdecode.core.types import Candidate, NextToken, Prompt, Span
 
@@ -94,7 +93,7 @@ class SlotSession:
 
     @property
     def resolution(self) -> float:
-        return resolution(self.backend.model.dtype)
+        return self.backend.resolution
 
     @property
     def prompt_tokens(self) -> PromptTokens | None:
