@@ -89,7 +89,8 @@ class EchoModel:
 def check_verifier(
     verifier: Verifier, candidates: Sequence[Candidate] | None = None, model: Any = None, prompt: Prompt | None = None
 ) -> None:
-    """One finite or absent score a candidate, the same again when asked again; nothing for nothing.
+    """One finite or absent score a candidate, the same again (to its `Score.resolution`) when asked again; nothing for
+    nothing.
 
     ``prompt``: what the candidates answer, for verifiers that want a picture, options or a form of question.
     """
@@ -106,8 +107,15 @@ def check_verifier(
         assert isinstance(score, Score), f"not a Score: {score!r}"
         assert score.value is None or math.isfinite(score.value), f"not finite: {score.value}"
         assert score.value is not None or score.reason, "an unscored candidate without a reason"
-    assert [s.value for s in ask()] == [s.value for s in scores], "another answer to the same question"
+    assert all(map(_same, ask(), scores)), "another answer to the same question"
     assert list(asyncio.run(verifier.score(asked, [], handle))) == [], "scores for no candidates"
+
+
+def _same(one: Score, other: Score) -> bool:
+    if one.value is None or other.value is None:
+        return one.value is other.value
+    noise = (one.resolution or 0.0) * max(1.0, abs(one.value), abs(other.value))
+    return abs(one.value - other.value) <= noise
 
 
 def check_strategy(strategy: Strategy, schema: Schema = LLAVA_O1, backend: Backend | None = None) -> None:

@@ -78,8 +78,16 @@ class Codec:
         ]
         messages.append({"role": "user", "content": [{"type": "text", "text": self._as_text(prompt.question)}]})
         first = next(message for message in messages if message["role"] == "user")
-        first["content"] = [{"type": "image"} for _ in prompt.images] + first["content"]
+        pictures = [{"type": "image"} for _ in prompt.images]
+        first["content"] = [*first["content"], *pictures] if prompt.images_last else [*pictures, *first["content"]]
         return messages
+
+    def closing(self, prompt: Prompt) -> tuple[int, ...]:
+        """Tokens that the chat template puts behind the assistant's turn."""
+        mark = "\ue000"
+        answered = [*self._messages(prompt), {"role": "assistant", "content": [{"type": "text", "text": mark}]}]
+        text = within(SECONDS, lambda: rendered(self.processor, answered, generate=False))
+        return self._encode(text.rpartition(mark)[2])
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Tokens of text put into an answer, nothing added around it. Tags come again and again: they are remembered."""

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+)
 from transformers.utils import logging
 
 from structdecode.backends.transformers.checkpoint import (
@@ -21,16 +28,27 @@ from structdecode.backends.transformers.checkpoint import (
     mismatch,
 )
 from structdecode.backends.transformers.templates import check_template
+from structdecode.backends.transformers.text_only import TextProcessor
 from structdecode.core.errors import ConfigError, ModelError, StructdecodeError
 from structdecode.core.lookup import find_checkpoint
 
 
 def load_model(
-    name: str, *, device: str | None, dtype: str, trust_remote_code: bool, allow_pickle: bool, with_output: bool = True
+    name: str,
+    *,
+    device: str | None,
+    dtype: str,
+    trust_remote_code: bool,
+    allow_pickle: bool,
+    takes_images: bool = True,
+    with_output: bool = True,
+    processor_options: Mapping[str, Any] | None = None,
 ) -> tuple[Any, Any]:
     """Model (in eval mode, on its device) and processor of a directory or hub name.
 
     Args:
+        takes_images: whether it is an image-text model; else one for texts alone, with a `TextProcessor`.
+        processor_options: of its ``from_pretrained``.
         with_output: whether the checkpoint has to have the output layer: one whose hidden states alone are wanted may
             lack it, and has random numbers there then.
 
@@ -50,9 +68,13 @@ def load_model(
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
         if directory.is_dir():
             check_size(config, directory)
-        processor = load_processor(name, trust_remote_code=trust_remote_code)
+        if takes_images:
+            processor = load_processor(name, trust_remote_code=trust_remote_code, **(processor_options or {}))
+        else:
+            processor = TextProcessor(AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code))
+        kind = AutoModelForImageTextToText if takes_images else AutoModelForCausalLM
         with quiet_loading() as said:
-            model, report = AutoModelForImageTextToText.from_pretrained(
+            model, report = kind.from_pretrained(
                 name, config=config, dtype=_dtype(dtype, place), trust_remote_code=trust_remote_code,
                 use_safetensors=None if allow_pickle else True, output_loading_info=True,
             )  # fmt: skip
@@ -66,9 +88,10 @@ def load_model(
 
 
 def _without_output(report: Mapping[str, Any], model: Any) -> dict[str, Any]:
-    """The report without the weights of the output layer."""
+    """The report without the weights of the output layer, and without what has no place: another head's."""
     output = next((name for name, module in model.named_modules() if module is model.get_output_embeddings()), None)
-    return {**report, "missing_keys": [key for key in report["missing_keys"] if key.rpartition(".")[0] != output]}
+    missing = [key for key in report["missing_keys"] if key.rpartition(".")[0] != output]
+    return {**report, "missing_keys": missing, "unexpected_keys": []}
 
 
 @contextmanager
@@ -84,7 +107,7 @@ def quiet_loading() -> Iterator[list[str]]:
             logging.enable_progress_bar()
 
 
-def load_processor(name: str | Path, *, trust_remote_code: bool = False) -> Any:
+def load_processor(name: str | Path, *, trust_remote_code: bool = False, **options: Any) -> Any:
     """The processor of a directory or hub name, preparing pictures with PIL where it can do that.
 
     transformers would choose torchvision wherever that is installed, whose pixels differ in the last bits: then the
@@ -94,10 +117,10 @@ def load_processor(name: str | Path, *, trust_remote_code: bool = False) -> Any:
         ModelError: there is none, or it needs torchvision and that is not installed.
     """
     try:
-        processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
+        processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code, **options)
         if getattr(getattr(processor, "image_processor", None), "backend", None) == "torchvision":
             processor.image_processor = AutoImageProcessor.from_pretrained(
-                name, trust_remote_code=trust_remote_code, backend="pil"
+                name, trust_remote_code=trust_remote_code, backend="pil", **options
             )
         return processor
     except (OSError, ValueError, ImportError, KeyError, RuntimeError, AttributeError) as error:
@@ -109,8 +132,8 @@ def load_processor(name: str | Path, *, trust_remote_code: bool = False) -> Any:
 
 
 def check_processor(processor: Any, name: str) -> None:
-    """Raises `ModelError` unless the processor takes pictures and has a chat template."""
-    if getattr(processor, "image_processor", None) is None:
+    """Raises `ModelError` unless the processor takes pictures (or is there for texts alone) and has a chat template."""
+    if getattr(processor, "image_processor", None) is None and not isinstance(processor, TextProcessor):
         raise ModelError(f"model {name!r}: its processor takes no pictures (a text-only model?)")
     tokenizer = getattr(processor, "tokenizer", None)
     if not (getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)):

@@ -102,7 +102,7 @@ class PlainSession:
                 before = torch.cat([start.logits[None], fed.logits])[:-1]  # [T, V]
                 sequence.put(ids, *token_statistics(before.float(), torch.tensor(ids, device=before.device)))
                 self.branches.setdefault((*sequence.wanted, *ids), fed.branch)
-                known[*sequence.wanted, *ids] = fed.hidden
+                known[*sequence.wanted, *sequence.ids] = fed.hidden
             spans = self._with_hidden(sequences, [sequence.span() for sequence in sequences], known, bill)
             return Work(spans, bill.usage)
 

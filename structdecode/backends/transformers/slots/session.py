@@ -159,7 +159,7 @@ class SlotSession:
             before = torch.cat([place.logits[None], *feed.logits])[:-1]  # [T, V]
             sequence.put(ids, *token_statistics(before.float(), torch.tensor(ids, device=before.device)))
             self.branches.setdefault((*sequence.wanted, *ids), feed.place)
-        known = {(*w.wanted, *ids): feed.hidden for w, ids, feed in zip(sequences, forced, feeds, strict=True)}
+        known = {(*w.wanted, *w.ids): feed.hidden for w, feed in zip(sequences, feeds, strict=True)}
         spans = yield from self._with_hidden(sequences, [sequence.span() for sequence in sequences], known, bill)
         return Work(spans, bill.usage)
 
