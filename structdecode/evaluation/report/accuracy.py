@@ -203,6 +203,7 @@ def _row(
     return {
         "cell": cell.name, "family": cell.family, "strategy": cell.strategy, "verifier": cell.verifier, "n": len(cell.correct),
         "width": cell.width, "accuracy": cell.accuracy,
+        "coverage_loss": cell.coverage_loss, "selection_loss": cell.selection_loss,
         "against_greedy": greedy and greedy.difference, "p_greedy": greedy and greedy.p_holm,
         "against_sample": sample and sample.difference, "p_sample": sample and sample.p_holm,
         "generated": cell.used("generator", "generated_tokens"),
@@ -241,7 +242,8 @@ def _columns(greedy: bool, sample: bool, spent: Sequence[Unit]) -> tuple[Column,
     ]
     return (
         Column("cell", "cell", text=True), Column("n", "questions"), Column("accuracy", "accuracy, %", percent),
-        Column("accuracy", "95 % interval", interval), *against, *two("generated", "generated"),
+        Column("accuracy", "95 % interval", interval), Column("coverage_loss", "coverage loss, points", points),
+        Column("selection_loss", "selection loss, points", points), *against, *two("generated", "generated"),
         *two("prefilled", "prefilled"), *two("cached", "cached"), Column("flops", "FLOPs", amount),
         *(Column(unit, _OUTSIDE[unit], _spent) for unit in spent),
         Column("on_front", "Pareto front", lambda on: "yes" if on else ""), Column("empty", "empty"),

@@ -19,8 +19,8 @@ def section(results: Results) -> Section:
     blocks: list[Block] = [
         Paragraph(
             "pass@N is the share of questions for which any finished candidate was right: what a perfect choice among "
-            "them would get. A blind choice takes one of them at random. What the search itself chose lies between; the "
-            "distance to pass@N is lost by verification, the distance from pass@N to 100 % by generation."
+            "them would get. A blind choice takes one of them at random. What the search itself chose lies between. What "
+            "is missing from pass@N to 100 % is lost by generation (coverage loss), from the choice to pass@N by selection."
         )
     ]
     source = independent(results)
@@ -41,18 +41,17 @@ COLUMNS = (
     Column("cell", "cell", text=True), Column("pool", "candidates", lambda value: f"{value:.1f}"),
     Column("blind", "blind choice, %", percent), Column("chosen", "chosen, %", percent),
     Column("covered", "pass@N, %", percent), Column("gained", "chosen - blind", points),
-    Column("lost", "pass@N - chosen", points),
+    Column("coverage_loss", "coverage loss, points", points), Column("selection_loss", "selection loss, points", points),
 )  # fmt: skip
 
 
 def row(cell: CellResult) -> Mapping[str, object]:
     blind = [sum(c.correct for c in r.pool) / len(r.pool) if r.pool else float(r.correct) for r in cell.records]
     gained = [float(r.correct) - share for r, share in zip(cell.records, blind, strict=True)]
-    lost = [float(r.covered) - float(r.correct) for r in cell.records]
     return {
         "cell": cell.name, "pool": sum(len(r.pool) for r in cell.records) / len(cell.records),
         "blind": cell.random_pick, "chosen": cell.accuracy, "covered": cell.coverage,
-        "gained": cell.gap(gained), "lost": cell.gap(lost),
+        "gained": cell.gap(gained), "coverage_loss": cell.coverage_loss, "selection_loss": cell.selection_loss,
     }  # fmt: skip
 
 

@@ -88,6 +88,16 @@ class CellResult:
         return self.mean([record.covered for record in self.records])
 
     @cached_property
+    def coverage_loss(self) -> Estimate:
+        """1 - pass@N: questions for which no finished candidate was right."""
+        return self.mean([not record.covered for record in self.records])
+
+    @cached_property
+    def selection_loss(self) -> Estimate:
+        """pass@N less the accuracy: questions for which a right candidate was there and another one chosen."""
+        return self.gap([float(record.covered) - float(record.correct) for record in self.records])
+
+    @cached_property
     def random_pick(self) -> Estimate:
         """What choosing blindly among the finished candidates would get."""
         shares = [

@@ -29,15 +29,11 @@ from structdecode.evaluation.report.section import (
     points,
     share,
 )
-from structdecode.evaluation.report.verifiers import cell_rows
+from structdecode.evaluation.report.verifiers import ENOUGH, cell_rows, promise
 from structdecode.evaluation.statistics import Comparison, Estimate
 from structdecode.records.types import Record
 from structdecode.selection.curves import Expected, expected
 from structdecode.selection.selectors import Sample, Selector, needs_scores
-
-ENOUGH = 0.6
-"""Within-question AUC under which no gain over voting is to be expected (CASE, arXiv 2608.17124)."""
-
 
 Pool = tuple[list[Sample], list[bool]]
 """A question's samples, and of each whether it is right."""
@@ -216,7 +212,7 @@ def verifier_section(selection: Selection) -> Section:
         auc = next((row["auc"] for row in cell_rows(cell)), None)
         if auc is not None:
             rows.append({
-                "verifier": cell.verifier, "auc": auc, "expect": "a gain may be had" if auc.value >= ENOUGH else "no gain over voting",
+                "verifier": cell.verifier, "auc": auc, "expect": promise(auc.value),
                 "generated": cell.used("verifier", "generated_tokens").value / cell.width,
                 "prefilled": cell.used("verifier", "prefilled_tokens").value / cell.width,
                 "flops": cell.cost("flops", "verifier").value,

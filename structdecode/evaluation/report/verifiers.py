@@ -16,6 +16,15 @@ Scores = list[tuple[list[float], list[float]]]
 """Of each question the scores of its right and of its wrong candidates."""
 
 
+ENOUGH = 0.6
+"""Within-question AUC under which no gain over voting is to be expected (CASE, arXiv 2608.17124)."""
+
+
+def promise(auc: float) -> str:
+    """What a verifier of this AUC of whole answers promises."""
+    return "a gain may be had" if auc >= ENOUGH else "no gain over voting"
+
+
 def section(results: Results) -> Section:
     rows = [row for cell in widest(results) for row in cell_rows(cell)]
     if not rows:
@@ -31,6 +40,10 @@ def section(results: Results) -> Section:
             "A stage's candidate is right where its text is the reference's; a whole answer where its answer matches. "
             "Candidates differ from strategy to strategy, so compare verifiers within one strategy."
         ),
+        Paragraph(
+            f"A verifier whose AUC of whole answers is under {ENOUGH:.2f} is not expected to gain anything over voting "
+            "(CASE, arXiv 2608.17124)."
+        ),
         Table("auc", COLUMNS, tuple(rows), filtered=True),
     ]
     return Section("verifiers", "Verifier quality by stage", tuple(blocks))
@@ -41,7 +54,7 @@ COLUMNS = (
     Column("stage", "stage", text=True), Column("auc", "AUC", share),
     Column("auc", "95 % interval", lambda e: "-" if math.isnan(e.low) else f"{e.low:.3f} to {e.high:.3f}"), Column("pairs", "pairs"),
     Column("questions", "questions"), Column("right", "right candidates, %", lambda v: f"{100 * v:.1f}"),
-    Column("unscored", "unscored candidates"),
+    Column("unscored", "unscored candidates"), Column("expect", "to be expected", text=True),
 )  # fmt: skip
 
 
@@ -69,6 +82,7 @@ def cell_rows(cell: CellResult) -> list[dict[str, Any]]:
             rows.append({
                 "verifier": verifier, "cell": cell.name, "stage": stage_name(stage), "auc": estimate, "pairs": pairs,
                 "questions": estimate.n, "right": right / (right + wrong), "unscored": unscored[verifier, stage],
+                "expect": promise(estimate.value) if stage == WHOLE_ANSWER else "",
             })  # fmt: skip
     return rows
 

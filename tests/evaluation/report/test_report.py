@@ -106,7 +106,8 @@ def test_generation_and_verification_are_told_apart(whole: Path) -> None:
     for row in found["coverage"]:
         assert row["covered"]["value"] >= row["chosen"]["value"] and row["covered"]["value"] >= row["blind"]["value"]
         assert row["gained"]["value"] == pytest.approx(row["chosen"]["value"] - row["blind"]["value"])
-        assert row["lost"]["value"] == pytest.approx(row["covered"]["value"] - row["chosen"]["value"])
+        assert row["selection_loss"]["value"] == pytest.approx(row["covered"]["value"] - row["chosen"]["value"])
+        assert row["coverage_loss"]["value"] == pytest.approx(1 - row["covered"]["value"])
     by_k = {row["k"]: row["pass_at_k"]["value"] for row in found["pass_at"]}
     assert list(by_k) == [1, 2, 4, 8, 16] and list(by_k.values()) == sorted(by_k.values())
     widest = next(row for row in found["coverage"] if row["cell"] == "self-consistency/n=16")
