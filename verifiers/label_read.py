@@ -86,7 +86,7 @@ class LabelQuestion:
     def _worth(self) -> list[float]:
         """Of each answer, from 0 to 1."""
         if self.kind == "score" and not self.right:
-            return np.linspace(0, 1, len(self.options)).tolist()
+            return [level / (len(self.options) - 1) for level in range(len(self.options))]
         right = self.right or ("yes",)
         return [float(text in right) for text in self.answers]
 

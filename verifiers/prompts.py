@@ -75,12 +75,6 @@ ASK_AGAIN = """\
 {given}Answer directly."""
 """How `consistency` asks the question again, one stage of an answer given."""
 
-BACK_CHECK = """\
-{question}
-{hint}Proposed {stage}: {text}
-Given the picture and the conclusion, is it correct or incorrect? Answer in one word."""
-"""The other direction of PRE_CHECK: the reasoning from its conclusion."""
-
 
 def hint_lines(stages: Mapping[str, str]) -> str:
     """Earlier stages as lines ahead of the text that is judged: ``Caption: ...``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,17 +13,20 @@ from structdecode.core.types import Candidate, Prompt, Score
 from structdecode.verifiers import prompts
 from structdecode.verifiers.labels import read_labels
 
+_LABELS = {"forward": ("correct", "incorrect"), "backward": ("yes", "no")}
+
 
 @dataclass(frozen=True)
 class RoundTrip:
-    """P(correct) / (P(correct) + P(incorrect)) of the reasoning, from its caption without the picture and from its conclusion.
+    """The probability that the reasoning is right: from its caption without the picture, and back from its conclusion with it.
 
-    The first is LLaVA-o1's check of a reasoning alone (arXiv 2411.10440; `self-judge`'s ``pre_check``) as a probability.
-    The score is the mean of what can be asked: without a conclusion that is the caption's side alone. Unscored where a
-    stage that is needed is not there yet; `by-stage` gives captions to another verifier.
+    The first is LLaVA-o1's check of a reasoning alone (arXiv 2411.10440; ``pre_check`` of `self-judge`) with the
+    probability of "correct" among "correct" and "incorrect"; the second is `p-true` on the reasoning, the conclusion in
+    view in place of the caption. The score is the mean of what can be asked: without a conclusion that is the caption's
+    side alone. Unscored where a stage that is needed is not there yet: `by-stage` gives captions to another verifier.
 
     Attributes:
-        direction: ``forward`` from the caption, text only; ``backward`` from the conclusion, with the picture.
+        direction: ``forward`` from the caption, ``backward`` from the conclusion.
         caption, reasoning, conclusion: names of the stages that are these.
     """
 
@@ -39,28 +42,28 @@ class RoundTrip:
         return list(await asyncio.gather(*(self._score(prompt, candidate, model) for candidate in candidates)))
 
     async def _score(self, prompt: Prompt, candidate: Candidate, model: Model) -> Score:
-        questions = self._questions(prompt, candidate)
-        if not questions:
+        asked = {
+            "forward": self._asked(prompt.question, candidate, self.caption, prompts.PRE_CHECK),
+            "backward": self._asked(prompt.question, candidate, self.conclusion, prompts.P_TRUE),
+        }
+        ways = [way for way, text in asked.items() if text and self.direction in (way, "both")]
+        if not ways:
             return Score.unscored(f"nothing to ask yet about its {self.reasoning}")
-        readings = await asyncio.gather(*(read_labels(model, q, ("correct", "incorrect")) for q in questions.values()))
-        found = {name: reading.probabilities[0] for name, reading in zip(questions, readings, strict=True)}
-        reason = ", ".join(f"{name}: {value:.3f}" for name, value in found.items())
+        readings = await asyncio.gather(
+            *(
+                read_labels(model, Prompt(asked[way], prompt.images if way == "backward" else ()), _LABELS[way])
+                for way in ways
+            )
+        )
+        found = {way: reading.probabilities[0] for way, reading in zip(ways, readings, strict=True)}
+        reason = ", ".join(f"{way}: {value:.3f}" for way, value in found.items())
         return Score(sum(found.values()) / len(found), reason, found)
 
-    def _questions(self, prompt: Prompt, candidate: Candidate) -> dict[str, Prompt]:
-        """By direction, those that can be asked."""
+    def _asked(self, question: str, candidate: Candidate, given: str, template: str) -> str:
+        """The question about the reasoning with one stage given; empty where one of the two is not there."""
         stages = candidate.stages
-        ways = {
-            "forward": (self.caption, prompts.PRE_CHECK, ()),
-            "backward": (self.conclusion, prompts.BACK_CHECK, prompt.images),
-        }
-        return {
-            name: Prompt(self._text(template, prompt.question, stages, given), images)
-            for name, (given, template, images) in ways.items()
-            if self.direction in (name, "both") and given in stages and self.reasoning in stages
-        }
-
-    def _text(self, template: str, question: str, stages: Mapping[str, str], given: str) -> str:
+        if given not in stages or self.reasoning not in stages:
+            return ""
         return prompts.fill(
             template, question=question, hint=prompts.hint_lines({given: stages[given]}),
             stage=self.reasoning.lower(), text=stages[self.reasoning],
