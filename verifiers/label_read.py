@@ -10,11 +10,13 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
+from structdecode.backends.openai.pictures import data_url
 from structdecode.core.errors import ConfigError
 from structdecode.core.protocols import Model
 from structdecode.core.settings import check_settings, configure
 from structdecode.core.types import Candidate, Prompt, Score
 from structdecode.verifiers import prompts
+from structdecode.verifiers.decisions import DecisionError, decide, reading_of
 from structdecode.verifiers.hints import shown
 from structdecode.verifiers.labels import Reading, read_labels
 
@@ -22,6 +24,8 @@ _LABELS: Mapping[str, Sequence[str]] = {
     "yes-no": ("yes", "no"), "choice": string.ascii_uppercase, "score": string.digits,
 }  # fmt: skip
 """The answers that each kind of question has, in the order of its options."""
+_TYPES: Mapping[str, str] = {"yes-no": "noul", "choice": "choice", "score": "score"}
+"""What servers call the kinds."""
 
 
 @dataclass(frozen=True)
@@ -61,24 +65,36 @@ class LabelQuestion:
     def answers(self) -> Sequence[str]:
         return self.options or _LABELS["yes-no"]
 
-    async def read(self, state: str, shown: Mapping[str, str], prompt: Prompt, model: Model) -> dict[str, Any]:
-        """The value and what it was made of. ``shown``: what placeholders stand for."""
+    @property
+    def labels(self) -> Sequence[str]:
+        return _LABELS[self.kind][: len(self.answers)]
+
+    @property
+    def orders(self) -> Sequence[Sequence[int]]:
+        """In which its options are shown, by their numbers."""
         numbers = range(len(self.answers))
-        orders = [numbers, numbers[::-1]] if self.kind == "choice" and self.both_orders else [numbers]
-        labels = _LABELS[self.kind][: len(numbers)]
-        readings: list[Reading] = await asyncio.gather(
-            *(read_labels(model, Prompt(self._text(state, shown, o), prompt.images), labels) for o in orders)
-        )
+        return [numbers, numbers[::-1]] if self.kind == "choice" and self.both_orders else [numbers]
+
+    def text(self, state: str, placeholders: Mapping[str, str], order: Sequence[int]) -> str:
+        lines = [f"{label}: {self.options[i]}\n" for label, i in zip(self.labels, order, strict=True) if self.options]
+        return prompts.fill(
+            prompts.LABEL_READ, state=state, instructions=prompts.fill(self.instructions, **placeholders),
+            options="".join(lines), reply=prompts.REPLIES[self.kind],
+        )  # fmt: skip
+
+    def found(self, readings: Sequence[Reading]) -> dict[str, Any]:
+        """The value and what it was made of. ``readings``: one for each of `orders`."""
         ordered = [
-            [r.probabilities[order.index(i)] for i in numbers] for r, order in zip(readings, orders, strict=True)
+            [reading.probabilities[order.index(i)] for i in range(len(self.answers))]
+            for reading, order in zip(readings, self.orders, strict=True)
         ]
         probabilities = np.mean(ordered, axis=0).tolist()
         mass = float(np.mean([reading.mass for reading in readings]))
-        found = dict(zip(self.answers, probabilities, strict=True))
+        by_answer = dict(zip(self.answers, probabilities, strict=True))
         return {
             "value": float(np.dot(probabilities, self._worth())),
-            "answer": max(found, key=found.__getitem__),
-            "probabilities": found,
+            "answer": max(by_answer, key=by_answer.__getitem__),
+            "probabilities": by_answer,
             "label_mass": mass,
             "confidence": max(probabilities) * mass,
         }
@@ -90,12 +106,8 @@ class LabelQuestion:
         right = self.right or ("yes",)
         return [float(text in right) for text in self.answers]
 
-    def _text(self, state: str, shown: Mapping[str, str], order: Sequence[int]) -> str:
-        lines = [f"{_LABELS[self.kind][place]}: {self.options[i]}\n" for place, i in enumerate(order) if self.options]
-        return prompts.fill(
-            prompts.LABEL_READ, state=state, instructions=prompts.fill(self.instructions, **shown),
-            options="".join(lines), reply=prompts.REPLIES[self.kind],
-        )  # fmt: skip
+
+_Rubric = Mapping[str, LabelQuestion]
 
 
 @dataclass(frozen=True)
@@ -112,11 +124,21 @@ class LabelRead(LabelQuestion):
         questions: several of these by id, in place of the one above: a rubric. The score is their weighted mean.
         weights: by the same ids, default 1.
         state: what they are about, with the placeholders of ``instructions``.
+        server: the address of a decision model that is asked in place of the model at hand, such as
+            ``http://localhost:8000/v1/systemone``. It gets state, questions and pictures (``images``, as data URLs) in
+            one request a candidate and words the prompt itself; not every server looks at pictures. Where it fails, the
+            candidate is unscored.
+        server_model: the model's name there. retries: further tries after no connection, HTTP 429 or 5xx.
+        timeout: seconds of one try.
     """
 
     questions: Mapping[str, str | LabelQuestion] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
     state: str = prompts.STATE
+    server: str = ""
+    server_model: str = ""
+    retries: int = 2
+    timeout: float = 60.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -127,23 +149,77 @@ class LabelRead(LabelQuestion):
             raise ConfigError(f"label-read: weights for {', '.join(sorted(unknown))}, which are not questions")
         if any(weight <= 0 for weight in self.weights.values()):
             raise ConfigError("label-read: weights must be above 0")
+        if self.server and not self.server.startswith(("http://", "https://")):
+            raise ConfigError(f"label-read: server {self.server} has to begin with http:// or https://")
+        if self.retries < 0 or self.timeout <= 0:
+            raise ConfigError("label-read: retries must be 0 or more, and timeout above 0")
         object.__setattr__(self, "questions", {name: _question(name, q) for name, q in self.questions.items()})
 
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:
         return list(await asyncio.gather(*(self._score(prompt, candidate, model) for candidate in candidates)))
 
     async def _score(self, prompt: Prompt, candidate: Candidate, model: Model) -> Score:
+        rubric = cast("_Rubric", self.questions or {"question": self})
         placeholders = shown(prompt.question, candidate)
         state = prompts.fill(self.state, **placeholders)
+        ask = self._ask_server if self.server else self._ask_model
+        try:
+            readings = await ask(rubric, state, placeholders, prompt, model)
+        except DecisionError as error:
+            return Score.unscored(f"{self.server}: {error}")
+        details = {name: q.found(found) for (name, q), found in zip(rubric.items(), readings, strict=True)}
         if not self.questions:
-            found = await self.read(state, placeholders, prompt, model)
-            return Score(found["value"], found["answer"], found)
-        rubric = cast("Mapping[str, LabelQuestion]", self.questions)
-        readings = await asyncio.gather(*(q.read(state, placeholders, prompt, model) for q in rubric.values()))
+            return Score(details["question"]["value"], details["question"]["answer"], details["question"])
         weights = [self.weights.get(name, 1.0) for name in rubric]
-        details = dict(zip(rubric, readings, strict=True))
         reason = ", ".join(f"{name}: {found['answer']}" for name, found in details.items())
-        return Score(float(np.average([found["value"] for found in readings], weights=weights)), reason, details)
+        return Score(
+            float(np.average([found["value"] for found in details.values()], weights=weights)), reason, details
+        )
+
+    async def _ask_model(
+        self, rubric: _Rubric, state: str, placeholders: Mapping[str, str], prompt: Prompt, model: Model
+    ) -> list[list[Reading]]:
+        """One prompt for each question and order of its options."""
+
+        async def ask(question: LabelQuestion) -> list[Reading]:
+            texts = [question.text(state, placeholders, order) for order in question.orders]
+            asked = (read_labels(model, Prompt(text, prompt.images), question.labels) for text in texts)
+            return list(await asyncio.gather(*asked))
+
+        return list(await asyncio.gather(*map(ask, rubric.values())))
+
+    async def _ask_server(
+        self, rubric: _Rubric, state: str, placeholders: Mapping[str, str], prompt: Prompt, model: Model
+    ) -> list[list[Reading]]:
+        """One request for all; a question in another order is a question of its own."""
+        asked = {f"{name}-{n}": (q, order) for name, q in rubric.items() for n, order in enumerate(q.orders)}
+        body: dict[str, Any] = {
+            "state": state,
+            "questions": {name: _as_decision(q, placeholders, order) for name, (q, order) in asked.items()},
+        }
+        if self.server_model:
+            body["model"] = self.server_model
+        if prompt.images:
+            body["images"] = [data_url(picture) for picture in prompt.images]
+        reply = await decide(self.server, body, retries=self.retries, timeout=self.timeout, charge=model.charge)
+        return [
+            [reading_of(reply, f"{name}-{n}", _keys(q, order)) for n, order in enumerate(q.orders)]
+            for name, q in rubric.items()
+        ]
+
+
+def _as_decision(question: LabelQuestion, placeholders: Mapping[str, str], order: Sequence[int]) -> dict[str, Any]:
+    """A question as servers take it."""
+    asked = {"type": _TYPES[question.kind], "instructions": prompts.fill(question.instructions, **placeholders)}
+    if question.kind == "yes-no":
+        return asked
+    options = [question.options[i] for i in order]
+    return {**asked, "criteria": options if question.kind == "score" else dict.fromkeys(options)}
+
+
+def _keys(question: LabelQuestion, order: Sequence[int]) -> Sequence[str]:
+    """What a server's answer calls the probabilities, in the order in which the options were shown."""
+    return [question.answers[i] for i in order] if question.kind == "choice" else question.labels
 
 
 def _question(name: str, given: Any) -> LabelQuestion:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -22,6 +26,7 @@ from structdecode.core.settings import build
 from structdecode.core.types import Candidate, Prompt, Sampling, Score, Span
 from structdecode.pocket import checkpoint_path, world
 from structdecode.testing import EchoModel, candidate
+from structdecode.verifiers import decisions
 from structdecode.verifiers.consistency import Consistency
 from structdecode.verifiers.generative import Generative
 from structdecode.verifiers.label_read import LabelQuestion, LabelRead
@@ -166,6 +171,8 @@ def test_a_rubric_is_written_as_settings() -> None:
         ({"questions": {"x": "?"}, "instructions": "!"}, "instructions goes into each of the questions"),
         ({"questions": {"x": "?"}, "weights": {"y": 1}}, "weights for y, which are not questions"),
         ({"questions": {"x": "?"}, "weights": {"x": 0}}, "weights must be above 0"),
+        ({"server": "file:///etc/hosts"}, "has to begin with http:// or https://"),
+        ({"retries": -1}, "retries must be 0 or more"), ({"timeout": 0}, "timeout above 0"),
     ],
 )  # fmt: skip
 def test_settings_that_cannot_be(settings: dict[str, Any], problem: str) -> None:
@@ -204,6 +211,110 @@ def test_many_questions_cost_one_prefill_and_short_tails() -> None:
     assert one.prefilled_tokens > 60, "the state is most of a question"
     assert many.prefilled_tokens - one.prefilled_tokens < 5 * 30
     assert many.cached_tokens > 5 * 40, "the state was taken over each time"
+
+
+# ------------------------------------------------------------------ label-read of a server
+
+Reply = Callable[[dict[str, Any], int], tuple[int, Any]]
+"""(a request's body, how many came before) -> status and reply."""
+
+
+@contextmanager
+def decision_server(reply: Reply) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Its address, and the bodies that it was sent."""
+    bodies: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            status, content = reply(body, len(bodies))
+            bodies.append(body)
+            data = content if isinstance(content, bytes) else json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1/systemone", bodies
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def likes_the_first(body: dict[str, Any], before: int) -> tuple[int, Any]:
+    """Yes; the first option of a choice; the highest level."""
+    answers, diagnostics = {}, {}
+    for name, asked in body["questions"].items():
+        criteria = list(asked.get("criteria") or ())
+        if asked["type"] == "noul":
+            answers[name] = {"type": "noul", "noul": 0.7}
+        elif asked["type"] == "choice":
+            answers[name] = {"probabilities": {option: 0.9 if option == criteria[0] else 0.1 for option in criteria}}
+        else:
+            answers[name] = {"probabilities": {str(i): float(i == len(criteria) - 1) for i in range(len(criteria))}}
+        diagnostics[name] = {"label_mass": 0.5, "argmax_is_label": True}
+    return 200, {"answers": answers, "diagnostics": diagnostics}
+
+
+def test_a_decision_server_is_asked_in_one_request() -> None:
+    questions = {
+        "right": LabelQuestion("Is this {stage} right?"),
+        "fault": LabelQuestion("Any fault?", "choice", ("none", "some"), right=("none",)),
+        "level": LabelQuestion("How good?", "score", ("bad", "good")),
+    }
+    model = Judge()
+    with decision_server(likes_the_first) as (address, bodies):
+        found = score(LabelRead(questions=questions, server=address, server_model="clef"), WHOLE, model)
+    assert {name: part["value"] for name, part in found.details.items()} == pytest.approx(
+        {"right": 0.7, "fault": 0.5, "level": 1.0}
+    ), "liking what comes first decides no choice"
+    assert found.details["right"]["label_mass"] == 0.5
+    (body,) = bodies
+    assert body["model"] == "clef" and body["images"][0].startswith("data:image/png;base64,")
+    assert body["state"].endswith("Proposed conclusion: 1")
+    assert body["questions"] == {
+        "right-0": {"type": "noul", "instructions": "Is this conclusion right?"},
+        "fault-0": {"type": "choice", "instructions": "Any fault?", "criteria": {"none": None, "some": None}},
+        "fault-1": {"type": "choice", "instructions": "Any fault?", "criteria": {"some": None, "none": None}},
+        "level-0": {"type": "score", "instructions": "How good?", "criteria": ["bad", "good"]},
+    }
+    assert list(body["questions"]["fault-1"]["criteria"]) == ["some", "none"]
+    assert not model.asked and model.charged == Usage(api_calls=1)
+
+
+def test_a_server_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decisions, "_FIRST_WAIT", 0.0)
+    model = Judge()
+    with decision_server(lambda body, n: likes_the_first(body, n) if n == 2 else (503 - 74 * n, {})) as (address, _):
+        assert score(LabelRead(server=address), WHOLE, model).value == pytest.approx(0.7)
+        assert model.charged.api_calls == 3
+    gone = score(LabelRead(server=address, retries=1), WHOLE, model)
+    assert not gone.scored and "refused" in gone.reason and model.charged.api_calls == 5
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        ((400, {"error": "no such model"}), 'HTTP 400: {"error": "no such model"}'),
+        ((200, b"<html>"), "the reply is not JSON"), ((200, []), "the reply is list, not a mapping"),
+        ((200, {"answers": {}}), "no probabilities of yes, no for 'question-0'"),
+        ((200, {"answers": {"question-0": {"noul": "high"}}}), "no probabilities of yes, no"),
+        ((200, {"answers": {"question-0": {"probabilities": {"yes": -1, "no": 2}}}}), "are [-1.0, 2.0]"),
+    ],
+)  # fmt: skip
+def test_what_answers_nothing_leaves_a_candidate_unscored(reply: tuple[int, Any], reason: str) -> None:
+    model = Judge()
+    with decision_server(lambda body, before: reply) as (address, _):
+        found = score(LabelRead(server=address), WHOLE, model)
+    assert not found.scored and reason in found.reason and model.charged.api_calls == 1
 
 
 # ------------------------------------------------------------------ generative
