@@ -250,7 +250,7 @@ def decision_server(reply: Reply) -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 
 def likes_the_first(body: dict[str, Any], before: int) -> tuple[int, Any]:
-    """Yes; the first option of a choice; the highest level."""
+    """Yes; the first option of a choice; the highest level, in shares that do not sum to 1."""
     answers, diagnostics = {}, {}
     for name, asked in body["questions"].items():
         criteria = list(asked.get("criteria") or ())
@@ -259,7 +259,7 @@ def likes_the_first(body: dict[str, Any], before: int) -> tuple[int, Any]:
         elif asked["type"] == "choice":
             answers[name] = {"probabilities": {option: 0.9 if option == criteria[0] else 0.1 for option in criteria}}
         else:
-            answers[name] = {"probabilities": {str(i): float(i == len(criteria) - 1) for i in range(len(criteria))}}
+            answers[name] = {"probabilities": {str(i): 0.5 * (i == len(criteria) - 1) for i in range(len(criteria))}}
         diagnostics[name] = {"label_mass": 0.5, "argmax_is_label": True}
     return 200, {"answers": answers, "diagnostics": diagnostics}
 
