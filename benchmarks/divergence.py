@@ -32,10 +32,14 @@ from structdecode.core.types import Path as TreePath
 from structdecode.pocket import world
 from structdecode.verifiers.by_stage import ByStage
 from structdecode.verifiers.callable import FunctionVerifier
+from structdecode.verifiers.consistency import Consistency
 from structdecode.verifiers.ensemble import Ensemble
+from structdecode.verifiers.generative import Generative
+from structdecode.verifiers.label_read import LabelRead
 from structdecode.verifiers.log_prob import LogProb
 from structdecode.verifiers.p_true import PTrue
 from structdecode.verifiers.reward_model import RewardModel
+from structdecode.verifiers.round_trip import RoundTrip
 from structdecode.verifiers.rule import Rule
 from structdecode.verifiers.self_judge import SelfJudge
 
@@ -56,6 +60,8 @@ def arms(reward_model: str | None, n: int = 3) -> dict[str, Any]:
         "rule": Rule(r"[02468]\.?$"), "agreement": build("verifiers", "agreement"),
         "callable": FunctionVerifier(shortest), "ensemble": Ensemble({"log-prob": LogProb(), "p-true": PTrue()}),
         "by-stage": ByStage({"CAPTION": PTrue()}, LogProb()),
+        "label-read": LabelRead(kind="choice", options=("right", "wrong"), right=("right",)),
+        "generative": Generative(n=2, max_tokens=24), "consistency": Consistency(n=2, max_tokens=8), "round-trip": RoundTrip(),
     }  # fmt: skip
     if reward_model is not None:
         verifiers["reward-model"] = RewardModel(reward_model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from structdecode.core.types import Candidate
+from structdecode.verifiers import prompts
 
 
 def earlier_stages(candidate: Candidate) -> Mapping[str, str]:
@@ -15,3 +16,13 @@ def earlier_stages(candidate: Candidate) -> Mapping[str, str]:
 def newest(candidate: Candidate) -> str:
     """The newest stage's text."""
     return candidate.stages.get(candidate.last_stage, "")
+
+
+def shown(question: str, candidate: Candidate) -> dict[str, str]:
+    """What templates put in: ``question``, ``hint`` (the earlier stages), ``stage`` (the newest one's name) and ``text``."""
+    return {
+        "question": question,
+        "hint": prompts.hint_lines(earlier_stages(candidate)),
+        "stage": candidate.last_stage.lower(),
+        "text": newest(candidate),
+    }

@@ -12,7 +12,7 @@ from structdecode.core.protocols import Model
 from structdecode.core.settings import check_settings
 from structdecode.core.types import Candidate, Prompt, Score
 from structdecode.verifiers import prompts
-from structdecode.verifiers.hints import earlier_stages, newest
+from structdecode.verifiers.hints import shown
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,6 @@ class PTrue:
         return list(await asyncio.gather(*(self._score(prompt, candidate, model) for candidate in candidates)))
 
     async def _score(self, prompt: Prompt, candidate: Candidate, model: Model) -> Score:
-        question = prompts.fill(
-            self.template, question=prompt.question, hint=prompts.hint_lines(earlier_stages(candidate)),
-            stage=candidate.last_stage.lower(), text=newest(candidate),
-        )  # fmt: skip
+        question = prompts.fill(self.template, **shown(prompt.question, candidate))
         yes, no = await model.log_probs(Prompt(question, prompt.images), [self.yes, self.no])
         return Score(1 / (1 + math.exp(min(sum(no) - sum(yes), 700.0))), details={"yes": sum(yes), "no": sum(no)})

@@ -1,10 +1,10 @@
-"""What the model is asked when it is its own verifier: the words of `self-judge` and `p-true`.
+"""What the model is asked when it is its own verifier.
 
 The wording is ours; what is asked follows LLaVA-o1 (arXiv 2411.10440, appendix on the judge; upstream file
 `inference/demo/simple_inference.py`): a rubric per stage, earlier stages as a hint, reasoning checked alone
 against the caption first. The rubric comes first and the responses last, so that prompts of one round share
-their longest prefix. The embedded pocket model was trained on these very words: change them and it has to be
-trained again.
+their longest prefix. The embedded pocket model was trained on the very words of `self-judge` and `p-true` (RUBRICS,
+WHOLE_ANSWER_RUBRIC, JUDGE, PRE_CHECK, P_TRUE): change them and it has to be trained again.
 """
 
 from __future__ import annotations
@@ -39,6 +39,41 @@ P_TRUE = """\
 {question}
 {hint}Proposed {stage}: {text}
 Is it right? Answer yes or no."""
+
+STATE = """\
+{question}
+{hint}Proposed {stage}: {text}"""
+"""What the questions of `label-read` are about. It comes first: all questions of a candidate share it as their prefix."""
+
+LABEL_READ = """\
+{state}
+
+Question: {instructions}
+{options}{reply}"""
+"""A question of `label-read`: the form of vLLM's structured decisions (`entrypoints/generate/structured_decisions`)."""
+
+REPLIES: Mapping[str, str] = {
+    "yes-no": "Answer with yes or no only.",
+    "choice": "Answer with the letter of one option only.",
+    "score": "Answer with the number of one level only.",
+}
+"""How a question of `label-read` is to be answered, by its kind; vLLM's words."""
+
+IS_IT_RIGHT = "Is it right?"
+
+CRITIQUE = """\
+{question}
+{hint}Proposed {stage}: {text}
+Examine it step by step. Finish with yes if it is right and with no if it is not."""
+"""What `generative` has the model think about first."""
+
+VERDICT = "Is it right? Answer yes or no."
+"""What `generative` asks behind a critique."""
+
+ASK_AGAIN = """\
+{question}
+{given}Answer directly."""
+"""How `consistency` asks the question again, one stage of an answer given."""
 
 
 def hint_lines(stages: Mapping[str, str]) -> str:

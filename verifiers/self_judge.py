@@ -12,7 +12,7 @@ from structdecode.core.protocols import Model, Verdict
 from structdecode.core.settings import check_settings
 from structdecode.core.types import Candidate, Path, Prompt, Sampling, Score
 from structdecode.verifiers import prompts
-from structdecode.verifiers.hints import earlier_stages, newest
+from structdecode.verifiers.hints import earlier_stages, newest, shown
 from structdecode.verifiers.tournaments import Knockout, RoundRobin
 
 _Checks = dict[Path, asyncio.Future[bool | None]]
@@ -84,10 +84,7 @@ class SelfJudge:
         return parse_verdict(replies[0].text if replies else "")
 
     async def _is_correct(self, prompt: Prompt, candidate: Candidate, model: Model) -> bool | None:
-        question = prompts.fill(
-            prompts.PRE_CHECK, question=prompt.question, hint=prompts.hint_lines(earlier_stages(candidate)),
-            stage=candidate.last_stage.lower(), text=newest(candidate),
-        )  # fmt: skip
+        question = prompts.fill(prompts.PRE_CHECK, **shown(prompt.question, candidate))
         replies = await model.complete(Prompt(question), sampling=self._sampling)
         words = re.findall(r"\b(?:in)?correct\b", replies[0].text.lower()) if replies else []
         return words[-1] == "correct" if words else None

@@ -29,9 +29,13 @@ from structdecode.training import as_reward
 from structdecode.verifiers.agreement import Agreement
 from structdecode.verifiers.by_stage import ByStage
 from structdecode.verifiers.callable import FunctionVerifier
+from structdecode.verifiers.consistency import Consistency
 from structdecode.verifiers.ensemble import Ensemble
+from structdecode.verifiers.generative import Generative
+from structdecode.verifiers.label_read import LabelRead
 from structdecode.verifiers.log_prob import LogProb, SelfCertainty
 from structdecode.verifiers.p_true import PTrue
+from structdecode.verifiers.round_trip import RoundTrip
 from structdecode.verifiers.rule import Rule
 from structdecode.verifiers.self_judge import SelfJudge
 from structdecode.verifiers.tournaments import Knockout, RoundRobin
@@ -56,6 +60,9 @@ WRONG += [
         SelfJudge: {"temperature": (float("nan"), -1, "1", None), "top_p": (2, 0), "max_tokens": (0, 1.5), "both_orders": (1, "yes"), "tournament": ("x", 3)},
         LogProb: {"scope": ("x", None, 1)}, SelfCertainty: {"scope": ("x",)}, PTrue: {"yes": ("no", "", 3), "template": (None,)},
         Rule: {"pattern": (3, None, "("), "predicate": (3, "x"), "stage": (3,)}, Agreement: {"check": (3, None)},
+        LabelRead: {"kind": ("x", None), "options": ("ab", (1, 2)), "both_orders": (1,), "questions": ({"a": 3}, [1]), "state": (None,)},
+        Generative: {"n": (0, 1.5), "read": ("x",), "temperature": (-1,), "top_k": (-1,), "max_tokens": (0,)},
+        Consistency: {"n": (0, "4"), "given": (3,), "top_p": (0,)}, RoundTrip: {"direction": ("x",), "caption": (None,)},
         FunctionVerifier: {"function": (3, "x")}, Knockout: {"judge": (3, None, LogProb(), "x")}, RoundRobin: {"judge": (3,)},
         ByStage: {"routes": (3, None, {"x": 3}, {"x": len}, "{x: log-prob}")},
         Ensemble: {"members": ({}, 3, [LogProb()], {"a": 3}, {"a": LogProb})},

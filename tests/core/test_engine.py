@@ -201,7 +201,7 @@ def test_trace_is_json_and_comes_back(tmp_path: Any) -> None:
         Trace.load(tmp_path / "none.json")
 
 
-@pytest.mark.parametrize("verifier", ["p-true", "self-judge"])
+@pytest.mark.parametrize("verifier", ["p-true", "self-judge", "label-read", "generative"])
 @pytest.mark.parametrize("most", [1, 2, 3, 5, 8])
 def test_parallel_calls_of_a_verifier_do_not_overshoot_either(verifier: str, most: int) -> None:
     strategy = build("strategies", "stage-beam", {"verifier": build("verifiers", verifier)})
@@ -210,7 +210,7 @@ def test_parallel_calls_of_a_verifier_do_not_overshoot_either(verifier: str, mos
     assert result.stopped_by == "model_calls"
 
 
-@pytest.mark.parametrize("verifier", ["p-true", "self-judge"])
+@pytest.mark.parametrize("verifier", ["p-true", "self-judge", "label-read", "generative"])
 @pytest.mark.parametrize("most", [0, 10, 31, 200, 500])
 def test_prefill_budget_is_never_overshot(verifier: str, most: int) -> None:
     strategy = build("strategies", "stage-beam", {"verifier": build("verifiers", verifier)})
