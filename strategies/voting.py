@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import cast, get_args
 
 from structdecode.core.types import Candidate, Prompt, Ranked, Schema, Score, rank
-from structdecode.matching import answer_key
 from structdecode.matching.answers import final_answer
-from structdecode.matching.types import Kind
+from structdecode.matching.keys import prompt_key
 from structdecode.selection.selectors import Best, Sample, Selector, settled
 
 
@@ -54,6 +52,4 @@ def vote(candidate: Candidate, schema: Schema, prompt: Prompt) -> Hashable | Non
     """
     if not candidate.valid:
         return None
-    options = {chr(ord("A") + i): text for i, text in enumerate(prompt.options)}
-    kind = prompt.answer_kind if prompt.answer_kind in get_args(Kind) else None
-    return answer_key(candidate.answer(schema), cast("Kind | None", kind), options, prompt.question)
+    return prompt_key(candidate.answer(schema), prompt)

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Mapping
+from typing import cast, get_args
 
+from structdecode.core.types import Prompt
 from structdecode.matching import choice, latex, numbers, sets, yes_no
 from structdecode.matching import text as free_text
 from structdecode.matching.declined import declined, undetermined
@@ -59,6 +61,13 @@ def answer_key(
         if not text:
             return None
     return _keyed(text, kind, known, question)
+
+
+def prompt_key(text: str, prompt: Prompt) -> Hashable | None:
+    """The key of a text that answers a prompt, told the prompt's ``answer_kind`` and ``options``; see `answer_key`."""
+    options = {chr(ord("A") + i): option for i, option in enumerate(prompt.options)}
+    kind = prompt.answer_kind if prompt.answer_kind in get_args(Kind) else None
+    return answer_key(text, cast("Kind | None", kind), options, prompt.question)
 
 
 def _keyed(text: str, kind: Kind | None, options: Mapping[str, str], question: str) -> Hashable | None:
