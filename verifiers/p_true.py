@@ -42,4 +42,9 @@ class PTrue:
             stage=candidate.last_stage.lower(), text=newest(candidate),
         )  # fmt: skip
         yes, no = await model.log_probs(Prompt(question, prompt.images), [self.yes, self.no])
-        return Score(1 / (1 + math.exp(min(sum(no) - sum(yes), 700.0))), details={"yes": sum(yes), "no": sum(no)})
+        return Score(probability_of_yes(yes, no), details={"yes": sum(yes), "no": sum(no)})
+
+
+def probability_of_yes(yes: Sequence[float], no: Sequence[float]) -> float:
+    """P(yes) / (P(yes) + P(no)) from the log-probabilities of each text's tokens."""
+    return 1 / (1 + math.exp(min(sum(no) - sum(yes), 700.0)))
