@@ -18,7 +18,21 @@ from structdecode.testing import check_backend, check_strategy, check_verifier, 
 NEEDS = {"rule": {"pattern": "c"}}
 
 
-@pytest.mark.parametrize("name", ["self-judge", "log-prob", "self-certainty", "p-true", "rule", "agreement"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "self-judge",
+        "log-prob",
+        "self-certainty",
+        "p-true",
+        "rule",
+        "agreement",
+        "blindfold",
+        "grounding",
+        "premises",
+        "math",
+    ],
+)
 def test_built_in_verifiers(name: str) -> None:
     check_verifier(build("verifiers", name, NEEDS.get(name)))
 

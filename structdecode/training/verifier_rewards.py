@@ -174,7 +174,7 @@ def _one(score: Any) -> _Outcome:
 
 # ------------------------------------------------------------------ verifiers that ask a model
 
-_ASKING = ("p-true", "self-judge")
+_ASKING = ("p-true", "self-judge", "blindfold", "grounding", "premises")
 """Known ahead of time. Any other verifier that asks a model without a backend is found out at the first batch."""
 
 
