@@ -30,18 +30,23 @@ from structdecode.core.settings import build
 from structdecode.core.types import Candidate
 from structdecode.core.types import Path as TreePath
 from structdecode.pocket import world
+from structdecode.verifiers.blindfold import Blindfold
 from structdecode.verifiers.by_stage import ByStage
 from structdecode.verifiers.callable import FunctionVerifier
 from structdecode.verifiers.consistency import Consistency
 from structdecode.verifiers.ensemble import Ensemble
 from structdecode.verifiers.generative import Generative
+from structdecode.verifiers.grounding import Grounding
+from structdecode.verifiers.image_text import ImageText
 from structdecode.verifiers.label_read import LabelRead
 from structdecode.verifiers.log_prob import LogProb
 from structdecode.verifiers.p_true import PTrue
+from structdecode.verifiers.premises import Premises
 from structdecode.verifiers.reward_model import RewardModel
 from structdecode.verifiers.round_trip import RoundTrip
 from structdecode.verifiers.rule import Rule
 from structdecode.verifiers.self_judge import SelfJudge
+from structdecode.verifiers.tool import Tool
 
 SAMPLED = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 120}
 JUDGE = {"max_tokens": 24}
@@ -51,7 +56,7 @@ def shortest(candidate: Candidate) -> float:
     return -float(len(candidate.text))
 
 
-def arms(reward_model: str | None, n: int = 3) -> dict[str, Any]:
+def arms(reward_model: str | None, dual_encoder: str | None = None, n: int = 3) -> dict[str, Any]:
     """Every strategy, and every verifier in the search that depends on it most: each choice seeds what follows."""
     judge = SelfJudge(**JUDGE)  # type: ignore[arg-type]
     verifiers: dict[str, Any] = {
@@ -62,9 +67,13 @@ def arms(reward_model: str | None, n: int = 3) -> dict[str, Any]:
         "by-stage": ByStage({"CAPTION": PTrue()}, LogProb()),
         "label-read": LabelRead(kind="choice", options=("right", "wrong"), right=("right",)),
         "generative": Generative(n=2, max_tokens=24), "consistency": Consistency(n=2, max_tokens=8), "round-trip": RoundTrip(),
+        "blindfold": Blindfold(max_tokens=8), "blindfold, agreement": Blindfold("agreement", samples=3, max_tokens=8),
+        "grounding": Grounding(), "premises": Premises(), "math": build("verifiers", "math"), "tool": Tool(function=shortest),
     }  # fmt: skip
     if reward_model is not None:
         verifiers["reward-model"] = RewardModel(reward_model)
+    if dual_encoder is not None:
+        verifiers["image-text"] = ImageText(dual_encoder)
     return {
         "direct": build("strategies", "direct"), "cot": build("strategies", "cot", SAMPLED),
         "staged, greedy": build("strategies", "staged", {"max_tokens": 120}),
@@ -96,6 +105,13 @@ def reward_model(directory: Path) -> str:
     torch.nn.init.normal_(model.head.value.weight, std=0.1)
     save(model, processor, RewardConfig.of(LLAVA_O1), directory / "reward-model")
     return str(directory / "reward-model")
+
+
+def dual_encoder(directory: Path) -> str:
+    """A tiny CLIP with random weights."""
+    from tests.verifiers.dual_encoders import save
+
+    return str(save("clip", directory / "dual-encoder"))
 
 
 def questions(n: int) -> list[sd.Prompt]:
@@ -283,7 +299,7 @@ def main() -> None:
         print(name, json.dumps(row), flush=True)
 
     with tempfile.TemporaryDirectory() as place:
-        strategies = arms(reward_model(Path(place)))
+        strategies = arms(reward_model(Path(place)), dual_encoder(Path(place)))
         if arguments.arms:
             strategies = {name: strategies[name] for name in arguments.arms}
         if arguments.questions:

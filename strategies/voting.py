@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 from structdecode.core.types import Candidate, Prompt, Ranked, Schema, Score, rank
-from structdecode.matching import key_for
 from structdecode.matching.answers import final_answer
+from structdecode.matching.keys import prompt_key
 from structdecode.selection.selectors import Best, Sample, Selector, settled
 
 
@@ -52,4 +52,4 @@ def vote(candidate: Candidate, schema: Schema, prompt: Prompt) -> Hashable | Non
     """
     if not candidate.valid:
         return None
-    return key_for(prompt, candidate.answer(schema))
+    return prompt_key(candidate.answer(schema), prompt)

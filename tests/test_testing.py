@@ -21,8 +21,8 @@ NEEDS = {"rule": {"pattern": "c"}}
 @pytest.mark.parametrize(
     "name",
     [
-        "self-judge", "log-prob", "self-certainty", "p-true", "rule", "agreement", "label-read", "generative", "consistency",
-        "round-trip",
+        "self-judge", "log-prob", "self-certainty", "picsar", "p-true", "rule", "agreement", "label-read", "generative",
+        "consistency", "round-trip", "blindfold", "grounding", "premises", "math",
     ],
 )  # fmt: skip
 def test_built_in_verifiers(name: str) -> None:

@@ -11,7 +11,7 @@ from structdecode.core.asking import check_rows
 from structdecode.core.protocols import Model
 from structdecode.core.settings import check_settings
 from structdecode.core.types import Candidate, Prompt, Sampling, Score
-from structdecode.matching import key_for
+from structdecode.matching.keys import prompt_key
 from structdecode.verifiers import prompts
 from structdecode.verifiers.hints import newest
 
@@ -68,8 +68,8 @@ class Consistency:
     def _score(self, prompt: Prompt, candidate: Candidate, answers: Sequence[str]) -> Score:
         if not answers:
             return Score.unscored("it was not answered again")
-        keys = Counter(key for answer in answers if (key := key_for(prompt, answer)) is not None)
-        key = key_for(prompt, newest(candidate))
+        keys = Counter(key for answer in answers if (key := prompt_key(answer, prompt)) is not None)
+        key = prompt_key(newest(candidate), prompt)
         if candidate.last_stage == self.given:
             same = max(keys.values(), default=0)
         elif key is None:

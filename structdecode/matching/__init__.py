@@ -17,12 +17,12 @@ from structdecode.matching import choice, latex, numbers, sets, yes_no
 from structdecode.matching import text as free_text
 from structdecode.matching.declined import declined, undetermined
 from structdecode.matching.judge import LLMJudge
-from structdecode.matching.keys import answer_key, key_for
+from structdecode.matching.keys import answer_key
 from structdecode.matching.quantities import whole_quantity
 from structdecode.matching.texts import clean, unify
 from structdecode.matching.types import SEVERAL_LETTERS, Kind, Match, Question
 
-__all__ = ["LLMJudge", "Match", "answer_key", "key_for", "kind_of", "match"]
+__all__ = ["LLMJudge", "Match", "answer_key", "kind_of", "match"]
 
 _RULES: Mapping[Kind, Callable[[str, Question], Match]] = {
     "choice": choice.match,

@@ -63,8 +63,8 @@ def answer_key(
     return _keyed(text, kind, known, question)
 
 
-def key_for(prompt: Prompt, text: str) -> Hashable | None:
-    """`answer_key` of a text that answers a prompt, told the prompt's ``answer_kind`` and ``options``."""
+def prompt_key(text: str, prompt: Prompt) -> Hashable | None:
+    """The key of a text that answers a prompt, told the prompt's ``answer_kind`` and ``options``; see `answer_key`."""
     options = {chr(ord("A") + i): option for i, option in enumerate(prompt.options)}
     kind = prompt.answer_kind if prompt.answer_kind in get_args(Kind) else None
     return answer_key(text, cast("Kind | None", kind), options, prompt.question)

@@ -170,7 +170,9 @@ def _one(score: Any) -> _Outcome:
 
 # ------------------------------------------------------------------ verifiers that ask a model
 
-_ASKING = ("p-true", "self-judge", "generative", "consistency", "round-trip")
+_ASKING = (
+    "p-true", "self-judge", "generative", "consistency", "round-trip", "blindfold", "grounding", "premises",
+)  # fmt: skip
 """Known ahead of time. Any other verifier that asks a model without a backend is found out at the first batch."""
 
 

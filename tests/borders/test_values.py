@@ -27,17 +27,22 @@ from structdecode.strategies.stage_beam import StageBeam
 from structdecode.testing import check_verifier
 from structdecode.training import as_reward
 from structdecode.verifiers.agreement import Agreement
+from structdecode.verifiers.blindfold import Blindfold
 from structdecode.verifiers.by_stage import ByStage
 from structdecode.verifiers.callable import FunctionVerifier
 from structdecode.verifiers.consistency import Consistency
 from structdecode.verifiers.ensemble import Ensemble
 from structdecode.verifiers.generative import Generative
+from structdecode.verifiers.grounding import Grounding
 from structdecode.verifiers.label_read import LabelRead
 from structdecode.verifiers.log_prob import LogProb, SelfCertainty
+from structdecode.verifiers.math_check import MathCheck
 from structdecode.verifiers.p_true import PTrue
+from structdecode.verifiers.premises import Premises
 from structdecode.verifiers.round_trip import RoundTrip
 from structdecode.verifiers.rule import Rule
 from structdecode.verifiers.self_judge import SelfJudge
+from structdecode.verifiers.tool import Tool
 from structdecode.verifiers.tournaments import Knockout, RoundRobin
 
 WRONG: list[tuple[Any, dict[str, Any]]] = [
@@ -65,6 +70,10 @@ WRONG += [
         Consistency: {"n": (0, "4"), "given": (3,), "top_p": (0,)}, RoundTrip: {"direction": ("x",), "caption": (None,)},
         FunctionVerifier: {"function": (3, "x")}, Knockout: {"judge": (3, None, LogProb(), "x")}, RoundRobin: {"judge": (3,)},
         ByStage: {"routes": (3, None, {"x": 3}, {"x": len}, "{x: log-prob}")},
+        Blindfold: {"read": ("x", None), "shown": ((), "CAPTION", 3), "samples": (0, 1.5, "3"), "diagnose": (1,), "control": ("x",)},
+        Grounding: {"control": ("grey", None), "patches": (1, "8"), "seed": (-1, 0.5), "stages": ("CAPTION", None)},
+        Premises: {"verifier": (3, len, PTrue), "aggregate": ("max",), "severe": (0.6, -1, "x")}, MathCheck: {"nothing": ("x",), "most": (0, 1.5)},
+        Tool: {"command": ("true", (), None, 3), "function": (3,)},
         Ensemble: {"members": ({}, 3, [LogProb()], {"a": 3}, {"a": LogProb})},
         BestOfN: {"verifier": (3, len, lambda c: 1.0, "x", None, LogProb, [LogProb()], {"a": LogProb()})},
         StageBeam: {"verifier": (3,)}, SentenceBeam: {"verifier": (3,), "max_sentences": (0, 1.5)},
