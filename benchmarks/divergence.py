@@ -33,6 +33,7 @@ from structdecode.pocket import world
 from structdecode.verifiers.by_stage import ByStage
 from structdecode.verifiers.callable import FunctionVerifier
 from structdecode.verifiers.ensemble import Ensemble
+from structdecode.verifiers.llm_judge import LlmJudge
 from structdecode.verifiers.log_prob import LogProb
 from structdecode.verifiers.p_true import PTrue
 from structdecode.verifiers.reward_model import RewardModel
@@ -47,8 +48,11 @@ def shortest(candidate: Candidate) -> float:
     return -float(len(candidate.text))
 
 
-def arms(reward_model: str | None, n: int = 3) -> dict[str, Any]:
-    """Every strategy, and every verifier in the search that depends on it most: each choice seeds what follows."""
+def arms(reward_model: str | None, n: int = 3, judge_url: str | None = None) -> dict[str, Any]:
+    """Every strategy, and every verifier in the search that depends on it most: each choice seeds what follows.
+
+    ``judge_url``: of a server that gives the same reply to the same request.
+    """
     judge = SelfJudge(**JUDGE)  # type: ignore[arg-type]
     verifiers: dict[str, Any] = {
         "log-prob": LogProb(), "self-certainty": build("verifiers", "self-certainty"), "p-true": PTrue(),
@@ -59,6 +63,8 @@ def arms(reward_model: str | None, n: int = 3) -> dict[str, Any]:
     }  # fmt: skip
     if reward_model is not None:
         verifiers["reward-model"] = RewardModel(reward_model)
+    if judge_url is not None:
+        verifiers["llm-judge"] = LlmJudge("judge", judge_url)
     return {
         "direct": build("strategies", "direct"), "cot": build("strategies", "cot", SAMPLED),
         "staged, greedy": build("strategies", "staged", {"max_tokens": 120}),

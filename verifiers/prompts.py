@@ -1,10 +1,10 @@
-"""What the model is asked when it is its own verifier: the words of `self-judge` and `p-true`.
+"""What a model is asked as a verifier: the words of `self-judge` and `p-true`, which the model itself answers, and of `llm-judge`.
 
 The wording is ours; what is asked follows LLaVA-o1 (arXiv 2411.10440, appendix on the judge; upstream file
 `inference/demo/simple_inference.py`): a rubric per stage, earlier stages as a hint, reasoning checked alone
 against the caption first. The rubric comes first and the responses last, so that prompts of one round share
-their longest prefix. The embedded pocket model was trained on these very words: change them and it has to be
-trained again.
+their longest prefix. The embedded pocket model was trained on the very words of the first two: change them and it has to
+be trained again.
 """
 
 from __future__ import annotations
@@ -39,6 +39,18 @@ P_TRUE = """\
 {question}
 {hint}Proposed {stage}: {text}
 Is it right? Answer yes or no."""
+
+POINTWISE = """\
+A response is graded. {rubric}
+{question}
+{hint}Proposed {stage}: {text}
+Reply with one digit, from 1 (wrong) to {levels} (right in every part)."""
+
+LISTWISE = """\
+{count} responses are ranked. {rubric}
+{question}
+{hint}{responses}
+Finish with the numbers of all {count} responses, the best first, in the form [] > [] > []."""
 
 
 def hint_lines(stages: Mapping[str, str]) -> str:

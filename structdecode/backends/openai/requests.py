@@ -151,8 +151,9 @@ def _completion(data: Any, sent: Any, written: Any, request: Request) -> Reply:
         raise UnusableReply(f"no chat completion: content is a {type(content).__name__}")
     content = _readable(content or "")
     return Reply(
-        content, str(finish or "stop"), _readable(str(refusal or "")),
-        _counted(sent or None, request.prompt_tokens), _counted(written or None if content else written, math.ceil(len(content) / 4)), str(name or "")[:200],
+        content, _readable(str(finish or "stop")), _readable(str(refusal or "")),
+        _counted(sent or None, request.prompt_tokens), _counted(written or None if content else written, math.ceil(len(content) / 4)),
+        _readable(str(name or "")[:200]),
     )  # fmt: skip
 
 
