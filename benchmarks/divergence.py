@@ -39,6 +39,7 @@ from structdecode.verifiers.generative import Generative
 from structdecode.verifiers.grounding import Grounding
 from structdecode.verifiers.image_text import ImageText
 from structdecode.verifiers.label_read import LabelRead
+from structdecode.verifiers.llm_judge import LlmJudge
 from structdecode.verifiers.log_prob import LogProb
 from structdecode.verifiers.p_true import PTrue
 from structdecode.verifiers.premises import Premises
@@ -56,8 +57,13 @@ def shortest(candidate: Candidate) -> float:
     return -float(len(candidate.text))
 
 
-def arms(reward_model: str | None, dual_encoder: str | None = None, n: int = 3) -> dict[str, Any]:
-    """Every strategy, and every verifier in the search that depends on it most: each choice seeds what follows."""
+def arms(
+    reward_model: str | None, dual_encoder: str | None = None, n: int = 3, judge_url: str | None = None
+) -> dict[str, Any]:
+    """Every strategy, and every verifier in the search that depends on it most: each choice seeds what follows.
+
+    ``judge_url``: of a server that gives the same reply to the same request.
+    """
     judge = SelfJudge(**JUDGE)  # type: ignore[arg-type]
     verifiers: dict[str, Any] = {
         "log-prob": LogProb(), "self-certainty": build("verifiers", "self-certainty"), "p-true": PTrue(),
@@ -74,6 +80,8 @@ def arms(reward_model: str | None, dual_encoder: str | None = None, n: int = 3) 
         verifiers["reward-model"] = RewardModel(reward_model)
     if dual_encoder is not None:
         verifiers["image-text"] = ImageText(dual_encoder)
+    if judge_url is not None:
+        verifiers["llm-judge"] = LlmJudge("judge", judge_url)
     return {
         "direct": build("strategies", "direct"), "cot": build("strategies", "cot", SAMPLED),
         "staged, greedy": build("strategies", "staged", {"max_tokens": 120}),

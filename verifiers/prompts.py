@@ -1,4 +1,4 @@
-"""What the model is asked when it is its own verifier.
+"""What a model is asked as a verifier: by itself, or by `llm-judge`.
 
 The wording is ours; what is asked follows LLaVA-o1 (arXiv 2411.10440, appendix on the judge; upstream file
 `inference/demo/simple_inference.py`): a rubric per stage, earlier stages as a hint, reasoning checked alone
@@ -74,6 +74,18 @@ ASK_AGAIN = """\
 {question}
 {given}Answer directly."""
 """How `consistency` asks the question again, one stage of an answer given."""
+
+POINTWISE = """\
+A response is graded. {rubric}
+{question}
+{hint}Proposed {stage}: {text}
+Reply with one digit, from 1 (wrong) to {levels} (right in every part)."""
+
+LISTWISE = """\
+{count} responses are ranked. {rubric}
+{question}
+{hint}{responses}
+Finish with the numbers of all {count} responses, the best first, in the form [] > [] > []."""
 
 
 def hint_lines(stages: Mapping[str, str]) -> str:

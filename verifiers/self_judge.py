@@ -12,7 +12,7 @@ from structdecode.core.protocols import Model, Verdict
 from structdecode.core.settings import check_settings
 from structdecode.core.types import Candidate, Path, Prompt, Sampling, Score
 from structdecode.verifiers import prompts
-from structdecode.verifiers.hints import earlier_stages, newest, shown
+from structdecode.verifiers.hints import same_text, shown, side_by_side
 from structdecode.verifiers.tournaments import Knockout, RoundRobin
 
 _Checks = dict[Path, asyncio.Future[bool | None]]
@@ -57,7 +57,7 @@ class SelfJudge:
     async def _compare(
         self, prompt: Prompt, first: Candidate, second: Candidate, model: Model, checks: _Checks
     ) -> Verdict:
-        if newest(first) == newest(second) and first.stages == second.stages:
+        if same_text(first, second):
             return Verdict(None, "the two are the same")
         if self.pre_check and first.last_stage == "REASONING" == second.last_stage:
             for candidate in (first, second):
@@ -101,15 +101,10 @@ class _Round:
         return await self.judge._compare(prompt, first, second, model, self.checks)
 
 
-def comparison(question: str, first: Candidate, second: Candidate) -> str:
+def comparison(question: str, first: Candidate, second: Candidate, template: str = prompts.JUDGE) -> str:
     """The judge's prompt for two candidates."""
-    by_stage = earlier_stages(first) == earlier_stages(second) and first.last_stage == second.last_stage
-    if by_stage and first.spans[:-1] == second.spans[:-1] and len(first.spans) > 0:
-        rubric = prompts.RUBRICS.get(first.last_stage, prompts.WHOLE_ANSWER_RUBRIC)
-        hint, texts = prompts.hint_lines(earlier_stages(first)), (newest(first), newest(second))
-    else:
-        rubric, hint, texts = prompts.WHOLE_ANSWER_RUBRIC, "", (first.text, second.text)
-    return prompts.fill(prompts.JUDGE, rubric=rubric, question=question, hint=hint, first=texts[0], second=texts[1])
+    rubric, hint, (one, other) = side_by_side([first, second])
+    return prompts.fill(template, rubric=rubric, question=question, hint=hint, first=one, second=other)
 
 
 def parse_verdict(reply: str) -> Verdict:

@@ -184,6 +184,8 @@ class _Driven:
                     self._end(error)
                     raise
                 step = partial(self.coroutine.throw, error)
+            except Exception as error:  # of what it awaited: its own to catch
+                step = partial(self.coroutine.throw, error)
 
     def _end(self, error: asyncio.CancelledError) -> None:
         """Has it end in order, or not at all: nobody waits for it."""

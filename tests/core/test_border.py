@@ -131,6 +131,29 @@ def test_what_swallows_its_cancellation_is_left_behind() -> None:
     assert asyncio.run(asyncio.wait_for(run(), 10)) <= 2 and swallowed
 
 
+def test_what_it_awaits_may_fail_and_that_is_its_own_to_catch() -> None:
+    happened: list[str] = []
+
+    async def failing() -> None:
+        await asyncio.sleep(0)
+        raise ValueError("no")
+
+    async def careful() -> str:
+        try:
+            await asyncio.gather(failing())
+        except ValueError:
+            happened.append("caught")
+        try:
+            await asyncio.shield(asyncio.ensure_future(failing()))
+        finally:
+            happened.append("ended")
+        return "never"
+
+    with pytest.raises(ValueError, match="no"):
+        asyncio.run(within(careful, 10))
+    assert happened == ["caught", "ended"]
+
+
 def test_values_are_made_plain() -> None:
     assert number("3" == 3) == 0.0 and number(3) == 3.0
     for wrong, words in (

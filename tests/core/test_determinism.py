@@ -6,6 +6,7 @@ A few questions here; ``make law4`` runs all 200, and ``python -m benchmarks.div
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from benchmarks import divergence
 from benchmarks.divergence import REFERENCE, Condition, differences, results
 from structdecode.core import registry
 from structdecode.core.lookup import load_backend
+from tests.training.annotation.server import ChatServer
+from tests.verifiers.judging import grade
 
 N = int(os.environ.get("STRUCTDECODE_LAW4_QUESTIONS", "2"))
 CONDITIONS = (
@@ -30,12 +33,15 @@ def backends() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def strategies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def strategies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     place = tmp_path_factory.mktemp("law4")
-    return divergence.arms(divergence.reward_model(place), divergence.dual_encoder(place))
+    with ChatServer(grade) as server:
+        yield divergence.arms(divergence.reward_model(place), divergence.dual_encoder(place), judge_url=server.url)
 
 
-@pytest.mark.parametrize("name", [*divergence.arms(None), "stage-beam, reward-model", "stage-beam, image-text"])
+@pytest.mark.parametrize(
+    "name", [*divergence.arms(None), "stage-beam, reward-model", "stage-beam, image-text", "stage-beam, llm-judge"]
+)
 def test_a_search_takes_the_same_path_in_any_company(
     name: str, backends: dict[str, Any], strategies: dict[str, Any]
 ) -> None:

@@ -14,7 +14,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from structdecode.backends.openai.errors import ApiError, BadRequest, RateLimited, RequestFailed
+from structdecode.backends.openai.errors import ApiError, BadRequest, LostReply, RateLimited, RequestFailed
+from structdecode.backends.openai.requests import ErrorBody, UnusableReply
 from structdecode.core.errors import ConfigError, MissingExtraError
 from structdecode.core.problems import printable
 
@@ -56,7 +57,7 @@ class Answer(NamedTuple):
         came = f"it begins {words[:80]!r}" if words else "it is empty"
         return (
             f"the reply is {wrong} (HTTP {self.status}, {self.content_type[:40] or 'no content type'}, {came}): "
-            "--base-url has to be that of an OpenAI-compatible chat API, most often with /v1 at its end"
+            "the base URL has to be that of an OpenAI-compatible chat API, most often with /v1 at its end"
         )
 
 
@@ -103,14 +104,24 @@ class ChatApi:
                 )
                 return Answer(str(raw.text), raw.status_code, raw.headers.get("content-type", ""))
         except TimeoutError:
-            raise RequestFailed(f"no answer within {self._timeout:g} s") from None
+            raise LostReply(f"no answer within {self._timeout:g} s") from None
         except _TooLarge as error:
             message = f"HTTP {error.status}: a reply of more than {_LARGEST_REPLY >> 20} MiB"
             raise (BadRequest(message) if error.status < 400 else judged(error.status, message, "", None)) from None
         except openai.APIStatusError as error:
             raise self._judged(error) from None
         except openai.APIError as error:  # no connection, time-out
-            raise RequestFailed(self.safe(f"{type(error).__name__}: {error}")) from None
+            failed = LostReply if isinstance(error, openai.APITimeoutError) else RequestFailed
+            raise failed(self.safe(f"{type(error).__name__}: {error}")) from None
+
+    def meaning(self, answer: Answer, error: ValueError) -> Exception:
+        """What to raise for an answer that `read_reply` cannot read."""
+        if isinstance(error, ErrorBody):
+            said = self.safe(f"an error in a reply of HTTP 200: {error}")
+            return judged(error.status, said, error.kind, None)
+        return LostReply(
+            self.safe(answer.told("no chat completion" if isinstance(error, UnusableReply) else "not JSON"))
+        )
 
     async def close(self) -> None:
         await self._client.close()
@@ -136,7 +147,7 @@ def judged(status: int, message: str, kind: str, wait: float | None) -> Exceptio
         return RateLimited(message, wait)
     if status in _FATAL:
         return ApiError(
-            f"{message}: check OPENAI_API_KEY, --model and --base-url; run the same command again to resume"
+            f"{message}: check OPENAI_API_KEY, the model's name and the base URL; run the same command again to resume"
         )
     return BadRequest(message) if status in _OWN_FAULT else RequestFailed(message, wait)
 

@@ -27,3 +27,15 @@ class RequestFailed(Exception):
 
 class RateLimited(RequestFailed):
     """Too many requests: none of them is to be sent before ``wait`` is over."""
+
+
+class LostReply(RequestFailed):
+    """No reply in time, or one that nobody can use: the server may have worked, and may have to be paid, all the same."""
+
+
+class Stopped(Exception):
+    """No more requests are to be sent: the cost limit is reached, or nobody wants them any more."""
+
+
+class Unanswered(Exception):
+    """The API did not answer a request at any of its tries. It may be answered later."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
@@ -27,15 +27,15 @@ Purpose = Literal["answer", "check"]
 
 @dataclass(frozen=True)
 class ChatMessage:
-    """One message of a chat; at most one picture, in front of the text.
+    """One message of a chat; its pictures stand in front of the text.
 
     Attributes:
-        digest: of the picture's content. The picture itself is read when the request is sent.
+        digest: of the pictures' content. A picture itself is read when the request is sent.
     """
 
     role: Literal["system", "user", "assistant"]
     text: str
-    picture: Path | Picture | None = field(default=None, compare=False)
+    pictures: Sequence[Path | Picture] = field(default=(), compare=False)
     digest: str = ""
 
 
@@ -76,14 +76,14 @@ class Request:
     def prompt_tokens(self) -> int:
         """A guess, on the high side: a token for 3 bytes of UTF-8, 8 a message, and the pictures."""
         text = sum(math.ceil(len(m.text.encode("utf-8", "replace")) / 3) + 8 for m in self.messages)
-        return text + sum(picture_tokens(*size_of(m.picture)) for m in self.messages if m.picture is not None)
+        return text + sum(picture_tokens(*size_of(picture)) for m in self.messages for picture in m.pictures)
 
 
 def _wire(message: ChatMessage) -> dict[str, Any]:
-    if message.picture is None:
+    if not message.pictures:
         return {"role": message.role, "content": message.text}
-    picture = {"type": "image_url", "image_url": {"url": data_url(message.picture)}}
-    return {"role": message.role, "content": [picture, {"type": "text", "text": message.text}]}
+    pictures = [{"type": "image_url", "image_url": {"url": data_url(picture)}} for picture in message.pictures]
+    return {"role": message.role, "content": [*pictures, {"type": "text", "text": message.text}]}
 
 
 def picture_tokens(width: int, height: int) -> int:
@@ -151,8 +151,9 @@ def _completion(data: Any, sent: Any, written: Any, request: Request) -> Reply:
         raise UnusableReply(f"no chat completion: content is a {type(content).__name__}")
     content = _readable(content or "")
     return Reply(
-        content, str(finish or "stop"), _readable(str(refusal or "")),
-        _counted(sent or None, request.prompt_tokens), _counted(written or None if content else written, math.ceil(len(content) / 4)), str(name or "")[:200],
+        content, _readable(str(finish or "stop")), _readable(str(refusal or "")),
+        _counted(sent or None, request.prompt_tokens), _counted(written or None if content else written, math.ceil(len(content) / 4)),
+        _readable(str(name or "")[:200]),
     )  # fmt: skip
 
 

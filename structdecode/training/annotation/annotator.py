@@ -86,8 +86,8 @@ class Annotator:
     def asking(self, item: Item, at: int) -> ChatMessage:
         """The user's message of a turn, from 0; the picture is in the first."""
         turn = item.turns[at]
-        picture, digest = (item.picture, item.digest) if at == 0 else (None, "")
-        return ChatMessage("user", prompts.task(turn.question, turn.hint), picture, digest)
+        pictures = () if at > 0 or item.picture is None else (item.picture,)
+        return ChatMessage("user", prompts.task(turn.question, turn.hint), pictures, item.digest if pictures else "")
 
     async def _turn(
         self, item: Item, number: int, turn: Turn, chat: Sequence[ChatMessage], said: Sequence[Said]

@@ -1,27 +1,20 @@
-"""Requests to a chat API, each paid for once.
-
-A rate limit that one request meets holds back all of them for as long as the server says, and each waits with
-exponential back-off and jitter behind that.
-"""
+"""Requests to a chat API, each paid for once."""
 
 from __future__ import annotations
 
 import asyncio
-import math
-import random
-import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
-from structdecode.backends.openai.api import ChatApi, judged
-from structdecode.backends.openai.errors import ApiError, BadRequest, RateLimited, RequestFailed
-from structdecode.backends.openai.requests import ErrorBody, Reply, Request, UnusableReply, read_reply
+from structdecode.backends.openai.api import ChatApi
+from structdecode.backends.openai.errors import ApiError, BadRequest, Stopped, Unanswered
+from structdecode.backends.openai.requests import Reply, Request, UnusableReply, read_reply
+from structdecode.backends.openai.throttle import Throttle
 from structdecode.training.annotation.costs import CostLimiter
-from structdecode.training.annotation.errors import NotInJournal, Stopped, Unanswered
+from structdecode.training.annotation.errors import NotInJournal
 from structdecode.training.annotation.journal import REFUSED, UNUSABLE, Journal
-
-_LONGEST_WAIT = 60.0
 
 _ALL_REFUSED = 20
 """So many refused requests before the first answered one end the run: then it is not the requests' content."""
@@ -69,18 +62,16 @@ class Client:
     def __init__(
         self, api: ChatApi, journal: Journal, limiter: CostLimiter, *, concurrency: int, tries: int = 6
     ) -> None:
-        self.api, self.journal, self.limiter, self.tries = api, journal, limiter, tries
+        self.api, self.journal, self.limiter = api, journal, limiter
         self.stop = asyncio.Event()
-        self._slots = asyncio.Semaphore(concurrency)
+        self._throttle = Throttle(concurrency=concurrency, tries=tries)
         self._asking: dict[str, asyncio.Event] = {}
-        self._not_before = 0.0
-        self._random = random.Random()  # jitter only: no result depends on it
         self._refused, self._silent = -1 if journal.answered else 0, 0
 
     @property
     def waiting(self) -> float:
         """Seconds until a rate limit lets requests go again."""
-        return max(0.0, self._not_before - time.monotonic())
+        return self._throttle.waiting
 
     async def ask(self, request: Request) -> Reply:
         """The reply to a request, from the journal where it was paid for already.
@@ -111,44 +102,28 @@ class Client:
 
     async def _answered(self, request: Request) -> Reply:
         body = await asyncio.to_thread(request.body)  # reads and may convert a picture
-        failures = limited = 0
-        reason: Exception
-        wait: float | None
-        while True:
-            try:
-                reply = await self._once(body, request)
-                self._refused, self._silent = -1, 0
-                return reply
-            except RateLimited as error:
-                limited += 1
-                reason, wait = error, error.wait
-            except (RequestFailed, ValueError) as error:
-                failures += 1
-                reason, wait = error, getattr(error, "wait", None)
-            except BadRequest as error:
-                self.journal.add(request, Reply("", REFUSED, str(error)))
-                self._count_refusal(error)
-                raise
-            if failures >= self.tries or limited >= 10 * self.tries or wait == math.inf:
-                raise self._given_up(failures + limited, reason)
-            await self._back_off(failures + limited, wait, everyone=isinstance(reason, RateLimited))
+        try:
+            reply = await self._throttle.answered(partial(self._once, body, request), self.stop)
+        except BadRequest as error:
+            self.journal.add(request, Reply("", REFUSED, str(error)))
+            self._count_refusal(error)
+            raise
+        except Unanswered as error:
+            self._count_silence(error)
+            raise
+        self._refused, self._silent = -1, 0
+        return reply
 
     async def _once(self, body: Mapping[str, Any], request: Request) -> Reply:
         """One try. What it cost is in the journal before the purse lets go of what it held back for it."""
-        async with self.limiter.hold(request), self._slots:
-            await self._until_allowed()
+        async with self.limiter.hold(request), self._throttle.turn(self.stop):
             answer = await self.api.post(body, request.extra)
             try:
                 reply = read_reply(answer.text, request)
-            except UnusableReply as error:
-                if error.prompt_tokens or error.completion_tokens:
+            except ValueError as error:
+                if isinstance(error, UnusableReply) and (error.prompt_tokens or error.completion_tokens):
                     self._keep(request, Reply("", UNUSABLE, "", error.prompt_tokens, error.completion_tokens))
-                if isinstance(error, ErrorBody):
-                    said = self.api.safe(f"an error in a reply of HTTP 200: {error}")
-                    raise judged(error.status, said, error.kind, None) from None
-                raise RequestFailed(self.api.safe(answer.told("no chat completion"))) from None
-            except ValueError:
-                raise RequestFailed(self.api.safe(answer.told("not JSON"))) from None
+                raise self.api.meaning(answer, error) from None
             reply = replace(reply, text=self.api.without_key(reply.text), refusal=self.api.without_key(reply.refusal))
             self._keep(request, reply)
             return reply
@@ -157,13 +132,13 @@ class Client:
         self.journal.add(request, reply)
         self.limiter.learn(request, reply)
 
-    def _given_up(self, tries: int, reason: Exception) -> Exception:
+    def _count_silence(self, error: Unanswered) -> None:
         self._silent += 1
-        if self._silent < _ALL_SILENT:
-            return Unanswered(f"no answer after {tries} tries ({reason})")
-        return ApiError(
-            f"{self._silent} requests in a row had no answer ({reason}): check --base-url; run the same command again to resume"
-        )
+        if self._silent >= _ALL_SILENT:
+            raise ApiError(
+                f"{self._silent} requests in a row had no answer, the last one: {error}: check --base-url; run the same "
+                "command again to resume"
+            ) from None
 
     def _count_refusal(self, error: BadRequest) -> None:
         if self._refused < 0:
@@ -175,26 +150,3 @@ class Client:
                 f"the first {_ALL_REFUSED} requests were all refused: {error}: the same command resumes behind them; delete "
                 f"{self.journal.path} to ask them again"
             ) from None
-
-    async def _until_allowed(self) -> None:
-        while self.waiting > 0:
-            await self._sleep(self.waiting + self._random.uniform(0, 0.05))
-        if self.stop.is_set():
-            raise Stopped("stopped")
-
-    async def _back_off(self, number: int, wait: float | None, *, everyone: bool) -> None:
-        """What the server says, else 1, 2, 4, ... seconds, between half and the whole of it by chance."""
-        delay = min(_LONGEST_WAIT, 2.0 ** min(number - 1, 10)) * self._random.uniform(0.5, 1.0)
-        if wait is not None:
-            delay = max(0.0, wait) + self._random.uniform(0, 0.1)
-        if everyone:
-            self._not_before = max(self._not_before, time.monotonic() + delay)
-        await self._sleep(delay)
-
-    async def _sleep(self, seconds: float) -> None:
-        """Raises `Stopped` as soon as nothing more is to be sent."""
-        try:
-            await asyncio.wait_for(self.stop.wait(), seconds)
-        except TimeoutError:
-            return
-        raise Stopped("stopped")

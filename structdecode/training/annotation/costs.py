@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from structdecode.backends.openai.errors import Stopped
 from structdecode.backends.openai.requests import Purpose, Reply, Request
 from structdecode.core.errors import ConfigError
-from structdecode.training.annotation.errors import Stopped
 from structdecode.training.annotation.journal import Journal
 
 _PURPOSES: tuple[Purpose, ...] = ("answer", "check")

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from structdecode.backends.openai.errors import Stopped, Unanswered
 from structdecode.core.errors import ImageError, PromptError, StructdecodeError
 from structdecode.core.lifetimes import lifetimes
 from structdecode.core.paths import write_atomically
@@ -29,7 +30,7 @@ from structdecode.training.annotation.annotator import Accepted, Annotator, Refu
 from structdecode.training.annotation.checks import Problem
 from structdecode.training.annotation.client import Client, JournalClient
 from structdecode.training.annotation.costs import Prices
-from structdecode.training.annotation.errors import NotInJournal, Stopped, Unanswered
+from structdecode.training.annotation.errors import NotInJournal
 from structdecode.training.annotation.journal import Journal
 from structdecode.training.annotation.progress import LiveAnnotation
 from structdecode.training.annotation.sources import Item

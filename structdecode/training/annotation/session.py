@@ -93,12 +93,12 @@ class _ApiSession:
 
 
 def _messages(prompt: Prompt) -> tuple[ChatMessage, ...]:
-    """A prompt as a chat: the picture in the first user message."""
+    """A prompt as a chat: the pictures in the first user message."""
     turns = [(m.role, m.text) for m in prompt.history] + [("user", prompt.question)]
     first = next(at for at, (role, _) in enumerate(turns) if role == "user")
     pictures = prompt.images
     messages = [ChatMessage(role, text) for role, text in turns]
     if pictures:
         role, text = turns[first]
-        messages[first] = ChatMessage(role, text, pictures[0], pictures[0].digest)
+        messages[first] = ChatMessage(role, text, pictures, " ".join(picture.digest for picture in pictures))
     return tuple(messages)

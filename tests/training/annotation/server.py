@@ -59,7 +59,7 @@ def _text(content: Any) -> str:
 
 @dataclass(frozen=True)
 class Answer:
-    """What goes back; ``raw`` in place of a chat completion."""
+    """What goes back; ``raw`` in place of a chat completion. ``log_probs``: entries of the tokens, as OpenAI has them."""
 
     text: str | None = ""
     status: int = 200
@@ -70,6 +70,7 @@ class Answer:
     delay: float = 0.0
     error: dict[str, Any] = field(default_factory=lambda: {"message": "no"})
     usage: dict[str, int] | None = field(default_factory=lambda: {"prompt_tokens": 100, "completion_tokens": 50})
+    log_probs: list[dict[str, Any]] | None = None
 
 
 class ChatServer:
@@ -161,9 +162,12 @@ def _handler(server: ChatServer) -> type[BaseHTTPRequestHandler]:
 
         def _send(self, answer: Answer, content: str) -> None:
             message = {"role": "assistant", "content": answer.text, "refusal": answer.refusal}
+            choice = {"index": 0, "message": message, "finish_reason": answer.finish}
+            if answer.log_probs is not None:
+                choice["logprobs"] = {"content": answer.log_probs}
             good = {
                 "id": f"chatcmpl-{content}", "object": "chat.completion", "created": 0, "model": "test",
-                "choices": [{"index": 0, "message": message, "finish_reason": answer.finish}],
+                "choices": [choice],
                 **({"usage": answer.usage} if answer.usage else {}),
             }  # fmt: skip
             wire = good if answer.status == 200 else {"error": answer.error}

@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 
 from structdecode.backends.openai.api import ChatApi
-from structdecode.backends.openai.errors import ApiError
+from structdecode.backends.openai.errors import ApiError, Stopped, Unanswered
 from structdecode.backends.openai.requests import Reply
 from structdecode.training.annotation.client import Client
 from structdecode.training.annotation.costs import CostLimiter, Prices
-from structdecode.training.annotation.errors import Stopped, Unanswered
 from structdecode.training.annotation.journal import Journal
 from tests.training.annotation.asking import KEY, during, request
 from tests.training.annotation.server import Answer, ChatServer
@@ -45,7 +44,7 @@ def test_the_same_content_is_paid_for_once(tmp_path: Path) -> None:
 def test_a_failing_server_is_asked_again_and_then_given_up(
     broken: Answer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("structdecode.training.annotation.client._LONGEST_WAIT", 0.01)
+    monkeypatch.setattr("structdecode.backends.openai.throttle._LONGEST_WAIT", 0.01)
     with ChatServer(lambda asked: Answer("fine") if asked.times == 2 else broken) as server:
         assert during(server, tmp_path, lambda client: client.ask(request())).text == "fine"
     with ChatServer(lambda asked: broken) as server:
@@ -55,14 +54,14 @@ def test_a_failing_server_is_asked_again_and_then_given_up(
 
 
 def test_a_slow_server_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("structdecode.training.annotation.client._LONGEST_WAIT", 0.01)
+    monkeypatch.setattr("structdecode.backends.openai.throttle._LONGEST_WAIT", 0.01)
     with ChatServer(lambda asked: Answer("fine", delay=0 if asked.times else 4)) as server:
         assert during(server, tmp_path, lambda client: client.ask(request()), timeout=2).text == "fine"
         assert sum(server.asked.values()) >= 2
 
 
 def test_a_server_that_drips_does_not_outlast_the_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("structdecode.training.annotation.client._LONGEST_WAIT", 0.01)
+    monkeypatch.setattr("structdecode.backends.openai.throttle._LONGEST_WAIT", 0.01)
     listener = socket.create_server(("127.0.0.1", 0))
 
     def drip() -> None:
@@ -99,7 +98,7 @@ def test_a_server_that_drips_does_not_outlast_the_timeout(tmp_path: Path, monkey
 
 
 def test_no_server_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("structdecode.training.annotation.client._LONGEST_WAIT", 0.01)
+    monkeypatch.setattr("structdecode.backends.openai.throttle._LONGEST_WAIT", 0.01)
     with ChatServer(lambda asked: Answer("fine")) as server:
         pass
     with pytest.raises(Unanswered, match="APIConnectionError"):

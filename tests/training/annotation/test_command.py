@@ -37,7 +37,7 @@ KEY = "sk-test-abcdefgh"
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(command.KEY, KEY)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-    monkeypatch.setattr("structdecode.training.annotation.client._LONGEST_WAIT", 0.01)
+    monkeypatch.setattr("structdecode.backends.openai.throttle._LONGEST_WAIT", 0.01)
 
 
 def options(tmp_path: Path, url: str | None, numbers: range = range(6), **fields: Any) -> Options:

@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 
 from structdecode.backends.openai.api import ChatApi
-from structdecode.backends.openai.errors import BadRequest
+from structdecode.backends.openai.errors import BadRequest, Unanswered
 from structdecode.training.annotation.client import Client
-from structdecode.training.annotation.errors import Unanswered
 from tests.training.annotation.asking import KEY, during, request
 from tests.training.annotation.server import Answer, ChatServer
 
@@ -25,7 +24,7 @@ LARGE = b" " * (17 << 20)
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("structdecode.training.annotation.client._LONGEST_WAIT", 0.01)
+    monkeypatch.setattr("structdecode.backends.openai.throttle._LONGEST_WAIT", 0.01)
 
 
 def asked(client: Client) -> Any:

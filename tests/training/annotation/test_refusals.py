@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from structdecode.backends.openai.errors import ApiError, BadRequest
+from structdecode.backends.openai.errors import ApiError, BadRequest, Unanswered
 from structdecode.training.annotation.client import Client
-from structdecode.training.annotation.errors import Unanswered
 from tests.training.annotation.asking import KEY, during, request
 from tests.training.annotation.server import Answer, Asked, ChatServer
 
@@ -20,7 +19,7 @@ from tests.training.annotation.server import Answer, Asked, ChatServer
     [
         (401, {"message": f"Incorrect API key provided: {KEY}"}, ApiError, r"\[key\].*OPENAI_API_KEY"),
         (403, {"message": "no"}, ApiError, "HTTP 403"),
-        (404, {"message": "The model `strong` does not exist"}, ApiError, "--model"),
+        (404, {"message": "The model `strong` does not exist"}, ApiError, "the model's name"),
         (429, {"message": "You exceeded your quota", "code": "insufficient_quota"}, ApiError, "no credit left"),
         (400, {"message": "image too large"}, BadRequest, "image too large"),
         (413, {"message": "too much"}, BadRequest, "HTTP 413"),
@@ -71,7 +70,7 @@ ERRORS: dict[str, tuple[Any, type[Exception], int]] = {
 def test_an_error_in_a_reply_of_200_is_shown_and_judged_by_its_code(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("structdecode.training.annotation.client._LONGEST_WAIT", 0.01)
+    monkeypatch.setattr("structdecode.backends.openai.throttle._LONGEST_WAIT", 0.01)
     body, kind, times = ERRORS[case]
     with ChatServer(lambda asked: Answer(raw=json.dumps({"error": body}).encode())) as server:
         with pytest.raises(kind, match="too long for us"):

@@ -15,7 +15,7 @@ from tests.training.annotation.asking import request
 def test_the_key_is_of_everything_that_is_asked() -> None:
     plain = request()
     assert plain.key == request().key == request(purpose="check").key
-    picture = Request("strong", (ChatMessage("user", "Hello", Path("x.png"), "digest"),), 100)
+    picture = Request("strong", (ChatMessage("user", "Hello", (Path("x.png"),), "digest"),), 100)
     others = [request("Hello!"), request(temperature=0.0), request(seed=1), request(extra={"a": 1}), picture]
     others += [Request("weak", plain.messages, 100), Request("strong", plain.messages, 101)]
     assert len({plain.key, *(other.key for other in others)}) == 8

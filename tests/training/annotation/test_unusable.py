@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from structdecode.backends.openai.errors import Stopped, Unanswered
 from structdecode.backends.openai.requests import MOST_TOKENS, Reply
 from structdecode.training.annotation.checks import Problem
 from structdecode.training.annotation.client import Client
 from structdecode.training.annotation.costs import Prices
-from structdecode.training.annotation.errors import Stopped, Unanswered
 from structdecode.training.annotation.journal import Journal
 from tests.training.annotation.asking import during, request
 from tests.training.annotation.server import Answer, ChatServer
@@ -27,7 +27,7 @@ UNUSABLE: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("structdecode.training.annotation.client._LONGEST_WAIT", 0.01)
+    monkeypatch.setattr("structdecode.backends.openai.throttle._LONGEST_WAIT", 0.01)
 
 
 def unusable(case: str, usage: Any = USAGE) -> Answer:
@@ -64,7 +64,7 @@ def test_what_is_no_answer_is_told_in_one_line_with_the_remedy(raw: bytes, says:
         during(server, tmp_path, asked, tries=1)
     told = str(caught.value)
     assert told.isprintable() and len(told) < 400 and f"the reply is {says} (HTTP 200, application/json" in told
-    assert (raw[:5].decode() if raw else "it is empty") in told and "--base-url has to be" in told
+    assert (raw[:5].decode() if raw else "it is empty") in told and "the base URL has to be" in told
 
 
 def test_a_problem_quotes_no_control_characters_and_nothing_long() -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from structdecode.backends.openai.api import retry_after
+from structdecode.backends.openai.errors import Unanswered
 from structdecode.training.annotation.client import Client
-from structdecode.training.annotation.errors import Unanswered
 from tests.training.annotation.asking import during, request
 from tests.training.annotation.server import Answer, Asked, ChatServer
 
