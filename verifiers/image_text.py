@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from structdecode.core.digests import checkpoint_digest
 from structdecode.core.errors import ConfigError
@@ -16,13 +15,14 @@ from structdecode.core.protocols import Model
 from structdecode.core.settings import check_settings
 from structdecode.core.types import Candidate, Prompt, Score
 from structdecode.matching.texts import sentences
+from structdecode.verifiers.own_model import OwnModel
 
 if TYPE_CHECKING:
     from structdecode.verifiers.image_text_encoder import Encoder
 
 
 @dataclass(frozen=True)
-class ImageText:
+class ImageText(OwnModel):
     """Cosine similarity of picture and caption, sentence by sentence, in a CLIP or SigLIP model (arXiv 2103.00020, 2303.15343).
 
     Sentences, since these models were trained on single ones and have a short context; one that does not fit is cut at it,
@@ -55,25 +55,24 @@ class ImageText:
             )
         object.__setattr__(self, "digest", checkpoint_digest(place))
 
-    @cached_property
-    def _encoder(self) -> Encoder:
-        from structdecode.verifiers.image_text_encoder import shared
-
-        return shared(find_checkpoint(self.path), self.device, self.dtype, self.digest)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_encoder"}
-
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:
         said = [sentences(candidate.stages.get(self.stage, "")) for candidate in candidates]
         texts = list(dict.fromkeys(sentence for each in said for sentence in each))
         if not prompt.images or not texts:
             reason = f"no {self.stage} yet" if prompt.images else "there is no picture"
             return [Score.unscored(reason)] * len(candidates)
-        encoder = await asyncio.to_thread(lambda: self._encoder)
+        encoder = await self._encoder()
         found = await asyncio.to_thread(encoder.similarities, texts, prompt.images, model.charge)
         of_text = dict(zip(texts, found.values, strict=True))
         return [self._score({text: of_text[text] for text in each}, found.cut, found.resolution) for each in said]
+
+    async def _encoder(self) -> Encoder:
+        from structdecode.verifiers import image_text_encoder
+
+        settings = (self.device, self.dtype)
+        return await self._from_checkpoint(
+            "image-text", self.path, self.digest, settings, lambda place: image_text_encoder.load(place, *settings)
+        )
 
     def _score(self, found: dict[str, float], cut: frozenset[str], resolution: float) -> Score:
         if not found:

@@ -6,9 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -17,8 +15,7 @@ from torch.nn.functional import normalize
 from structdecode.backends.transformers.checkpoint import check_missing
 from structdecode.backends.transformers.loading import find_device, load_processor, quiet_loading
 from structdecode.core.budget import Usage
-from structdecode.core.digests import checkpoint_digest
-from structdecode.core.errors import ConfigError, ModelError
+from structdecode.core.errors import ModelError
 from structdecode.core.flops import ModelCost
 from structdecode.core.images import Picture
 from structdecode.core.resolution import resolution
@@ -128,24 +125,3 @@ def load(directory: str, device: str | None = None, dtype: str = "auto") -> Enco
     except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
         first = str(error).strip().split("\n")[0][:300]
         raise ModelError(f"image-text: {directory!r}: {first or type(error).__name__}") from error
-
-
-_loading = threading.Lock()
-_in_memory: WeakValueDictionary[tuple[str, str, str | None, str], Encoder] = WeakValueDictionary()
-
-
-def shared(path: str, device: str | None, dtype: str, digest: str) -> Encoder:
-    """One for all who ask for the same, in memory as long as one of them holds it.
-
-    Raises:
-        ConfigError: the directory does not hold the checkpoint of this digest any more.
-    """
-    place = str(Path(path).resolve())
-    key = (place, digest, device, dtype)
-    with _loading:
-        found = _in_memory.get(key)
-        if found is None:
-            if checkpoint_digest(place) != digest:
-                raise ConfigError(f"image-text: {path!r} has changed since this verifier was made: make it anew")
-            found = _in_memory[key] = load(place, device, dtype)
-        return found

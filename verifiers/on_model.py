@@ -45,8 +45,8 @@ class OnModel(OwnModel):
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:
         if not candidates:
             return []
-        key = ("backend", find_checkpoint(self.model), self.digest, self.device, self.dtype)
-        backend: Backend = await self._in_memory(
-            key, lambda: load_backend(self.model, device=self.device, dtype=self.dtype)
+        options = {"device": self.device, "dtype": self.dtype}
+        backend: Backend = await self._from_checkpoint(
+            "model", self.model, self.digest, tuple(options.values()), lambda place: load_backend(self.model, **options)
         )
         return await self.verifier.score(prompt, candidates, model.on(backend))

@@ -5,8 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Hashable
+from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
+
+from structdecode.core.digests import checkpoint_digest
+from structdecode.core.errors import ConfigError
+from structdecode.core.lookup import find_checkpoint
 
 T = TypeVar("T")
 
@@ -26,10 +31,28 @@ def shared(key: Hashable, load: Callable[[], T]) -> T:
 class OwnModel:
     """Base of verifiers that run a model of their own: loaded when it is first asked, freed with the last that holds it."""
 
-    async def _in_memory(self, key: Hashable, load: Callable[[], T]) -> T:
-        """The model, loaded in a thread; see `shared`."""
+    async def _from_checkpoint(
+        self, kind: str, name: str, digest: str, settings: Hashable, load: Callable[[str], T]
+    ) -> T:
+        """What is loaded from a checkpoint with these settings, in a thread; see `shared`.
+
+        Args:
+            kind: what it is, for keys and messages. digest: of the checkpoint as it was when the verifier was made; empty
+                where it is no directory.
+
+        Raises:
+            ConfigError: the directory does not hold the checkpoint of this digest any more.
+        """
         if "_loaded" not in self.__dict__:
-            self.__dict__["_loaded"] = await asyncio.to_thread(shared, key, load)
+            found = find_checkpoint(name)
+            place = str(Path(found).resolve()) if digest else found
+
+            def checked() -> T:
+                if digest and checkpoint_digest(place) != digest:
+                    raise ConfigError(f"{kind} {name!r} has changed since this verifier was made: make it anew")
+                return load(place)
+
+            self.__dict__["_loaded"] = await asyncio.to_thread(shared, (kind, place, digest, settings), checked)
         return self.__dict__["_loaded"]  # type: ignore[no-any-return]
 
     def close(self) -> None:

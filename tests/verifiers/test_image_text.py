@@ -24,7 +24,7 @@ from structdecode.core.types import Candidate, Prompt, Score
 from structdecode.pocket import checkpoint_path
 from structdecode.strategies.best_of_n import BestOfN
 from structdecode.testing import EchoModel, candidate, check_verifier, scripted
-from structdecode.verifiers import image_text_encoder
+from structdecode.verifiers import image_text_encoder, own_model
 from structdecode.verifiers.image_text import ImageText
 from tests.verifiers import dual_encoders
 from tests.verifiers.dual_encoders import CONTEXT
@@ -88,9 +88,9 @@ def test_work_is_charged_before_it_is_done_and_a_picture_is_encoded_once(checkpo
     first = model.charged
     assert first == Usage(prefilled_tokens=2 * CONTEXT, images_encoded=2, model_calls=1, flops=first.flops)
     score(verifier, *given, prompt=prompt, model=model)
-    text = 2 * CONTEXT * verifier._encoder.cost.per_token
+    text = 2 * CONTEXT * verifier.__dict__["_loaded"].cost.per_token
     assert model.charged.images_encoded == 2 and model.charged.flops == pytest.approx(first.flops + text)
-    assert first.flops - text == pytest.approx(2 * verifier._encoder.cost.picture(30, 20)) and text > 1e4
+    assert first.flops - text == pytest.approx(2 * verifier.__dict__["_loaded"].cost.picture(30, 20)) and text > 1e4
 
     class PoorModel(EchoModel):
         def charge(self, usage: Usage) -> None:
@@ -98,7 +98,7 @@ def test_work_is_charged_before_it_is_done_and_a_picture_is_encoded_once(checkpo
 
     with pytest.raises(BudgetSpent):
         score(verifier, candidate("s", "no"), prompt=Prompt("?", PICTURES[2:]), model=PoorModel())
-    assert Prompt("?", PICTURES[2:]).images[0].digest not in verifier._encoder._pictures, "nothing was done"
+    assert Prompt("?", PICTURES[2:]).images[0].digest not in verifier.__dict__["_loaded"]._pictures, "nothing was done"
 
 
 def test_the_least_recent_picture_is_forgotten(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,13 +118,14 @@ def test_the_least_recent_picture_is_forgotten(checkpoint: Path, monkeypatch: py
 def test_verifiers_of_one_path_share_the_weights_as_long_as_one_holds_them(checkpoint: Path) -> None:
     one, other = ImageText(str(checkpoint)), ImageText(str(checkpoint), "min")
     score(one, candidate("s", "a"))
-    assert other._encoder is one._encoder
+    score(other, candidate("s", "a"))
+    assert other.__dict__["_loaded"] is one.__dict__["_loaded"]
     assert pickle.loads(pickle.dumps(one)) == one and one != other
     gc.collect()
-    before = len(image_text_encoder._in_memory)
+    before = len(own_model._in_memory)
     del one, other
     gc.collect()
-    assert len(image_text_encoder._in_memory) == before - 1
+    assert len(own_model._in_memory) == before - 1
 
 
 def test_a_search_pays_for_it(checkpoint: Path) -> None:

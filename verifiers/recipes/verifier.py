@@ -73,15 +73,14 @@ class _RecipeReward(OwnModel):
     async def _loaded_model(self) -> RecipeModel:
         from structdecode.verifiers.recipes.reading import load
 
-        place = find_checkpoint(self.model)
-        key = ("recipe", place, self.digest, self.recipe, self.device, self.dtype, self.trust_remote_code)
-
-        def checked() -> RecipeModel:
-            if self.digest and checkpoint_digest(place) != self.digest:
-                raise ConfigError(f"model {self.model!r} has changed since this verifier was made: make it anew")
-            return load(place, self._recipe, self.device, self.dtype, self.trust_remote_code)
-
-        return await self._in_memory(key, checked)
+        settings = (self.device, self.dtype, self.trust_remote_code)
+        return await self._from_checkpoint(
+            "model",
+            self.model,
+            self.digest,
+            (self.recipe, *settings),
+            lambda place: load(place, self._recipe, *settings),
+        )
 
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:
         if not candidates:

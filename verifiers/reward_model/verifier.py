@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from structdecode.core.digests import checkpoint_digest
-from structdecode.core.errors import ConfigError
 from structdecode.core.lookup import find_checkpoint
 from structdecode.core.protocols import Model
 from structdecode.core.settings import check_settings
@@ -58,16 +56,12 @@ class RewardModel(OwnModel):
         object.__setattr__(self, "digest", checkpoint_digest(place))
 
     async def _reader(self) -> ValueReader:
-        from structdecode.verifiers.reward_model.scoring import load
+        from structdecode.verifiers.reward_model import scoring
 
-        place = str(Path(find_checkpoint(self.path)).resolve())
-
-        def checked() -> ValueReader:
-            if checkpoint_digest(place) != self.digest:
-                raise ConfigError(f"reward model {self.path!r} has changed since this verifier was made: make it anew")
-            return load(place, self.device, self.dtype)
-
-        return await self._in_memory(("reward-model", place, self.digest, self.device, self.dtype), checked)
+        settings = (self.device, self.dtype)
+        return await self._from_checkpoint(
+            "reward model", self.path, self.digest, settings, lambda place: scoring.load(place, *settings)
+        )
 
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:
         if not candidates:
