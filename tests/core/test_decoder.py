@@ -153,3 +153,39 @@ def test_what_is_put_in_has_log_probabilities_of_its_begin_tag_where_asked() -> 
         return plain.spans[0].prefix_log_probs, told.spans[0].prefix_log_probs
 
     assert searched(search) == ((), (-1.0,) * len("<A>"))
+
+
+class _Spends:
+    """Grows candidates to a stage each and spends the rest of the budget before any is finished."""
+
+    def __init__(self, *stages: str) -> None:
+        self.stages = stages
+
+    async def __call__(self, schema: Schema, decoder: Any) -> Any:
+        (one, other) = await decoder.extend([decoder.root], schema.stages[0], n=2)
+        if "B" in self.stages:
+            await decoder.extend([other], schema.stages[1], sampling=Sampling(max_tokens=1))
+        await decoder.score(sd.build("verifiers", "rule", {"pattern": "one"}), [one, other])
+        while True:
+            await decoder.extend([decoder.root], schema.stages[0], sampling=Sampling(max_tokens=1))
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_what_a_spent_budget_leaves_got_furthest(finished: bool) -> None:
+    """Candidates that end where the search was cut: those with most stages, the finished ones where there are any."""
+    schema = Schema("three", (Stage.tagged("A"), Stage.tagged("B"), Stage.tagged("C")))
+    strategy = _Spends("A", "B")
+    result = sd.decode(
+        Prompt("?"),
+        backend=BACKEND,
+        schema=SCHEMA if finished else schema,
+        strategy=strategy,
+        budget={"model_calls": 5},
+    )
+    assert result.stopped_by == "model_calls" and result.candidates
+    assert {tuple(ranked.candidate.stages) for ranked in result.candidates} == {("A", "B")}
+    shallow = sd.decode(Prompt("?"), backend=BACKEND, schema=schema, strategy=_Spends("A"), budget={"model_calls": 4})
+    assert {tuple(ranked.candidate.stages) for ranked in shallow.candidates} == {("A",)}
+    scores = [ranked.score for ranked in shallow.candidates]
+    assert scores[0].scored and len(shallow.candidates) > 2, "the scored ones first, the rest behind them"
+    assert [score.scored for score in scores] == sorted((score.scored for score in scores), reverse=True)

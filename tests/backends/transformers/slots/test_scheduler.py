@@ -13,7 +13,7 @@ from PIL import Image
 
 from structdecode.backends.transformers import TransformersBackend
 from structdecode.backends.transformers.backend import Engine
-from structdecode.backends.transformers.slots import scheduler
+from structdecode.backends.transformers.slots import requests, scheduler
 from structdecode.backends.transformers.slots.kv import Pool
 from structdecode.core.budget import Budget, Meter, Usage
 from structdecode.core.decoder import MeteredDecoder
@@ -394,3 +394,32 @@ def test_rows_of_different_sampling_draw_with_their_own_numbers(picture: Image.I
     alone = [asyncio.run(write(s, range(10 * i, 10 * i + 3), backend(engine="plain"))) for i, s in enumerate(samplings)]
     assert found == alone
     assert len({ids for rows in found for ids in rows}) > len(samplings)
+
+
+@pytest.mark.parametrize("name", ["mllama", "llava"])
+def test_a_text_of_many_chunks_is_read_whole(name: str, prompt: Prompt, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three chunks and more of several rows, of different lengths, between another row's steps."""
+    texts = ["one and one is two, and so on and on.", "two", "a red square and a blue circle, one above the other."]
+
+    async def read() -> list[Any]:
+        built = backend(name, prefix_cache_bytes=0)
+        async with built.open(prompt) as session:
+            request = GenerationRequest(OPEN, Sampling(), hidden_layers=(-1,))
+            drawn = session.extend([Row(Candidate(), 3, 30)], GenerationRequest(OPEN, Sampling(max_tokens=30)))
+            asked = (
+                session.force([Candidate()] * 3, texts, request), session.log_probs(texts), drawn,
+            )  # fmt: skip
+            forced, probabilities, other = (work.value for work in await asyncio.gather(*asked))
+            return [*forced, *probabilities, other[0].token_ids]
+
+    whole = asyncio.run(read())
+    monkeypatch.setattr(requests, "CHUNK", 4)
+    cut = asyncio.run(read())
+    assert len(whole[0].token_ids) > 12, "three chunks and more"
+    for one, other in zip(cut[:3], whole[:3], strict=True):
+        assert one.token_ids == other.token_ids
+        assert one.log_probs == pytest.approx(other.log_probs, abs=1e-4)
+        assert one.hidden_states == pytest.approx(other.hidden_states, abs=1e-3)
+    for few, many in zip(cut[3:6], whole[3:6], strict=True):
+        assert few == pytest.approx(many, abs=1e-4)
+    assert cut[6] == whole[6]
