@@ -29,6 +29,7 @@ class ScoreEvent(TypedDict):
     paths: list[list[int]]
     values: list[float | None]
     reasons: list[str]
+    details: NotRequired[list[Mapping[str, Any]]]
     asked: NotRequired[int]
     resolution: NotRequired[float]
 

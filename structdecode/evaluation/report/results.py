@@ -151,7 +151,7 @@ class Results:
 
     @cached_property
     def sound(self) -> dict[str, CellResult]:
-        """Cells that may win and be compared: those whose verifier and strategy worked at all."""
+        """Cells that may win and be compared: those that are not broken."""
         return {name: cell for name, cell in self.cells.items() if not cell.broken}
 
     @cached_property

@@ -110,7 +110,7 @@ class Selection:
             raise ConfigError(
                 f"{self.results.run.directory}: has {most or 'no'} independent samples a question, fewer than {max(self.sizes)}: record or "
                 f"compare best-of-n with n={max(self.sizes)}, or ask for less with --n"
-                + (f" ({', '.join(unsound)}: left out, its verifier or strategy never worked)" if unsound else "")
+                + (f" ({', '.join(unsound)}: left out, no evidence for its verifier or strategy)" if unsound else "")
             )
         return [cell for cell in scored if cell.width >= max(self.sizes)]
 
