@@ -117,7 +117,7 @@ def compare(
         loading: for `structdecode.core.assembly.load_backend`: ``device``, ``dtype`` and so on.
 
     Returns:
-        How many questions failed on our side, and cells whose verifier never worked (0: all is well).
+        How many questions failed on our side, and cells whose verifier never worked or often failed (0: all is well).
 
     Raises:
         ConfigError: a mistake in the study, or the directory holds a run of another one.

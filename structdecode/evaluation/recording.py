@@ -9,13 +9,13 @@ from typing import Any
 
 from structdecode.core.budget import Usage
 from structdecode.core.flops import ModelCost
+from structdecode.core.plain import digest_of
 from structdecode.core.results import Result
 from structdecode.core.types import Path, Prompt, Schema, join_spans
 from structdecode.core.visible import visible_text
 from structdecode.evaluation.cells import Cell
 from structdecode.evaluation.costs import PARTS
 from structdecode.evaluation.identity import RECORD_VERSION
-from structdecode.core.plain import digest_of
 from structdecode.matching.types import Match, Question
 from structdecode.records.types import Record, ScoredCandidate, ScoringRound
 
