@@ -85,10 +85,12 @@ class Audit:
         found: dict[str, dict[str, list[float]]] = {}
         for record in cell.records:
             samples, right = pool_of(record, self.results.resolution)
-            values = {RANDOM: sum(right) / len(right) if right else 0.0, cell.name: float(record.correct)}
+            blind = sum(right) / len(right) if right else 0.0
+            values = {RANDOM: blind, cell.name: float(record.correct)}
             if cell.independent and samples:
-                values[cell.name] = expected(Best(), samples, right, len(samples)).value
+                scored = any(sample.score.scored for sample in samples)
                 votes = [replace(sample, score=Score(None)) for sample in samples]
+                values[cell.name] = expected(Best(), samples, right, len(samples)).value if scored else blind
                 values[MAJORITY] = expected(Majority(), votes, right, len(votes)).value
             for name, value in values.items():
                 found.setdefault(name, {}).setdefault(record.id, []).append(value)
@@ -193,8 +195,8 @@ def gains(audit: Audit) -> Section:
                     "settle": statistics.questions_to_settle(found),
                 })  # fmt: skip
     words = (
-        "The answer that the verifier scores best, against other ways to choose among the same answers: at random, and by the most "
-        "frequent one. Paired by question, exact sign-flip test of whole clusters, Holm-corrected over this table. What is not "
+        "The answer that the verifier scores best (of independent answers none of which has a score, any), against other ways to choose "
+        "among the same answers: at random, and by the most frequent one. A search by stages is held against a pick among what it finished. Paired by question, exact sign-flip test of whole clusters, Holm-corrected over this table. What is not "
         "shown is INCONCLUSIVE; the last column says with how many questions a true difference of that size would be shown with 80 % power."
     )
     columns = (
