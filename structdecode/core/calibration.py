@@ -46,7 +46,7 @@ class Spread:
     quantiles: Mapping[str, float]
 
     def cut_off(self, sigmas: float = RETRACE) -> float:
-        """Mean + sigmas * sigma: a stage whose best candidate is below may be written again (LLaVA-o1's retracing)."""
+        """Mean + sigmas * sigma: a stage whose best candidate is below is written again by SWIRES (arXiv 2411.10440)."""
         return self.mean + sigmas * self.sigma
 
 
@@ -89,7 +89,7 @@ class ProbabilityMap:
     def _level(self, score: float) -> float:
         if not self.knots:
             return 1.0 / (1.0 + math.exp(min(-(self.slope * score + self.intercept), 700.0)))
-        return float(np.interp(score, *zip(*self.knots, strict=True)))
+        return float(np.interp(score, [x for x, _ in self.knots], [y for _, y in self.knots]))
 
 
 @dataclass(frozen=True)

@@ -242,7 +242,7 @@ def _identity(results: Results, source: LabelledScores) -> dict[str, Any]:
     study = results.run.study
     config = study["config"]
     name = source.cell.records[0].cell
-    code = next((cell.get("code", {}) for cell in config["cells"] if cell["name"] == name), {})
+    code: dict[str, Any] = next((cell.get("code", {}) for cell in config["cells"] if cell["name"] == name), {})
     return {
         "run": results.run.directory.resolve().name, "cell": source.cell.name, "seeds": list(source.cell.seeds),
         "model": dict(config["model"]), "data": {key: config["data"].get(key) for key in ("name", "digest", "questions")},

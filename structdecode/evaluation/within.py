@@ -81,7 +81,7 @@ def correlation(
     if math.isnan(value) or count < FEW:
         return Estimate(value, math.nan, math.nan, math.nan, int(of.max()) + 1, count)
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    resampled = _r(sums @ drawn.T)
+    resampled = _r(sums @ drawn.T.astype(float))
     resampled = resampled[~np.isnan(resampled)]
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(resampled, [tail, 1 - tail])

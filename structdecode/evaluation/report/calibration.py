@@ -23,7 +23,7 @@ def markdown(found: Calibration) -> str:
         tuple({"stage": stage, **vars(spread), "cut": spread.cut_off()} for stage, spread in found.scores.items()),
     )
     about = Paragraph(
-        "The raw scores. Below mean + 0.2533 sigma lie 60 % of a normal distribution (LLaVA-o1's cut-off for retracing)."
+        "The raw scores. Below mean + 0.2533 sigma lie 60 % of a normal distribution (the cut-off of SWIRES, arXiv 2411.10440)."
     )
     return "\n\n".join(block.markdown() for block in (Paragraph(words), measured, about, scores))
 
