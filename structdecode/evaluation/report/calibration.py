@@ -48,7 +48,7 @@ def _rows(found: Calibration, stage: str) -> list[dict[str, Any]]:
     return [
         {
             "stage": "all" if stage == ANY_STAGE else stage, "what": what, **vars(quality),
-            "gain": f"{measured.gain:+.4f}{known}" if what == "calibrated" else "-",
+            "gain": f"{measured.gain:+.4f}{known}" if quality is measured.calibrated else "-",
             "candidates": measured.candidates, "questions": measured.questions,
         }
         for what, quality in kinds.items()

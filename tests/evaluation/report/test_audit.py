@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,15 @@ def test_what_cannot_be_meant(run: Path, tmp_path: Path) -> None:
     for subcommand in ("fit", "audit"):
         done = command("verifier", subcommand, "--help")
         assert done.code == 0 and "structdecode verifier" in done.out
+
+
+def test_what_is_not_installed_is_said(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    for words in (
+        ("fit", run, "--verifier", "p-true", "--out", tmp_path / "fit.json"),
+        ("audit", run, "--out", tmp_path),
+    ):
+        assert "'scikit-learn' is needed here: pip install 'structdecode[eval]'" in one_line("verifier", *words)
 
 
 # ------------------------------------------------------------------ a model that does as it is told
