@@ -10,6 +10,7 @@ from typing import NoReturn
 import typer
 
 from structdecode.cli import new as new_plugin
+from structdecode.cli import verifier as verifier_commands
 from structdecode.cli.annotate import annotate
 from structdecode.cli.compare import compare, merge, report
 from structdecode.cli.data import check
@@ -38,6 +39,10 @@ pocket.command()(sample)
 data = typer.Typer(help="Data to train on.", no_args_is_help=True)
 data.command()(check)
 
+verifier = typer.Typer(help="Calibrate and audit verifiers on a run whose answers are known.", no_args_is_help=True)
+verifier.command()(verifier_commands.fit)
+verifier.command()(verifier_commands.audit)
+
 new = typer.Typer(help="A package with a plug-in of one's own, to begin with.", no_args_is_help=True)
 new.command()(new_plugin.verifier)
 new.command()(new_plugin.strategy)
@@ -53,6 +58,7 @@ for name, command in _COMMANDS.items():
 app.add_typer(pocket, name="pocket")
 app.add_typer(data, name="data")
 app.add_typer(new, name="new")
+app.add_typer(verifier, name="verifier")
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ class ScoreEvent(TypedDict):
     paths: list[list[int]]
     values: list[float | None]
     reasons: list[str]
+    details: NotRequired[list[Mapping[str, Any]]]
     asked: NotRequired[int]
     resolution: NotRequired[float]
 
@@ -99,6 +100,7 @@ def _uneven(event: Mapping[str, Any]) -> str | None:
         return "path is empty"
     if event["kind"] == "candidate" and len(event.get("token_texts", ())) != len(event.get("token_log_probs", ())):
         return "token_texts and token_log_probs are not of one length"
-    if event["kind"] == "score" and not len(event["paths"]) == len(event["values"]) == len(event["reasons"]):
-        return "paths, values and reasons are not of one length"
+    if event["kind"] == "score":
+        lengths = {len(event[key]) for key in ("paths", "values", "reasons", "details") if key in event}
+        return None if len(lengths) == 1 else "paths, values, reasons and details are not of one length"
     return None

@@ -14,11 +14,11 @@ from structdecode.core.budget import Budget
 from structdecode.core.errors import ConfigError, UnknownNameError
 from structdecode.core.lookup import find_schema
 from structdecode.core.places import short_name
+from structdecode.core.plain import digest_of, plain
 from structdecode.core.protocols import Strategy, StrategyTraits, traits_of
 from structdecode.core.settings import field_types, name_and_settings
 from structdecode.core.types import Schema
 from structdecode.evaluation.code import Code, code_of
-from structdecode.evaluation.plain import digest_of, plain
 
 COUNT = "n"
 """The swept number of candidates, whatever a strategy calls it: the width that it declares."""

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from structdecode.core import registry
-from structdecode.evaluation.plain import digest_of, plain, unwrapped
+from structdecode.core.plain import digest_of, plain, unwrapped
 from structdecode.evaluation.source import Entry, codes, engine, entry_of, file_of, is_engine
 
 Code = dict[str, Entry]

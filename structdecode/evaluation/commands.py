@@ -117,7 +117,7 @@ def compare(
         loading: for `structdecode.core.assembly.load_backend`: ``device``, ``dtype`` and so on.
 
     Returns:
-        How many questions failed on our side, and cells whose verifier never worked (0: all is well).
+        How many questions failed on our side, and cells whose verifier never worked or often failed (0: all is well).
 
     Raises:
         ConfigError: a mistake in the study, or the directory holds a run of another one.
@@ -266,13 +266,17 @@ def write_report(directory: Path) -> None:
 
 
 def warn_of_broken(directory: Path) -> int:
-    """Names on stderr each cell whose verifier never worked, with the first error, quiet or not; returns how many."""
-    from structdecode.evaluation.soundness import verifier_failure
+    """Names on stderr each cell whose verifier never worked or often failed, with the first error, quiet or not; returns how many."""
+    from structdecode.evaluation.soundness import verifier_failure, verifier_gaps
 
-    found = [(name, why) for name, records in read_run(directory).by_cell.items() if (why := verifier_failure(records))]
-    for name, why in found:
-        _tell(f"{name}: {why}; its figures are those of an arbitrary choice")
-    return len(found)
+    found = 0
+    for name, records in read_run(directory).by_cell.items():
+        if never := verifier_failure(records):
+            _tell(f"{name}: {never}; its figures are those of an arbitrary choice")
+        elif often := verifier_gaps(records):
+            _tell(f"{name}: {often}; it is no evidence for that verifier")
+        found += bool(never or often)
+    return found
 
 
 def _complete(out: Path, trials: Sequence[Trial]) -> bool:

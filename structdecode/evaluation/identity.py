@@ -12,8 +12,8 @@ from PIL import Image
 from structdecode.core.digests import model_files
 from structdecode.core.images import ImageSource, Picture
 from structdecode.core.picture_files import FILES, picture_digest
+from structdecode.core.plain import digest_of
 from structdecode.evaluation.code import code_of_object
-from structdecode.evaluation.plain import digest_of
 from structdecode.matching.types import Question
 
 RECORD_VERSION = 4

@@ -9,13 +9,13 @@ from typing import Any
 
 from structdecode.core.budget import Usage
 from structdecode.core.flops import ModelCost
+from structdecode.core.plain import digest_of
 from structdecode.core.results import Result
 from structdecode.core.types import Path, Prompt, Schema, join_spans
 from structdecode.core.visible import visible_text
 from structdecode.evaluation.cells import Cell
 from structdecode.evaluation.costs import PARTS
 from structdecode.evaluation.identity import RECORD_VERSION
-from structdecode.evaluation.plain import digest_of
 from structdecode.matching.types import Match, Question
 from structdecode.records.types import Record, ScoredCandidate, ScoringRound
 
@@ -25,6 +25,8 @@ WHOLE_ANSWER = "ANSWER"
 """The stage of a round in which whole answers were scored, whatever stages they have."""
 
 _REASON_LENGTH = 300
+_MOST = 1e300
+"""What is kept of a score's details is below it: neither NaN nor more than a float holds."""
 
 
 def record_key(cell: Cell, question_digest: str, models: Sequence[str], code: Mapping[str, Any] | None = None) -> str:
@@ -67,6 +69,7 @@ def make_record(
         ),
         pool=pool, rounds=_rounds(result.trace.events, schema, question, match),
         failures=tuple(f"{event['verifier']}: {event['error']}" for event in result.trace.failures),
+        verifier_seconds=result.usage_by_part.get("verifier", Usage()).seconds,
     )  # fmt: skip
 
 
@@ -111,11 +114,21 @@ def _compact(event: Mapping[str, Any]) -> dict[str, Any]:
     elif event["kind"] == "score":
         kept["values"] = [finite(value) for value in event["values"]]
         kept["reasons"] = [reason[:_REASON_LENGTH] for reason in event["reasons"]]
-        del kept["details"]
+        kept["details"] = [figures_of(details) for details in event["details"]]
     elif event["kind"] == "result":
         kept["usage"] = _without_time(event["usage"])
         kept["usage_by_part"] = {part: _without_time(used) for part, used in event["usage_by_part"].items()}
     return kept
+
+
+def figures_of(details: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a score's details the numbers, and those in mappings among them: what can be averaged."""
+    inner = {key: figures_of(value) for key, value in details.items() if isinstance(value, Mapping)}
+    numbers = {key: value for key, value in details.items() if isinstance(value, int | float) and abs(value) < _MOST}
+    return {
+        **{key: finite(value) for key, value in numbers.items()},
+        **{key: value for key, value in inner.items() if value},
+    }
 
 
 def _without_time(usage: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,9 +165,16 @@ def _rounds(
             paths = tuple(tuple(path) for path in event["paths"])
             stage = _stage_of(paths, made, scored)
             right = tuple(_right(path, made, schema, question, match) for path in paths)
-            found.append(ScoringRound(stage, event["verifier"], paths, tuple(map(finite, event["values"])), right))
+            values = tuple(map(finite, event["values"]))
+            found.append(ScoringRound(stage, event["verifier"], paths, values, right, _why_unscored(event)))
             scored.update(paths)
     return tuple(found)
+
+
+def _why_unscored(event: Mapping[str, Any]) -> str:
+    """The first reason of a candidate without a score."""
+    reasons = (reason for value, reason in zip(event["values"], event["reasons"], strict=True) if value is None)
+    return next(reasons, "")[:_REASON_LENGTH]
 
 
 def _stage_of(paths: Sequence[Path], made: Mapping[Path, Mapping[str, Any]], scored: set[Path]) -> str:

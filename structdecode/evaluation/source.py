@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from structdecode.core.places import module_name
+from structdecode.core.plain import digest_of, plain, unwrapped
 from structdecode.core.registry import place_of
-from structdecode.evaluation.plain import digest_of, plain, unwrapped
 
 Entry = dict[str, str]
 """``what``: "module:qualname"; ``version``: its distribution; or digests: ``source``, and ``state`` of what it closes over."""

@@ -300,6 +300,18 @@ def _reach(comparison: Comparison) -> float:
     return z * comparison.difference.error
 
 
+def questions_to_settle(comparison: Comparison) -> int | None:
+    """Questions with which a true difference as large as the one seen would be shown with 80 % power; None: cannot be told.
+
+    By the normal approximation, with as many questions a cluster as there are, and as many comparisons made together. A
+    difference that is shown already needs no more, so it has None, too.
+    """
+    gap, reach = comparison.difference, _reach(comparison)
+    if comparison.shown or math.isnan(reach) or gap.value == 0:
+        return None
+    return math.ceil(gap.n * (reach / abs(gap.value)) ** 2)
+
+
 def in_words(comparison: Comparison, seen: float | None) -> str:
     """The same, with the smallest true difference that would have been seen given (None: none would; NaN: unknown)."""
     gap = comparison.difference

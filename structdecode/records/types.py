@@ -30,6 +30,7 @@ class ScoringRound:
     Attributes:
         paths: of the candidates that were scored together. values: their scores, None where unscored.
         right: whether each one's stage text is right; None where that cannot be told.
+        reason: why a candidate has no score, of the first that has none.
     """
 
     stage: str
@@ -37,6 +38,7 @@ class ScoringRound:
     paths: tuple[tuple[int, ...], ...]
     values: tuple[float | None, ...]
     right: tuple[bool | None, ...]
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Record:
         usage: counts of `Usage` by part (``generator``, ``verifier``; ``judge`` of answers), ``seconds`` left out.
         flops: by part likewise, of the search's model and of verifiers' own models that say theirs.
         seconds: wall time from the question's start to its end (others run beside it; not part of any table of results).
+        verifier_seconds: of these, those in which the verifier had work under way; 0 where that was not kept.
         stages: text by stage of the best candidate. wrong_stages: those whose text differs from the reference.
         error: where the question could not be asked at all: why. It counts as wrong.
     """
@@ -77,6 +80,7 @@ class Record:
     rounds: tuple[ScoringRound, ...]
     failures: tuple[str, ...] = ()
     error: str = ""
+    verifier_seconds: float = 0.0
 
     @property
     def covered(self) -> bool:
@@ -94,7 +98,12 @@ class Record:
         given["pool"] = tuple(ScoredCandidate(**{**p, "path": tuple(p["path"])}) for p in given["pool"])
         given["rounds"] = tuple(
             ScoringRound(
-                r["stage"], r["verifier"], tuple(tuple(p) for p in r["paths"]), tuple(r["values"]), tuple(r["right"])
+                r["stage"],
+                r["verifier"],
+                tuple(tuple(p) for p in r["paths"]),
+                tuple(r["values"]),
+                tuple(r["right"]),
+                r.get("reason", ""),
             )
             for r in given["rounds"]
         )

@@ -66,7 +66,7 @@ MALFORMED: dict[str, Callable[[dict[str, Any]], Any]] = {
     "tokens a text": changed("candidate", tokens=SCRIPT), "seed a text": changed("candidate", seed=SCRIPT),
     "log_prob a text": changed("candidate", log_prob=SCRIPT), "closed a text": changed("candidate", closed="no"),
     "values a number": changed("score", values=1), "values of texts": changed("score", values=[SCRIPT, SCRIPT]),
-    "one value too few": changed("score", values=[1.0]), "reasons null": changed("score", reasons=None),
+    "one value too few": changed("score", values=[1.0]), "one detail too few": changed("score", details=[{}]), "details null": changed("score", details=None), "reasons null": changed("score", reasons=None),
     "paths of numbers": changed("score", paths=[1, 2]), "no verifier": without("score", "verifier"),
     "ranking a text": changed("result", ranking="x"), "usage a list": changed("result", usage=[1]),
     "usage of texts": changed("result", usage={"generated_tokens": SCRIPT}),

@@ -17,12 +17,12 @@ import pytest
 
 from structdecode.backends.scripted import ScriptedBackend
 from structdecode.core import registry
+from structdecode.core.plain import digest_of, plain
 from structdecode.core.schemas import load_schema
 from structdecode.core.types import Schema
 from structdecode.evaluation import code
 from structdecode.evaluation.cells import CellTemplate, expand
 from structdecode.evaluation.identity import model_identity
-from structdecode.evaluation.plain import digest_of, plain
 from structdecode.evaluation.source import entry_of, is_engine
 from structdecode.evaluation.source import reached as reached_from
 from structdecode.matching import match

@@ -91,17 +91,19 @@ def test_a_verifier_that_raised_on_every_candidate_is_said_and_exits_1(
             raise ValueError("not this one")
         return 1.0
 
-    assert studied(tmp_path / "run", "never-works", "works-now-and-then") == 1
+    assert studied(tmp_path / "run", "never-works", "works-now-and-then") == 2
     said = capsys.readouterr().err
     assert said == (
         "compare: best-of-n/never-works/n=2: its verifier never worked (first error: never-works: ValueError: no such "
         "head); its figures are those of an arbitrary choice\n"
+        "compare: best-of-n/works-now-and-then/n=2: its verifier works-now-and-then gave no score to 6 of 8 candidates "
+        "(first error: works-now-and-then: ValueError: not this one); it is no evidence for that verifier\n"
     )
     head = (tmp_path / "run/report.md").read_text().split("## ")[0].replace("\\", "")
     assert "No evidence: best-of-n/never-works/n=2: its verifier never worked" in head
     results = Results(read_run(tmp_path / "run"))
-    assert set(results.sound) == {"direct", "best-of-n/works-now-and-then/n=2"}
-    assert studied(tmp_path / "run", "never-works", "works-now-and-then") == 1, "resumed, with nothing left to do"
+    assert set(results.sound) == {"direct"}
+    assert studied(tmp_path / "run", "never-works", "works-now-and-then") == 2, "resumed, with nothing left to do"
     for command, code in ((("report", tmp_path / "run"), 0), (("merge", tmp_path / "run", "--out", tmp_path / "m"), 1)):
         assert "never-works: ValueError: no such head" in run(*command, code=code).stderr
 

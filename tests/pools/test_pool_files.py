@@ -40,7 +40,7 @@ def records(directory: Path) -> dict[str, Any]:
     found = {}
     for record in read_run(directory).records:
         line = record.as_dict()
-        line["seconds"] = 0.0
+        line["seconds"] = line["verifier_seconds"] = 0.0
         line["pool"] = [{**c, "score": None if c["score"] is None else round(c["score"], 4)} for c in line["pool"]]
         line["rounds"] = [
             {**r, "values": [None if v is None else round(finite(v) or 0.0, 4) for v in r["values"]]}

@@ -186,7 +186,8 @@ def all_cells(results: Results) -> list[Block]:
         "Costs are means a question. Prefilled tokens were computed, cached ones were in the KV cache and were not; "
         "Then answers are counted: 'empty' had nothing in them to match, 'malformed' have a broken stage, 'spent' are of "
         "searches that a budget ended, 'not asked' are errors. 'Verifier failures' counts calls that failed, 'failed on' the "
-        "questions that they hit. A cell whose verifier never worked is on no front and compared with nothing.",
+        "questions that they hit. A cell whose verifier never worked, or left more than 5 % of its candidates without a score, "
+        "is on no front and compared with nothing.",
         *held,
     ]
     if results.unequal:

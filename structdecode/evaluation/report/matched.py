@@ -35,7 +35,7 @@ def section(results: Results) -> Section:
             "A family is a strategy with its verifier; its cells differ in N. At a budget it gets what lies between its "
             "dearest cell within the budget and the next one, in proportion to the cost: a mix of the two, question by "
             "question. A family whose cells all cost less gets its dearest one, with no credit for what it did not "
-            "spend; one whose cells all cost more has no figure. Cells whose verifier never worked are left out."
+            "spend; one whose cells all cost more has no figure. Cells that are no evidence are left out."
         )
     ]
     for unit in results.units():

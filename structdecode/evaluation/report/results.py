@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from structdecode.core.resolution import resolution
 from structdecode.evaluation import costs, statistics
 from structdecode.evaluation.cells import declared
 from structdecode.evaluation.clusters import members, standard_error
@@ -159,9 +160,14 @@ class Results:
         """By question id the cluster that the run's data give it; a question without one is its own."""
         return {id: line.get("cluster") or f"question {id}" for id, line in self.run.questions.items()}
 
+    @property
+    def resolution(self) -> float:
+        """Differences of the model's own numbers up to which are noise."""
+        return resolution((self.run.study["config"].get("model") or {}).get("dtype") or "float32")
+
     @cached_property
     def sound(self) -> dict[str, CellResult]:
-        """Cells that may win and be compared: those whose verifier and strategy worked at all."""
+        """Cells that may win and be compared: those that are not broken."""
         return {name: cell for name, cell in self.cells.items() if not cell.broken}
 
     @cached_property

@@ -12,7 +12,6 @@ from typing import Any
 
 from structdecode.core.errors import ConfigError
 from structdecode.core.paths import write_atomically
-from structdecode.core.resolution import resolution
 from structdecode.core.types import Score
 from structdecode.evaluation import statistics
 from structdecode.evaluation.report import figures, page
@@ -106,7 +105,7 @@ class Selection:
             raise ConfigError(
                 f"{self.results.run.directory}: has {most or 'no'} independent samples a question, fewer than {max(self.sizes)}: record or "
                 f"compare best-of-n with n={max(self.sizes)}, or ask for less with --n"
-                + (f" ({', '.join(unsound)}: left out, its verifier or strategy never worked)" if unsound else "")
+                + (f" ({', '.join(unsound)}: left out, no evidence for its verifier or strategy)" if unsound else "")
             )
         return [cell for cell in scored if cell.width >= max(self.sizes)]
 
@@ -123,7 +122,7 @@ class Selection:
     def _found(self) -> tuple[list[Choice], list[str]]:
         choices, refused = list[Choice](), list[str]()
         for at, cell in enumerate(self.cells):
-            pools = [_pool(record, self._noise) for record in cell.records]
+            pools = [pool_of(record, self.results.resolution) for record in cell.records]
             bare = [([replace(sample, score=Score(None)) for sample in samples], right) for samples, right in pools]
             for name, selector in self.selectors.items():
                 scored = needs_scores(selector)
@@ -134,10 +133,6 @@ class Selection:
                 except ConfigError as error:
                     refused.append(f"{name} with {cell.verifier}: {error}")
         return choices, refused
-
-    @property
-    def _noise(self) -> float:
-        return resolution((self.results.run.study["config"].get("model") or {}).get("dtype") or "float32")
 
     def _choice(self, name: str, selector: Selector, cell: CellResult, pools: Sequence[Pool], n: int) -> Choice:
         values: list[Expected] = []
@@ -171,11 +166,18 @@ class Selection:
         return {pair[0]: one for pair, one in zip(pairs, found, strict=True)}
 
 
-def _pool(record: Record, noise: float) -> Pool:
-    """A question's samples in the order they were drawn, and whether each is right."""
+def pool_of(record: Record, noise: float) -> Pool:
+    """A question's samples in the order they were drawn, and whether each is right.
+
+    Scores are the verifier's; what the search made of them (a vote's shares) only where no verifier was asked.
+    """
     drawn = sorted(record.pool, key=lambda candidate: candidate.path)
+    given = {path: v for found in record.rounds for path, v in zip(found.paths, found.values, strict=True)}
     samples = [
-        Sample(c.answer if c.valid and c.answer else None, Score(c.score, resolution=noise), c.answer) for c in drawn
+        Sample(
+            c.answer if c.valid and c.answer else None, Score(given.get(c.path, c.score), resolution=noise), c.answer
+        )
+        for c in drawn
     ]
     return samples, [candidate.correct for candidate in drawn]
 

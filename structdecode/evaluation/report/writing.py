@@ -22,6 +22,7 @@ from structdecode.evaluation.report import (
 )
 from structdecode.evaluation.report.results import Results
 from structdecode.evaluation.report.section import Paragraph, Section
+from structdecode.evaluation.soundness import first_failure
 from structdecode.evaluation.statistics import FEW
 from structdecode.records.store import read_run
 
@@ -99,7 +100,10 @@ def _highest(results: Results) -> str:
         for count, what in (
             (sum(record.status == "empty" and not record.error for record in records), "are empty"),
             (sum(bool(record.error) for record in records), "could not be asked for"),
-            (sum(bool(record.failures) for record in records), "met a verifier that failed"),
+            (
+                sum(bool(record.failures) for record in records),
+                f"met a verifier that failed (first error: {first_failure(records)})",
+            ),
         )
         if count
     ]
