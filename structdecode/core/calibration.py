@@ -93,6 +93,18 @@ class ProbabilityMap:
 
 
 @dataclass(frozen=True)
+class AnswerScores:
+    """Raw scores of finished answers, right and wrong ones: for votes weighted by densities (`KdeCalibrated`).
+
+    Attributes:
+        right, wrong: rising; of many, so many evenly spread ones that the shares stay.
+    """
+
+    right: tuple[float, ...]
+    wrong: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class VerifierIdentity:
     """A verifier's label (`structdecode.core.labels`) and its settings as plain JSON (`structdecode.core.plain`)."""
 
@@ -144,6 +156,7 @@ class Calibration:
     Attributes:
         maps: by stage, or one for `ANY_STAGE`. scores: the raw scores of each stage. measured: by the keys of ``maps``.
         fitted_on: run, cell, seeds, model, data and code (``study.json``'s words), and versions of what fitted it.
+        answers: raw scores of finished answers.
     """
 
     verifier: VerifierIdentity
@@ -152,6 +165,7 @@ class Calibration:
     scores: Mapping[str, Spread]
     measured: Mapping[str, Measured]
     fitted_on: Mapping[str, Any]
+    answers: AnswerScores | None = None
 
     def __post_init__(self) -> None:
         if not self.maps:

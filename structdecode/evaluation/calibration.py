@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from structdecode.core.calibration import (
     ANY_STAGE,
+    AnswerScores,
     Calibration,
     Measured,
     Method,
@@ -34,6 +35,8 @@ from structdecode.evaluation.report.results import Results
 FOLDS = 5
 QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.6, 0.75, 0.9, 0.95, 0.99)
 BINS = 10
+MOST_ANSWERS = 2000
+"""Scores of right (or of wrong) answers that a file keeps."""
 _LEAST = 1e-6
 """Probabilities are taken to be this far from 0 and 1 where their logarithm is wanted."""
 
@@ -97,8 +100,20 @@ def fit(
         {stage: fitted(found.scores, found.right, method) for stage, found in labels.items()},
         {stage: spread(scores) for stage, found in source.by_stage.items() if (scores := _scores(found))},
         {stage: measured(found, method) for stage, found in labels.items()},
-        _identity(results, source),
+        _identity(results, source), _answers(source.finished),
     )  # fmt: skip
+
+
+def _answers(finished: Sequence[LabelledCandidate]) -> AnswerScores | None:
+    """None where right or wrong ones are missing."""
+    labels = Labels.of(finished)
+    right, wrong = labels.scores[labels.right > 0.5], labels.scores[labels.right <= 0.5]
+    step = max(1, math.ceil(max(len(right), len(wrong)) / MOST_ANSWERS))
+    return (
+        AnswerScores(*(tuple(np.sort(part)[step // 2 :: step].tolist()) for part in (right, wrong)))
+        if min(len(right), len(wrong)) > step
+        else None
+    )
 
 
 def _chosen(results: Results, verifier: str, by_stage: bool, cell: str | None) -> LabelledScores:

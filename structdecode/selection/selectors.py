@@ -156,7 +156,7 @@ def best_first(samples: Sequence[Sample]) -> list[int]:
     return order
 
 
-def _by_answer(samples: Sequence[Sample], weights: Mapping[int, float]) -> Values:
+def by_answer(samples: Sequence[Sample], weights: Mapping[int, float]) -> Values:
     """The sum of its samples' weights for each answer that has any."""
     sums: dict[Hashable, list[float]] = defaultdict(list)
     for at, weight in weights.items():
@@ -205,7 +205,7 @@ def _of_exponentials(values: Values, unsure: Sequence[float], temperature: float
     return [abs(value or 0.0) * share for value in values]
 
 
-def _log_odds(name: str, probability: float) -> float:
+def log_odds(name: str, probability: float) -> float:
     """Raises `ConfigError` for what is no probability between 0 and 1."""
     if not 0 < probability < 1:
         raise ConfigError(
@@ -273,7 +273,7 @@ class Filtered:
         order = best_first(samples)
         _check_sums("filtered", (samples[at].value for at in order))
         kept = order[: max(1, math.ceil(self.keep * len(order) - 1e-9))]
-        return _by_answer(samples, {at: samples[at].value for at in kept})
+        return by_answer(samples, {at: samples[at].value for at in kept})
 
 
 @dataclass(frozen=True)
@@ -293,7 +293,7 @@ class Borda:
 
     def __call__(self, samples: Sequence[Sample]) -> Values:
         order = best_first(samples)
-        return _by_answer(samples, {at: (1 - place / len(order)) ** self.power for place, at in enumerate(order)})
+        return by_answer(samples, {at: (1 - place / len(order)) ** self.power for place, at in enumerate(order)})
 
 
 @dataclass(frozen=True)
@@ -314,7 +314,7 @@ class Softmax:
     def __call__(self, samples: Sequence[Sample]) -> Values:
         order = best_first(samples)
         highest = max((samples[at].value for at in order), default=0.0)
-        return _by_answer(samples, {at: math.exp((samples[at].value - highest) / self.temperature) for at in order})
+        return by_answer(samples, {at: math.exp((samples[at].value - highest) / self.temperature) for at in order})
 
     def noise(self, samples: Sequence[Sample], values: Values, unsure: list[float]) -> list[float]:
         return _of_exponentials(values, unsure, self.temperature)
@@ -333,8 +333,8 @@ class LogOdds:
             raise ConfigError(f"log-odds: threshold must be between 0 and 1, not {self.threshold:g}")
 
     def __call__(self, samples: Sequence[Sample]) -> Values:
-        bar = _log_odds("log-odds", self.threshold)
-        return _by_answer(samples, {at: _log_odds("log-odds", samples[at].value) - bar for at in best_first(samples)})
+        bar = log_odds("log-odds", self.threshold)
+        return by_answer(samples, {at: log_odds("log-odds", samples[at].value) - bar for at in best_first(samples)})
 
     def noise(self, samples: Sequence[Sample], values: Values, unsure: list[float]) -> list[float]:
         return _of_log_odds(samples, unsure)
@@ -391,7 +391,7 @@ class MajorityOfTheBests:
         n = len(order)
         m = min(self.m or max(1, math.isqrt(n)), n)
         wins = {at: ((n - place) ** m - (n - place - 1) ** m) / n**m for place, at in enumerate(order)}
-        return _by_answer(samples, wins)
+        return by_answer(samples, wins)
 
 
 @dataclass(frozen=True)
@@ -426,8 +426,8 @@ class Bayes:
     def __call__(self, samples: Sequence[Sample]) -> Values:
         order = best_first(samples)
         answers = len({samples[at].answer for at in order})
-        weights = {at: _log_odds("bayes", samples[at].value) + math.log(max(1, answers)) for at in order}
-        return _by_answer(samples, weights)
+        weights = {at: log_odds("bayes", samples[at].value) + math.log(max(1, answers)) for at in order}
+        return by_answer(samples, weights)
 
     def noise(self, samples: Sequence[Sample], values: Values, unsure: list[float]) -> list[float]:
         return _of_log_odds(samples, unsure)
