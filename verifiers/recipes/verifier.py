@@ -106,12 +106,14 @@ class OutcomeReward(_RecipeReward):
 
 def _recipe_of(model: str) -> str:
     """The recipe that names a checkpoint: by its name on the hub, or its directory's last part."""
-    for name in built_in():
-        if any(model == known or Path(model).name == known.rpartition("/")[2] for known in Recipe.load(name).models):
-            return name
-    raise ConfigError(
-        f"no recipe names model {model!r}: say which with recipe: {', '.join(sorted(built_in()))}, or a YAML file"
-    )
+    own = Path(model).name
+    known = {name: [each.rpartition("/")[2] for each in Recipe.load(name).models] for name in sorted(built_in())}
+    found = [name for name, models in known.items() if own in models]
+    if len(found) > 1:
+        raise ConfigError(f"recipes {' and '.join(found)} are for model {model!r}: say which with recipe")
+    if not found:
+        raise ConfigError(f"no recipe names model {model!r}: say which with recipe: {', '.join(known)}, or a YAML file")
+    return found[0]
 
 
 @dataclass(frozen=True)
@@ -178,11 +180,14 @@ class _Reading:
         return Score(sum(values) / len(values), replies[0], details)
 
     async def _by_head(self, head: HeadRead, prompt: Prompt, steps: list[str]) -> list[float]:
-        whole = asking.answer_of(self.recipe, steps)
         asked = asking.ask_answer(self.recipe, prompt, steps)
-        pieces = self.loaded.pieces(asked, steps, whole, head)
+        if head.marker:
+            pieces = self.loaded.marked(asked, steps, head.marker)
+        else:
+            grown = [asking.answer_of(self.recipe, steps[:end]) for end in range(1, len(steps) + 1)]
+            pieces = self.loaded.closed(asked, grown, self.recipe.joined)
         (spans,) = await self.model.read(asked, [pieces], hidden_layers=[-1])
-        states = [span.hidden_states for span in spans]
+        states = [span.hidden_states for span in (spans if head.marker else spans[-1:])]
         return [self.loaded.value(state[0], head) for state in states if state is not None]
 
     async def _thinking(self, thinking: Thinking, prompt: Prompt, steps: list[str]) -> str:
@@ -223,7 +228,6 @@ class _Judge:
     async def _ask(self, prompt: Prompt, *answers: Candidate) -> Verdict:
         texts = [asking.answer_of(self.recipe, asking.steps_of(self.recipe, answer)) for answer in answers]
         asked = asking.ask_pair(self.recipe, prompt, texts[0], texts[1])
-        sampling = Sampling(self.read.temperature, max_tokens=self.read.max_tokens)
-        replies = await self.model.complete(asked, sampling=sampling)
-        reply = replies[0].text if replies else ""
-        return Verdict(self.read.winner(reply), reply[:500])
+        sampling = Sampling(self.read.temperature, self.read.top_p, max_tokens=self.read.max_tokens)
+        replies = [reply.text for reply in await self.model.complete(asked, n=self.read.votes, sampling=sampling)]
+        return Verdict(self.read.winner(replies), replies[0][:500] if replies else "no reply")
