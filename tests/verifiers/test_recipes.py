@@ -6,8 +6,11 @@ What a recipe gives is held against a transcription with transformers alone.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
-from collections.abc import Callable, Iterator, Mapping
+import pickle
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,18 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from structdecode.backends.transformers.backend import TransformersBackend
+from structdecode.backends.transformers.controls import Escaper, control_tokens
 from structdecode.backends.transformers.loading import load_processor
-from structdecode.core.types import Candidate, Prompt, Score
+from structdecode.core.engine import decode
+from structdecode.core.errors import ConfigError, ModelError
+from structdecode.core.settings import build
+from structdecode.core.types import Candidate, Prompt, Sampling, Schema, Score, Stage
+from structdecode.strategies.stage_beam import StageBeam
 from structdecode.testing import EchoModel, candidate, check_verifier
 from structdecode.verifiers.recipes import OutcomeReward, ProcessReward
 from structdecode.verifiers.recipes.recipe import Recipe, built_in
+from tests import processes
 from tests.families import ordinary, others, parts, windows
 from tests.families.checks import noise
 
@@ -364,5 +374,168 @@ def test_qwen_math_prm_reads_each_step_at_its_marker(tmp_path: Path) -> None:
     assert len(marked.details) == 2  # a marker in an answer is a text
 
 
+# ------------------------------------------------------------------ in a search
+SHORT = Schema("short", tuple(Stage.tagged(name, sampling=Sampling(1.2, max_tokens=12)) for name in NAMES))
+
+
+def tokens_in_common(rows: Sequence[Sequence[int]]) -> int:
+    """Tokens of the tree that rows make: what any way to read them all has to compute."""
+    return len({tuple(row[:end]) for row in rows for end in range(1, len(row) + 1)})
+
+
+def prompt_ids(processor: Any, messages: list[dict[str, Any]], **how: bool) -> list[int]:
+    found: list[int] = batch(processor, messages, **how)["input_ids"][0].tolist()
+    return found
+
+
+def turns(recipe: Recipe, steps: Sequence[str]) -> list[dict[str, Any]]:
+    first = f"### Question:\n{QUESTION}\n\n### Solution Process:\n{steps[0]}"
+    messages = [said("system", recipe.system), said("user", first, picture=True)]
+    for step in steps[1:]:
+        messages += [said("assistant", "+"), said("user", step)]
+    return messages
+
+
+@pytest.mark.parametrize("name", ["qwen-vl-prm", "skywork-vl-reward"])
+def test_a_stage_beam_pays_for_new_text_alone(name: str, qwen: Path) -> None:
+    """One checkpoint as generator and as verifier. The picture is encoded once; shared stages are read once."""
+    recipe = Recipe.load(name)
+    with_head(qwen)
+    verifier = (ProcessReward if recipe.level == "step" else OutcomeReward)(str(qwen), recipe=name)
+    strategy = StageBeam(candidates=4, beams=2, verifier=verifier)
+    with TransformersBackend.load(qwen) as backend:
+        result = decode(PROMPT, backend=backend, schema=SHORT, strategy=strategy, seed=3)
+    used, (_, processor) = result.usage_by_part["verifier"], naive(qwen, recipe)
+    made = {tuple(event["path"]): event for event in result.trace.events if event["kind"] == "candidate"}
+    shown = Escaper(control_tokens(processor, AutoConfig.from_pretrained(qwen)))
+    rows = []
+    for path in made:
+        texts = [made[path[:end]]["text"] for end in range(1, len(path) + 1)]
+        steps = [shown(text) for text in texts if text.strip()]
+        if recipe.level == "step":
+            rows.append(prompt_ids(processor, turns(recipe, steps)))
+            rows += [prompt_ids(processor, turns(recipe, steps[:end])) for end in range(1, len(steps))]
+        else:
+            chat = [said("user", QUESTION, picture=True), said("assistant", "\n\n".join(steps))]
+            rows.append(prompt_ids(processor, chat, generate=False))
+    assert len(made) > 20 and used.images_encoded == 1 and used.generated_tokens == 0
+    assert tokens_in_common(rows) <= used.prefilled_tokens <= 1.2 * tokens_in_common(rows)
+
+
+def test_one_candidate_that_does_not_fit_costs_the_others_nothing(qwen: Path) -> None:
+    with_head(qwen)
+    long, short = candidate("word " * 20000), candidate(*STEPS)
+    for verifier in (OutcomeReward(str(qwen), recipe="skywork-vl-reward"), ProcessReward(str(qwen))):
+        first, second, third = ask(verifier, long, short, Candidate())
+        assert second.scored and second.value == pytest.approx(ask(verifier, short)[0].value, rel=1e-4)
+        assert "context" in first.reason and third.reason == "nothing is written yet"
+
+
+def test_verifiers_of_a_checkpoint_share_its_weights(qwen: Path) -> None:
+    one, other = ProcessReward(str(qwen)), ProcessReward(str(qwen), aggregate="min")
+    (mean,), (least,) = ask(one, candidate(*STEPS)), ask(other, candidate(*STEPS))
+    assert least.value == min(steps_of(least)) == pytest.approx(min(steps_of(mean)), rel=1e-4)
+    assert one.__dict__["_loaded"] is other.__dict__["_loaded"]
+    held = weakref.ref(one.__dict__["_loaded"])
+    again = pickle.loads(pickle.dumps(one))
+    assert again == one and "_loaded" not in again.__dict__
+    del other
+    gc.collect()
+    assert held() is not None
+    one.close()
+    gc.collect()
+    assert held() is None and ask(one, candidate(*STEPS))[0].value == pytest.approx(mean.value, rel=1e-4)
+
+
+def test_by_its_registered_name(qwen: Path) -> None:
+    assert build("verifiers", "process-reward", {"model": str(qwen)}) == ProcessReward(str(qwen), recipe="qwen-vl-prm")
+    both = build("verifiers", "ensemble", {"members": {"a": {"process-reward": {"model": str(qwen)}}, "b": "log-prob"}})
+    assert ask(both, candidate(*STEPS), candidate(*OTHER))[0].scored
+
+
+def run(*arguments: object, code: int = 0) -> Any:
+    done = processes.run(*arguments, timeout=120)
+    assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def test_from_the_command_line(qwen: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "picture.png"
+    PROMPT.images[0].image.save(picture)
+    asked = (
+        "generate",
+        "--image",
+        picture,
+        "--question",
+        QUESTION,
+        "--strategy",
+        "stage-beam",
+        "--set",
+        "candidates=2",
+    )
+    named = ("--verifier", "process-reward", "--set", f"verifier.model={qwen}", "--json")
+    done = json.loads(run(*asked, *named).stdout)
+    assert done["verifier"] == "process-reward"
+    assert done["usage"]["images_encoded"] == 2 and done["usage"]["flops"] > 0
+    assert all(0 < each["score"] < 1 for each in done["candidates"])
+    wrong = run(*asked, "--verifier", "process-reward", "--set", f"verifier.model={tmp_path}/none", code=2)
+    assert "no recipe names model" in wrong.stderr
+
+
 def test_it_keeps_the_laws_of_verifiers(qwen: Path) -> None:
+    with_head(qwen)
     check_verifier(ProcessReward(str(qwen)), prompt=PROMPT)
+    check_verifier(OutcomeReward(str(qwen), recipe="skywork-vl-reward"), prompt=PROMPT)
+
+
+# ------------------------------------------------------------------ checkpoints that do not fit
+def test_a_checkpoint_that_does_not_fit_is_named_in_one_line(qwen: Path, tmp_path: Path) -> None:
+    def said_of(verifier: Any) -> str:
+        with pytest.raises((ConfigError, ModelError)) as raised:
+            ask(verifier, candidate(*STEPS))
+        assert "\n" not in str(raised.value)
+        return str(raised.value)
+
+    other = roomy(others.mllama, tmp_path / "mllama")
+    assert "its architecture is 'mllama', the recipe's qwen2_5_vl" in said_of(ProcessReward(str(other), "qwen-vl-prm"))
+    text_model(Qwen2ForCausalLM, tmp_path / "text")
+    assert "its architecture is 'qwen2_5_vl', the recipe's qwen2" in said_of(
+        ProcessReward(str(qwen), "qwen2.5-math-prm")
+    )
+    assert "no weights 'score.0.weight' in model.safetensors" in said_of(
+        ProcessReward(str(tmp_path / "text"), "qwen2.5-math-prm")
+    )
+    bare = roomy(ordinary.qwen2_5_vl, tmp_path / "bare")
+    assert "value_head.safetensors" in said_of(OutcomeReward(str(bare), "skywork-vl-reward"))
+    with_head(bare, width=16)
+    assert "(1, 16), which does not fit 32" in said_of(OutcomeReward(str(bare), "skywork-vl-reward"))
+    with_head(bare)
+    second = edited(tmp_path, "skywork-vl-reward", head={"output": 1})
+    assert "its head has 1 outputs, the recipe reads number 1" in said_of(OutcomeReward(str(bare), second))
+    (bare / "value_head.safetensors").write_bytes(b"no weights")
+    assert "value_head.safetensors: " in said_of(OutcomeReward(str(bare), "skywork-vl-reward"))
+    (tmp_path / "empty").mkdir()
+    assert "no config.json" in said_of(ProcessReward(str(tmp_path / "empty"), "qwen-vl-prm"))
+
+
+def test_a_checkpoint_that_changed_is_not_taken_for_the_one_before(tmp_path: Path) -> None:
+    place = roomy(ordinary.qwen2_5_vl, tmp_path / "Skywork-VL-Reward-7B")
+    with_head(place)
+    verifier = OutcomeReward(str(place))
+    weights = load_file(place / "value_head.safetensors")
+    save_file({name: 2 * weight for name, weight in weights.items()}, place / "value_head.safetensors")
+    with pytest.raises(ConfigError, match="has changed since this verifier was made"):
+        ask(verifier, candidate(*STEPS))
+    assert verifier != OutcomeReward(str(place)) and ask(OutcomeReward(str(place)), candidate(*STEPS))[0].scored
+
+
+def test_the_shards_of_a_large_checkpoint_hold_the_head(tmp_path: Path) -> None:
+    place = tmp_path / "model"
+    model, _ = text_model(Qwen2ForSequenceClassification, place, num_labels=1)
+    recipe = edited(tmp_path, "sequence-classification", images="none")
+    (whole,) = ask(OutcomeReward(str(place), recipe), candidate(*STEPS))
+    (place / "model.safetensors").unlink()
+    model.save_pretrained(place, max_shard_size="20KB")
+    assert len(list(place.glob("model-*.safetensors"))) > 2
+    (parted,) = ask(OutcomeReward(str(place), recipe), candidate(*STEPS))
+    assert parted.value == pytest.approx(whole.value, rel=1e-5)

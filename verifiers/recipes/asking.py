@@ -58,6 +58,11 @@ def ask_answer(recipe: Recipe, prompt: Prompt, steps: Sequence[str], thinking: s
     return _prompt(prompt, [asked], recipe.system, recipe.images)
 
 
+def ask_head(recipe: Recipe, prompt: Prompt) -> Prompt:
+    """The prompt behind which a head reads answers."""
+    return _prompt(prompt, [_turn(recipe.question, question=prompt.question)], recipe.system, recipe.images)
+
+
 def ask_thinking(recipe: Recipe, thinking: Thinking, prompt: Prompt, steps: Sequence[str]) -> Prompt:
     """The prompt behind which the model writes about the whole answer."""
     asked = _filled(recipe, thinking.question, prompt, steps, len(steps) - 1)

@@ -94,7 +94,7 @@ def _check_architecture(directory: str, wanted: Sequence[str]) -> None:
         found = PretrainedConfig.get_config_dict(directory)[0].get("model_type")
     except (OSError, ValueError):
         return
-    if wanted and found not in wanted:
+    if wanted and found is not None and found not in wanted:
         raise ConfigError(f"model {directory!r}: its architecture is {found!r}, the recipe's {' or '.join(wanted)}")
 
 

@@ -21,6 +21,8 @@ from structdecode.verifiers.recipes import asking
 from structdecode.verifiers.recipes.recipe import HeadRead, PairRead, Recipe, TextRead, Thinking, TokenRead, built_in
 from structdecode.verifiers.tournaments import Knockout, RoundRobin
 
+NOTHING = "nothing is written yet"
+
 if TYPE_CHECKING:
     from structdecode.verifiers.recipes.reading import RecipeModel
 
@@ -91,6 +93,8 @@ class _RecipeReward(OwnModel):
         if recipe.pair is not None:
             kind = Knockout if recipe.pair.tournament == "knockout" else RoundRobin
             return await kind(_Judge(recipe, recipe.pair, reading.model)).score(prompt, candidates, model)
+        if recipe.head is not None:
+            return await reading.by_head(recipe.head, prompt, candidates)
         return list(await asyncio.gather(*(reading.score(prompt, candidate) for candidate in candidates)))
 
 
@@ -128,17 +132,44 @@ class _Reading:
     async def score(self, prompt: Prompt, candidate: Candidate) -> Score:
         steps = asking.steps_of(self.recipe, candidate)
         if not steps:
-            return Score.unscored("nothing is written yet")
+            return Score.unscored(NOTHING)
         try:
             return await self._score(prompt, candidate, steps)
         except PromptError as error:
             return Score.unscored(str(error))
 
+    async def by_head(self, head: HeadRead, prompt: Prompt, candidates: Sequence[Candidate]) -> list[Score]:
+        """All behind one prompt: what candidates share is read once."""
+        asked = asking.ask_head(self.recipe, prompt)
+        written = [bool(asking.steps_of(self.recipe, candidate)) for candidate in candidates]
+        read = [candidate for candidate, any_of_it in zip(candidates, written, strict=True) if any_of_it]
+        found = iter(await self._by_head(head, asked, read))
+        return [next(found) if any_of_it else Score.unscored(NOTHING) for any_of_it in written]
+
+    async def _by_head(self, head: HeadRead, asked: Prompt, candidates: Sequence[Candidate]) -> list[Score]:
+        try:
+            pieces = [self._pieces(head, asked, asking.steps_of(self.recipe, candidate)) for candidate in candidates]
+            read = await self.model.read(asked, pieces, hidden_layers=[-1])
+        except PromptError as error:
+            if len(candidates) == 1:
+                return [Score.unscored(str(error))]
+            return [(await self._by_head(head, asked, [candidate]))[0] for candidate in candidates]
+        found: list[Score] = []
+        for candidate, spans in zip(candidates, read, strict=True):
+            states = [span.hidden_states for span in (spans if head.marker else spans[-1:])]
+            values = [self.loaded.value(state[0], head) for state in states if state is not None]
+            found.append(self._aggregated(candidate, values))
+        return found
+
+    def _pieces(self, head: HeadRead, asked: Prompt, steps: Sequence[str]) -> list[tuple[int, ...]]:
+        if head.marker:
+            return self.loaded.marked(asked, steps, head.marker)
+        grown = [asking.answer_of(self.recipe, steps[:end]) for end in range(1, len(steps) + 1)]
+        return self.loaded.closed(asked, grown, self.recipe.joined)
+
     async def _score(self, prompt: Prompt, candidate: Candidate, steps: list[str]) -> Score:
         recipe = self.recipe
         thinking = await self._thinking(recipe.thinking, prompt, steps) if recipe.thinking is not None else ""
-        if recipe.head is not None:
-            return self._aggregated(candidate, await self._by_head(recipe.head, prompt, steps))
         if recipe.text is not None:
             return await self._by_text(recipe.text, asking.ask_answer(recipe, prompt, steps, thinking))
         assert recipe.tokens is not None
@@ -178,17 +209,6 @@ class _Reading:
         if not values:
             return Score.unscored(f"no value in {replies[0][:200]!r}" if replies else "no reply")
         return Score(sum(values) / len(values), replies[0], details)
-
-    async def _by_head(self, head: HeadRead, prompt: Prompt, steps: list[str]) -> list[float]:
-        asked = asking.ask_answer(self.recipe, prompt, steps)
-        if head.marker:
-            pieces = self.loaded.marked(asked, steps, head.marker)
-        else:
-            grown = [asking.answer_of(self.recipe, steps[:end]) for end in range(1, len(steps) + 1)]
-            pieces = self.loaded.closed(asked, grown, self.recipe.joined)
-        (spans,) = await self.model.read(asked, [pieces], hidden_layers=[-1])
-        states = [span.hidden_states for span in (spans if head.marker else spans[-1:])]
-        return [self.loaded.value(state[0], head) for state in states if state is not None]
 
     async def _thinking(self, thinking: Thinking, prompt: Prompt, steps: list[str]) -> str:
         asked = asking.ask_thinking(self.recipe, thinking, prompt, steps)
