@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from structdecode.backends.scripted import ScriptedBackend
 from structdecode.backends.transformers.backend import TransformersBackend
 from structdecode.backends.transformers.controls import Escaper, control_tokens
 from structdecode.backends.transformers.loading import load_processor
@@ -28,16 +30,16 @@ from structdecode.core.errors import ConfigError, ModelError
 from structdecode.core.settings import build
 from structdecode.core.types import Candidate, Prompt, Sampling, Schema, Score, Stage
 from structdecode.strategies.stage_beam import StageBeam
-from structdecode.testing import EchoModel, candidate, check_verifier
+from structdecode.testing import EchoModel, candidate, check_verifier, scripted
 from structdecode.verifiers.recipes import OutcomeReward, ProcessReward
 from structdecode.verifiers.recipes.recipe import Recipe, built_in
 from tests import processes
-from tests.families import ordinary, others, parts, windows
+from tests.families import hybrids, ordinary, others, parts, windows
 from tests.families.checks import noise
 
 from transformers import (  # isort: skip
     AutoConfig, AutoModelForImageTextToText, Gemma3ForSequenceClassification, Qwen2ForCausalLM,
-    Qwen2ForSequenceClassification,
+    Qwen2ForSequenceClassification, Qwen3_5ForSequenceClassification,
 )  # fmt: skip
 
 QUESTION = "How many objects are there?"
@@ -300,12 +302,19 @@ def test_skywork_reads_its_head_behind_the_closed_turn(closing: str | None, tmp_
 
 
 @pytest.mark.parametrize("closing", [None, "", "\n"], ids=["open", "end of text", "line break"])
-def test_a_sequence_classifier_with_pictures(closing: str | None, tmp_path: Path) -> None:
-    """On the engine's specification, which Gemma's windows need. Held against transformers' own class."""
+@pytest.mark.parametrize(
+    ("kind", "build"),
+    [(Gemma3ForSequenceClassification, windows.gemma3), (Qwen3_5ForSequenceClassification, hybrids.qwen3_5)],
+    ids=["gemma3", "qwen3_5"],
+)
+def test_a_sequence_classifier_with_pictures(kind: Any, build: Built, closing: str | None, tmp_path: Path) -> None:
+    """On the engine's specification, which Gemma's windows and Qwen's linear attention need; held against transformers'
+    own class.
+    """
     torch.manual_seed(0)
-    model, processor = windows.gemma3()
+    model, processor = build()
     model.config.num_labels, model.config.text_config.max_position_embeddings = 1, 8192
-    classifier = Gemma3ForSequenceClassification(model.config).eval()
+    classifier = kind(model.config).eval()
     classifier.model.load_state_dict(model.model.state_dict())
     torch.nn.init.normal_(classifier.score.weight)
     if closing is not None:
@@ -321,6 +330,23 @@ def test_a_sequence_classifier_with_pictures(closing: str | None, tmp_path: Path
     scores = ask(verifier, candidate(*STEPS), candidate(*OTHER))
     assert [score.value for score in scores] == pytest.approx(expected, rel=1e-4)
     assert verifier.__dict__["_loaded"].backend.engine == "plain"
+
+
+def test_what_a_template_puts_before_a_finished_answer_is_read_too(tmp_path: Path) -> None:
+    """An empty thought, say. One that begins a finished answer otherwise than one to come has no values."""
+    place = roomy(ordinary.qwen2_5_vl, tmp_path / "Skywork-VL-Reward-7B", "\n")
+    weight, bias = with_head(place)
+    template = (place / "chat_template.jinja").read_text()
+    begun = "<|{{ message['role'] }}|>{% if message['role'] == 'assistant' %}<think></think>{% endif %}"
+    (place / "chat_template.jinja").write_text(template.replace("<|{{ message['role'] }}|>", begun))
+    model, processor = naive(place, Recipe.load("skywork-vl-reward"))
+    chat = [said("user", QUESTION, picture=True), said("assistant", "\n\n".join(STEPS))]
+    expected = float(weight @ behind(model, processor, chat)[-1] + bias)
+    assert "<think></think>" in processor.apply_chat_template(chat)
+    assert ask(OutcomeReward(str(place)), candidate(*STEPS))[0].value == pytest.approx(expected, rel=1e-4)
+    (place / "chat_template.jinja").write_text(template.replace("<|assistant|>{% endif %}", "<|user|>{% endif %}"))
+    (score,) = ask(OutcomeReward(str(place)), candidate(*STEPS))
+    assert score.reason == "the model's chat template writes a finished answer's turn otherwise than one to come"
 
 
 def text_model(kind: Any, place: Path, template: str = parts.TEMPLATE, **config: Any) -> tuple[Any, Any]:
@@ -345,9 +371,10 @@ def test_a_sequence_classifier_for_texts(tmp_path: Path) -> None:
     assert score.value == pytest.approx(expected, rel=1e-4)
 
 
-def test_qwen_math_prm_reads_each_step_at_its_marker(tmp_path: Path) -> None:
-    """Code that comes with the checkpoint is not run: transformers' own Qwen2 has the hidden states."""
-    place = tmp_path / "Qwen2.5-Math-PRM-7B"
+def math_prm(place: Path) -> tuple[Any, Callable[[torch.Tensor], torch.Tensor]]:
+    """A checkpoint as the released ones are, with code of its own and no output layer. Its tokenizer, and the
+    probability that a step is right behind each of ids [1, L].
+    """
     model, tok = text_model(Qwen2ForCausalLM, place)
     weights = load_file(place / "model.safetensors")
     torch.manual_seed(2)
@@ -361,12 +388,26 @@ def test_qwen_math_prm_reads_each_step_at_its_marker(tmp_path: Path) -> None:
     }
     (place / "config.json").write_text(json.dumps({**config, "auto_map": code}))
     (place / "modeling_qwen2_rm.py").write_text("raise SystemExit('it ran')")
+
+    def right(ids: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            states = model(ids, output_hidden_states=True).hidden_states[-1][0]
+            return torch.softmax(head(states), -1)[:, 1]
+
+    return tok, right
+
+
+def marked_text(steps: Sequence[str]) -> str:
     system = "Please reason step by step, and put your final answer within \\boxed{}."
-    text = f"<|bos|><|system|>{system}<|user|>{QUESTION}<|assistant|>" + "".join(f"{step}<extra_0>" for step in STEPS)
-    ids = tok(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
-    with torch.no_grad():
-        states = model(ids, output_hidden_states=True).hidden_states[-1][0]
-        found = torch.softmax(head(states), -1)[ids[0] == tok.convert_tokens_to_ids("<extra_0>"), 1]
+    return f"<|bos|><|system|>{system}<|user|>{QUESTION}<|assistant|>" + "".join(f"{step}<extra_0>" for step in steps)
+
+
+def test_qwen_math_prm_reads_each_step_at_its_marker(tmp_path: Path) -> None:
+    """Code that comes with the checkpoint is not run: transformers' own Qwen2 has the hidden states."""
+    place = tmp_path / "Qwen2.5-Math-PRM-7B"
+    tok, right = math_prm(place)
+    ids = tok(marked_text(STEPS), return_tensors="pt", add_special_tokens=False)["input_ids"]
+    found = right(ids)[ids[0] == tok.convert_tokens_to_ids("<extra_0>")]
     (score,) = ask(ProcessReward(str(place)), candidate(*STEPS))
     assert steps_of(score) == pytest.approx(found.tolist(), rel=1e-4)
     assert score.value == pytest.approx(float(found.mean()), rel=1e-4)
@@ -420,6 +461,22 @@ def test_a_stage_beam_pays_for_new_text_alone(name: str, qwen: Path) -> None:
             rows.append(prompt_ids(processor, chat, generate=False))
     assert len(made) > 20 and used.images_encoded == 1 and used.generated_tokens == 0
     assert tokens_in_common(rows) <= used.prefilled_tokens <= 1.2 * tokens_in_common(rows)
+
+
+def test_steps_at_markers_are_read_once(tmp_path: Path) -> None:
+    """A verifier for texts alone in a search with pictures."""
+    place = tmp_path / "Qwen2.5-Math-PRM-7B"
+    tok, _ = math_prm(place)
+    verifier = ProcessReward(str(place))
+    strategy = StageBeam(candidates=3, beams=2, verifier=verifier)
+    result = decode(PROMPT, backend=ScriptedBackend(scripted), strategy=strategy)
+    used = result.usage_by_part["verifier"]
+    made = {tuple(event["path"]): event for event in result.trace.events if event["kind"] == "candidate"}
+    read = {tuple(made[path[:end]]["text"] for end in range(1, len(path) + 1)) for path in made}
+    new = sum(len(tok.encode(f"{steps[-1]}<extra_0>", add_special_tokens=False)) for steps in read)
+    assert all(ranked.score.scored for ranked in result.candidates) and used.images_encoded == 0
+    template = len(tok.encode(marked_text([]), add_special_tokens=False))
+    assert len(read) > 8 and used.prefilled_tokens == new + template
 
 
 def test_one_candidate_that_does_not_fit_costs_the_others_nothing(qwen: Path) -> None:
@@ -527,6 +584,19 @@ def test_a_checkpoint_that_changed_is_not_taken_for_the_one_before(tmp_path: Pat
     with pytest.raises(ConfigError, match="has changed since this verifier was made"):
         ask(verifier, candidate(*STEPS))
     assert verifier != OutcomeReward(str(place)) and ask(OutcomeReward(str(place)), candidate(*STEPS))[0].scored
+
+
+def test_a_checkpoint_by_its_name_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the hub's client keeps it; nothing is downloaded."""
+    kept = tmp_path / "models--Skywork--Skywork-VL-Reward-7B"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs" / "main").write_text("0" * 40)
+    place = roomy(ordinary.qwen2_5_vl, kept / "snapshots" / ("0" * 40), "\n")
+    with_head(place)
+    (here,) = ask(OutcomeReward(str(place), "skywork-vl-reward"), candidate(*STEPS))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    (there,) = ask(OutcomeReward("Skywork/Skywork-VL-Reward-7B"), candidate(*STEPS))
+    assert there.scored and there.value == pytest.approx(here.value, rel=1e-5)
 
 
 def test_the_shards_of_a_large_checkpoint_hold_the_head(tmp_path: Path) -> None:
