@@ -185,6 +185,18 @@ def test_a_recipe_is_chosen_by_the_checkpoints_name(tmp_path: Path) -> None:
     assert OutcomeReward("someone/copy", recipe="r1-reward").recipe == "r1-reward"
 
 
+def test_another_recipe_at_the_same_path_is_another_verifier(tmp_path: Path) -> None:
+    def made() -> ProcessReward:
+        return ProcessReward("someone/prm", recipe=str(tmp_path / "own.yaml"))
+
+    written(tmp_path)
+    first = made()
+    assert first == made()
+    written(tmp_path, aggregate="min")
+    assert made() != first and made().digest != first.digest
+    assert first._recipe.aggregate == "mean"
+
+
 def test_mistakes_are_said_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'vrprm'"):
         ProcessReward(str(tmp_path), recipe="vprm")

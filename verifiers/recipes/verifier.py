@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -41,7 +43,7 @@ class _RecipeReward(OwnModel):
         aggregate: how steps become one score; default: the recipe's. ``last``, ``min``, ``mean`` or ``product``.
         device, dtype: default: CUDA where there is one; float32 on a CPU, else the checkpoint's own.
         trust_remote_code: whether code that comes with the checkpoint may run.
-        digest: of the checkpoint in a directory: other weights at the same path are another verifier.
+        digest: of the recipe, and of a checkpoint in a directory: others at the same path are another verifier.
     """
 
     model: str
@@ -63,14 +65,17 @@ class _RecipeReward(OwnModel):
                 f"recipe {self.recipe!r} values {'whole answers' if self.level == 'step' else 'steps'}: use {other}"
             )
         place = Path(find_checkpoint(self.model))
-        if place.is_dir():
-            object.__setattr__(self, "digest", checkpoint_digest(place))
-        elif place.exists() or self.model.startswith((".", "/", "~")):
+        if not place.is_dir() and (place.exists() or self.model.startswith((".", "/", "~"))):
             raise ConfigError(f"model {self.model!r}: no such directory")
+        object.__setattr__(self, "digest", self._digest(place))
 
-    @property
+    @cached_property
     def _recipe(self) -> Recipe:
         return Recipe.load(self.recipe)
+
+    def _digest(self, place: Path) -> str:
+        parts = [repr(self._recipe), checkpoint_digest(place) if place.is_dir() else ""]
+        return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
 
     async def _loaded_model(self) -> RecipeModel:
         from structdecode.verifiers.recipes.reading import load
@@ -79,7 +84,7 @@ class _RecipeReward(OwnModel):
         key = ("recipe", place, self.digest, self.recipe, self.device, self.dtype, self.trust_remote_code)
 
         def checked() -> RecipeModel:
-            if self.digest and checkpoint_digest(place) != self.digest:
+            if self._digest(Path(place)) != self.digest:
                 raise ConfigError(f"model {self.model!r} has changed since this verifier was made: make it anew")
             return load(place, self._recipe, self.device, self.dtype, self.trust_remote_code)
 

@@ -23,7 +23,7 @@ def model_cost(model: Any) -> ModelCost:
     patch = _side(getattr(vision, "patch_size", 14))
     size = _side(getattr(vision, "image_size", None))
     tiles = int(getattr(vision, "max_num_tiles", 1))
-    patches = (size // patch) ** 2 * tiles if size is not None else None
+    patches = (size // patch) ** 2 * tiles if isinstance(size, int) else None
     return ModelCost(2.0 * sum(text.values()), 2.0 * sum(p.numel() for p in tower.parameters()), patch, patches)
 
 
