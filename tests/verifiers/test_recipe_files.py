@@ -101,8 +101,8 @@ def test_a_value_is_between_0_and_1_or_none(reply: str, least: float, width: flo
 
 @given(st.floats(0, 100))
 def test_a_number_is_scaled(number: float) -> None:
-    found = TextRead(r"score (\S+)", least=0, most=100).value(f"score {number!r}")
-    assert found is not None and math.isclose(found, number / 100, abs_tol=1e-12)
+    found = TextRead(r"score (\S+)", least=-50, most=150).value(f"score {number!r}")
+    assert found is not None and math.isclose(found, (number + 50) / 200, abs_tol=1e-12)
 
 
 def test_words_have_values() -> None:
