@@ -83,7 +83,7 @@ class AskedModel:
     async def reader(self, prompt: Prompt, hidden_layers: Sequence[int]) -> Reader:
         """One for all who read answers behind the same prompt."""
         pictures = tuple(picture.digest for picture in prompt.images)
-        key = (prompt.question, pictures, prompt.images_last, prompt.history, tuple(hidden_layers))
+        key = (prompt.question, pictures, prompt.images_at, prompt.history, tuple(hidden_layers))
         if key not in self._readers:
             root = await self.rooted(prompt)
             session = await self._stack.enter_async_context(root.open(prompt))

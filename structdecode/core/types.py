@@ -167,7 +167,7 @@ class Prompt:
         options: the texts of a multiple-choice question's options, A first. ``question`` has to show them: these, like
             ``answer_kind``, are not shown to the model. They tell a vote which answers are the same.
         answer_kind: what form the answer has, as in `structdecode.matching.types.Kind`; None where that is unknown.
-        images_last: whether the pictures stand behind that turn's text.
+        images_at: before which character of that turn's text the pictures stand.
 
     Raises:
         PromptError: the question is empty.
@@ -179,7 +179,7 @@ class Prompt:
     history: tuple[Message, ...] = ()
     options: tuple[str, ...] = ()
     answer_kind: str | None = None
-    images_last: bool = False
+    images_at: int = 0
 
     def __init__(
         self,
@@ -189,7 +189,7 @@ class Prompt:
         *,
         options: Sequence[str] = (),
         answer_kind: str | None = None,
-        images_last: bool = False,
+        images_at: int = 0,
     ) -> None:
         if not question.strip():
             raise PromptError("the question is empty")
@@ -199,7 +199,7 @@ class Prompt:
         object.__setattr__(self, "history", tuple(history))
         object.__setattr__(self, "options", tuple(options))
         object.__setattr__(self, "answer_kind", answer_kind)
-        object.__setattr__(self, "images_last", images_last)
+        object.__setattr__(self, "images_at", images_at)
 
 
 @dataclass(frozen=True)

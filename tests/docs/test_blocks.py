@@ -27,6 +27,7 @@ from structdecode.core.reading import parse_yaml
 from structdecode.core.schemas import load_schema
 from structdecode.evaluation.study import load_study
 from structdecode.training.sft.recipe import load_recipe
+from structdecode.verifiers.recipes.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -68,11 +69,11 @@ def test_python_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.kind == "yaml"], ids=lambda b: f"{b.page}:{b.line}")
 def test_yaml_is_read(block: Block, tmp_path: Path) -> None:
-    """By what it is: a study has cells, a schema stages, all else is a recipe."""
+    """By what it is: a study has cells, a schema stages, a recipe of a reward model what it is about; all else is a recipe of training."""
     path = tmp_path / "block.yaml"
     path.write_text(block.text)
     content = parse_yaml(block.text)
-    reads = {"cells": load_study, "stages": load_schema, "strategy": load_preset}
+    reads = {"cells": load_study, "stages": load_schema, "strategy": load_preset, "about": Recipe.load}
     next((read for key, read in reads.items() if key in content), load_recipe)(str(path))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any, Literal
@@ -14,6 +14,18 @@ from structdecode.core.reading import parse_yaml, read_document
 
 Aggregate = Literal["mean", "last", "min", "product"]
 Images = Literal["first", "last", "none"]
+PICTURES = "{images}"
+"""Where pictures stand inside a text."""
+
+
+def check_pattern(pattern: str, what: str) -> None:
+    """Raises `ConfigError` unless it is a regular expression of one group."""
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise ConfigError(f"{what} {pattern!r}: {error}") from None
+    if groups != 1:
+        raise ConfigError(f"{what} {pattern!r} has {groups} groups: one is read")
 
 
 @dataclass(frozen=True)
@@ -39,7 +51,7 @@ class TextRead:
     """The value is in a reply: the last match of a pattern.
 
     Attributes:
-        pattern: a regular expression; its first group is a number, or one of ``values``.
+        pattern: a regular expression of one group, which is a number, or one of ``values``.
         values: what words stand for. least, most: of the numbers, which are scaled to 0 to 1; others count as unread.
         max_tokens, temperature, top_p: of the reply. votes: replies, whose mean counts.
     """
@@ -54,12 +66,7 @@ class TextRead:
     votes: int = 1
 
     def __post_init__(self) -> None:
-        try:
-            groups = re.compile(self.pattern).groups
-        except re.error as error:
-            raise ConfigError(f"text: pattern {self.pattern!r}: {error}") from None
-        if groups != 1:
-            raise ConfigError(f"text: pattern {self.pattern!r} has {groups} groups: one is read")
+        check_pattern(self.pattern, "text: pattern")
         if not self.least < self.most or self.votes < 1:
             raise ConfigError("text: least has to be below most, and votes 1 or more")
 
@@ -82,24 +89,39 @@ class PairRead:
     """A reply says which of two answers is better.
 
     Attributes:
-        pattern: its one group is ``1`` or ``2``, or one of ``values``; its last match counts.
+        pattern: a regular expression of one group, which is ``1`` or ``2`` or one of ``values``; its last match counts.
+        otherwise: the same, for a reply in which ``pattern`` has no match; empty: that says nothing.
         values: what words stand for, 1 or 2. tournament, both_orders: as of `self-judge`.
+        max_tokens, temperature, top_p: of the reply. votes: replies to each question, of which more have to say one
+            answer than the other.
     """
 
     pattern: str
+    otherwise: str = ""
     values: Mapping[str, int] = field(default_factory=dict)
     tournament: Literal["knockout", "round-robin"] = "knockout"
     both_orders: bool = True
     max_tokens: int = 4096
     temperature: float = 0.0
+    top_p: float = 1.0
+    votes: int = 1
 
-    def winner(self, reply: str) -> int | None:
-        """0 or 1; None where the reply does not say."""
-        found = re.findall(self.pattern, reply)
-        if not found:
-            return None
-        place = self.values.get(found[-1], found[-1])
-        return {"1": 0, "2": 1}.get(str(place))
+    def __post_init__(self) -> None:
+        check_pattern(self.pattern, "pair: pattern")
+        if self.otherwise:
+            check_pattern(self.otherwise, "pair: otherwise")
+        if self.votes < 1 or not set(self.values.values()) <= {1, 2}:
+            raise ConfigError("pair: votes has to be 1 or more, and values 1 or 2")
+
+    def winner(self, replies: Sequence[str]) -> int | None:
+        """0 or 1; None where the replies do not say, or as many say the one as the other."""
+        said = [self._place(reply) for reply in replies]
+        first, second = said.count("1"), said.count("2")
+        return None if first == second else int(second > first)
+
+    def _place(self, reply: str) -> str:
+        found = re.findall(self.pattern, reply) or (re.findall(self.otherwise, reply) if self.otherwise else [])
+        return str(self.values.get(found[-1], found[-1])) if found else ""
 
 
 @dataclass(frozen=True)
@@ -121,20 +143,29 @@ class HeadRead:
     sigmoid: bool = False
     marker: str = ""
 
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise ConfigError("head: layers names the linear layers that read the hidden state: one or more")
+
 
 @dataclass(frozen=True)
 class Thinking:
     """What the model writes about a whole answer before it reads its steps.
 
     Attributes:
-        system, question: as of the recipe. pattern: what of the reply goes on, in its first group.
+        system, question, images: as of the recipe, whose own are those of the steps then.
+        pattern: a regular expression; what its one group matches in the reply goes on. max_tokens, temperature: of the reply.
     """
 
     question: str
     system: str = ""
+    images: Images = "first"
     pattern: str = r"(?s)(.*)"
     max_tokens: int = 1024
     temperature: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_pattern(self.pattern, "thinking: pattern")
 
 
 @dataclass(frozen=True)
@@ -143,18 +174,20 @@ class Recipe:
 
     Texts have places: ``{question}``, ``{answer}`` (the whole), ``{step}`` and ``{number}`` (from ``first_number`` on),
     ``{solution}`` (all steps, each as ``numbered``), ``{judgments}`` (those so far, each as ``judgment`` with
-    ``{label}``), ``{thinking}``, ``{first}`` and ``{second}`` (of two answers).
+    ``{label}``), ``{thinking}``, ``{first}`` and ``{second}`` (of two answers), and ``{images}``.
 
     Attributes:
         about: the models, their source and licence, and what was not tried. models: names on the hub.
-        architecture: the ``model_type`` of the checkpoints; empty: any.
+        architectures: the ``model_type`` of the checkpoints; none: any.
         level: what has a value. ``step``: each step, in the light of those before. ``answer``: the whole.
         question: the user's turn; with ``reply``, that of the first step.
         reply, next_step: where steps are turns: what the assistant's turn between two of them holds, and the user's
             turn of a later step.
-        images: where they stand in the first user turn; ``none``: the model gets none (one for texts alone, too).
+        images: where they stand in the first user turn, unless its text says ``{images}``; ``none``: it has none. A model
+            that gets none at all is loaded as one for texts alone.
         processor: options that its processor is loaded with: ``size``.
         step: how a stage becomes a step, with ``{stage}`` and ``{text}``. joined: what stands between two in ``{answer}``.
+        thinking: what is written about the whole answer first.
         tokens, text, pair, head: how a value is read: one of them.
         aggregate: how steps become one score.
     """
@@ -162,7 +195,7 @@ class Recipe:
     about: str
     question: str
     models: tuple[str, ...] = ()
-    architecture: str = ""
+    architectures: tuple[str, ...] = ()
     level: Literal["step", "answer"] = "step"
     system: str = ""
     reply: str = ""
@@ -188,10 +221,17 @@ class Recipe:
             raise ConfigError(
                 f"one of tokens, text, pair and head says how it is read, not {' and '.join(given) or 'none'}"
             )
-        if self.pair is not None and self.level != "answer":
-            raise ConfigError("pair: two answers are compared: level has to be answer")
+        if (self.pair or self.text) is not None and self.level != "answer":
+            raise ConfigError("pair and text say something of whole answers: level has to be answer")
+        if self.head is not None and bool(self.head.marker) != (self.level == "step"):
+            raise ConfigError("head: steps (level: step) are read at a marker, and an answer without one")
         if self.judgment and self.tokens is None:
             raise ConfigError("judgment: earlier steps' labels are known where tokens are read")
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether the model is shown pictures anywhere."""
+        return self.images != "none" or (self.thinking is not None and self.thinking.images != "none")
 
     @classmethod
     def load(cls, name: str) -> Recipe:

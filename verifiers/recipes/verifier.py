@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -20,6 +22,8 @@ from structdecode.verifiers.own_model import OwnModel
 from structdecode.verifiers.recipes import asking
 from structdecode.verifiers.recipes.recipe import HeadRead, PairRead, Recipe, TextRead, Thinking, TokenRead, built_in
 from structdecode.verifiers.tournaments import Knockout, RoundRobin
+
+NOTHING = "nothing is written yet"
 
 if TYPE_CHECKING:
     from structdecode.verifiers.recipes.reading import RecipeModel
@@ -39,7 +43,7 @@ class _RecipeReward(OwnModel):
         aggregate: how steps become one score; default: the recipe's. ``last``, ``min``, ``mean`` or ``product``.
         device, dtype: default: CUDA where there is one; float32 on a CPU, else the checkpoint's own.
         trust_remote_code: whether code that comes with the checkpoint may run.
-        digest: of the checkpoint in a directory: other weights at the same path are another verifier.
+        digest, recipe_digest: of a checkpoint in a directory, and of the recipe: others at the same path are another verifier.
     """
 
     model: str
@@ -49,6 +53,7 @@ class _RecipeReward(OwnModel):
     dtype: str = "auto"
     trust_remote_code: bool = False
     digest: str = field(init=False, default="")
+    recipe_digest: str = field(init=False, default="")
     level: ClassVar[Literal["step", "answer"]]
 
     def __post_init__(self) -> None:
@@ -61,12 +66,13 @@ class _RecipeReward(OwnModel):
                 f"recipe {self.recipe!r} values {'whole answers' if self.level == 'step' else 'steps'}: use {other}"
             )
         place = Path(find_checkpoint(self.model))
-        if place.is_dir():
-            object.__setattr__(self, "digest", checkpoint_digest(place))
-        elif place.exists() or self.model.startswith((".", "/", "~")):
+        if not place.is_dir() and (place.exists() or self.model.startswith((".", "/", "~"))):
             raise ConfigError(f"model {self.model!r}: no such directory")
+        object.__setattr__(self, "digest", checkpoint_digest(place) if place.is_dir() else "")
+        digest = hashlib.blake2b(repr(self._recipe).encode(), digest_size=8).hexdigest()
+        object.__setattr__(self, "recipe_digest", digest)
 
-    @property
+    @cached_property
     def _recipe(self) -> Recipe:
         return Recipe.load(self.recipe)
 
@@ -75,12 +81,9 @@ class _RecipeReward(OwnModel):
 
         settings = (self.device, self.dtype, self.trust_remote_code)
         return await self._from_checkpoint(
-            "model",
-            self.model,
-            self.digest,
-            (self.recipe, *settings),
+            "model", self.model, self.digest, (self.recipe_digest, *settings),
             lambda place: load(place, self._recipe, *settings),
-        )
+        )  # fmt: skip
 
     async def score(self, prompt: Prompt, candidates: Sequence[Candidate], model: Model) -> list[Score]:
         if not candidates:
@@ -90,6 +93,8 @@ class _RecipeReward(OwnModel):
         if recipe.pair is not None:
             kind = Knockout if recipe.pair.tournament == "knockout" else RoundRobin
             return await kind(_Judge(recipe, recipe.pair, reading.model)).score(prompt, candidates, model)
+        if recipe.head is not None:
+            return await reading.by_head(recipe.head, prompt, candidates)
         return list(await asyncio.gather(*(reading.score(prompt, candidate) for candidate in candidates)))
 
 
@@ -105,12 +110,14 @@ class OutcomeReward(_RecipeReward):
 
 def _recipe_of(model: str) -> str:
     """The recipe that names a checkpoint: by its name on the hub, or its directory's last part."""
-    for name in built_in():
-        if any(model == known or Path(model).name == known.rpartition("/")[2] for known in Recipe.load(name).models):
-            return name
-    raise ConfigError(
-        f"no recipe names model {model!r}: say which with recipe: {', '.join(sorted(built_in()))}, or a YAML file"
-    )
+    own = Path(model).name
+    known = {name: [each.rpartition("/")[2] for each in Recipe.load(name).models] for name in sorted(built_in())}
+    found = [name for name, models in known.items() if own in models]
+    if len(found) > 1:
+        raise ConfigError(f"recipes {' and '.join(found)} are for model {model!r}: say which with recipe")
+    if not found:
+        raise ConfigError(f"no recipe names model {model!r}: say which with recipe: {', '.join(known)}, or a YAML file")
+    return found[0]
 
 
 @dataclass(frozen=True)
@@ -125,17 +132,44 @@ class _Reading:
     async def score(self, prompt: Prompt, candidate: Candidate) -> Score:
         steps = asking.steps_of(self.recipe, candidate)
         if not steps:
-            return Score.unscored("nothing is written yet")
+            return Score.unscored(NOTHING)
         try:
             return await self._score(prompt, candidate, steps)
         except PromptError as error:
             return Score.unscored(str(error))
 
+    async def by_head(self, head: HeadRead, prompt: Prompt, candidates: Sequence[Candidate]) -> list[Score]:
+        """All behind one prompt: what candidates share is read once."""
+        asked = asking.ask_head(self.recipe, prompt)
+        written = [bool(asking.steps_of(self.recipe, candidate)) for candidate in candidates]
+        read = [candidate for candidate, any_of_it in zip(candidates, written, strict=True) if any_of_it]
+        found = iter(await self._by_head(head, asked, read))
+        return [next(found) if any_of_it else Score.unscored(NOTHING) for any_of_it in written]
+
+    async def _by_head(self, head: HeadRead, asked: Prompt, candidates: Sequence[Candidate]) -> list[Score]:
+        try:
+            pieces = [self._pieces(head, asked, asking.steps_of(self.recipe, candidate)) for candidate in candidates]
+            read = await self.model.read(asked, pieces, hidden_layers=[-1])
+        except PromptError as error:
+            if len(candidates) == 1:
+                return [Score.unscored(str(error))]
+            return [(await self._by_head(head, asked, [candidate]))[0] for candidate in candidates]
+        found: list[Score] = []
+        for candidate, spans in zip(candidates, read, strict=True):
+            states = [span.hidden_states for span in (spans if head.marker else spans[-1:])]
+            values = [self.loaded.value(state[0], head) for state in states if state is not None]
+            found.append(self._aggregated(candidate, values))
+        return found
+
+    def _pieces(self, head: HeadRead, asked: Prompt, steps: Sequence[str]) -> list[tuple[int, ...]]:
+        if head.marker:
+            return self.loaded.marked(asked, steps, head.marker)
+        grown = [asking.answer_of(self.recipe, steps[:end]) for end in range(1, len(steps) + 1)]
+        return self.loaded.closed(asked, grown, self.recipe.joined)
+
     async def _score(self, prompt: Prompt, candidate: Candidate, steps: list[str]) -> Score:
         recipe = self.recipe
         thinking = await self._thinking(recipe.thinking, prompt, steps) if recipe.thinking is not None else ""
-        if recipe.head is not None:
-            return self._aggregated(candidate, await self._by_head(recipe.head, prompt, steps))
         if recipe.text is not None:
             return await self._by_text(recipe.text, asking.ask_answer(recipe, prompt, steps, thinking))
         assert recipe.tokens is not None
@@ -176,14 +210,6 @@ class _Reading:
             return Score.unscored(f"no value in {replies[0][:200]!r}" if replies else "no reply")
         return Score(sum(values) / len(values), replies[0], details)
 
-    async def _by_head(self, head: HeadRead, prompt: Prompt, steps: list[str]) -> list[float]:
-        whole = asking.answer_of(self.recipe, steps)
-        asked = asking.ask_answer(self.recipe, prompt, steps)
-        pieces = self.loaded.pieces(asked, steps, whole, head)
-        (spans,) = await self.model.read(asked, [pieces], hidden_layers=[-1])
-        states = [span.hidden_states for span in spans]
-        return [self.loaded.value(state[0], head) for state in states if state is not None]
-
     async def _thinking(self, thinking: Thinking, prompt: Prompt, steps: list[str]) -> str:
         asked = asking.ask_thinking(self.recipe, thinking, prompt, steps)
         sampling = Sampling(thinking.temperature, max_tokens=thinking.max_tokens)
@@ -222,7 +248,6 @@ class _Judge:
     async def _ask(self, prompt: Prompt, *answers: Candidate) -> Verdict:
         texts = [asking.answer_of(self.recipe, asking.steps_of(self.recipe, answer)) for answer in answers]
         asked = asking.ask_pair(self.recipe, prompt, texts[0], texts[1])
-        sampling = Sampling(self.read.temperature, max_tokens=self.read.max_tokens)
-        replies = await self.model.complete(asked, sampling=sampling)
-        reply = replies[0].text if replies else ""
-        return Verdict(self.read.winner(reply), reply[:500])
+        sampling = Sampling(self.read.temperature, self.read.top_p, max_tokens=self.read.max_tokens)
+        replies = [reply.text for reply in await self.model.complete(asked, n=self.read.votes, sampling=sampling)]
+        return Verdict(self.read.winner(replies), replies[0][:500] if replies else "no reply")

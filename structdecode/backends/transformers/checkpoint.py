@@ -31,7 +31,7 @@ _HEADER_BYTES = 100_000_000
 """As safetensors itself allows at most."""
 
 
-def check_directory(directory: Path, trust_remote_code: bool, allow_pickle: bool) -> None:
+def check_directory(directory: Path, trust_remote_code: bool, allow_pickle: bool, takes_images: bool = True) -> None:
     """Raises `ModelError` where a file is not there, or is one that could run code and may not."""
     if not (directory / "config.json").exists():
         raise ModelError(f"model {directory}: no config.json: not a checkpoint directory")
@@ -45,7 +45,8 @@ def check_directory(directory: Path, trust_remote_code: bool, allow_pickle: bool
         raise ModelError(
             f"model {directory}: brings code of its own; run it only if you trust it (--trust-remote-code)"
         )
-    if not any((directory / f).exists() for f in ("processor_config.json", "preprocessor_config.json")):
+    processors = ("processor_config.json", "preprocessor_config.json")
+    if takes_images and not any((directory / file).exists() for file in processors):
         raise ModelError(f"model {directory}: no processor (preprocessor_config.json): text-only, or copy it beside it")
     has_safetensors = any(directory.glob("*.safetensors"))
     if not has_safetensors and any((directory / f).exists() for f in _PICKLED) and not allow_pickle:
@@ -56,8 +57,11 @@ def check_directory(directory: Path, trust_remote_code: bool, allow_pickle: bool
         raise ModelError(f"model {directory}: no *.safetensors")
 
 
-def check_size(config: Any, directory: Path) -> None:
+def check_size(config: Any, directory: Path, kind: Any = AutoModelForImageTextToText) -> None:
     """Refuses a configuration that has nothing to do with the weights; modules and memory would be taken without end.
+
+    Args:
+        kind: the class of transformers' that makes the model from it.
 
     Raises:
         ModelError: more layers than the checkpoint has tensors, cross-attention in layers that are none of the model's,
@@ -77,7 +81,7 @@ def check_size(config: Any, directory: Path) -> None:
                     f"model {directory}: config.json: {place}cross_attention_layers has {layer}, but there are {layers} layers"
                 )
     with torch.device("meta"):  # takes no memory
-        wanted = sum(p.numel() for p in AutoModelForImageTextToText.from_config(config).parameters())
+        wanted = sum(p.numel() for p in kind.from_config(config).parameters())
     if sizes and wanted > _PACKED * sum(sizes):
         raise ModelError(
             f"model {directory}: config.json asks for {wanted:,} parameters, but the checkpoint has {sum(sizes):,}"

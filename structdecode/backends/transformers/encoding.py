@@ -15,7 +15,7 @@ from structdecode.core.errors import ConfigError, PromptError
 from structdecode.core.protocols import ForcedText, GenerationRequest
 from structdecode.core.reading import short_repr
 from structdecode.core.tags import to_put_in
-from structdecode.core.types import NextToken, Prompt, Span
+from structdecode.core.types import Message, NextToken, Prompt, Span
 
 if TYPE_CHECKING:
     from structdecode.backends.transformers.sequences import TokenSequence
@@ -72,22 +72,34 @@ class Codec:
         return {k: v.to(device, dtype) if v.is_floating_point() else v.to(device) for k, v in inputs.items()}
 
     def _messages(self, prompt: Prompt) -> list[dict[str, Any]]:
-        messages: list[dict[str, Any]] = [
-            {"role": turn.role, "content": [{"type": "text", "text": self._as_text(turn.text)}]}
-            for turn in prompt.history
-        ]
-        messages.append({"role": "user", "content": [{"type": "text", "text": self._as_text(prompt.question)}]})
-        first = next(message for message in messages if message["role"] == "user")
-        pictures = [{"type": "image"} for _ in prompt.images]
-        first["content"] = [*first["content"], *pictures] if prompt.images_last else [*pictures, *first["content"]]
+        turns = [*prompt.history, Message("user", prompt.question)]
+        messages = [{"role": turn.role, "content": self._parts(turn.text)} for turn in turns]
+        if prompt.images:
+            first = next(at for at, turn in enumerate(turns) if turn.role == "user")
+            text, place = turns[first].text, prompt.images_at
+            pictures = [{"type": "image"} for _ in prompt.images]
+            messages[first]["content"] = [*self._parts(text[:place]), *pictures, *self._parts(text[place:])]
         return messages
 
-    def closing(self, prompt: Prompt) -> tuple[int, ...]:
-        """Tokens that the chat template puts behind the assistant's turn."""
+    def _parts(self, text: str) -> list[dict[str, str]]:
+        """A text in a turn; none where it is empty."""
+        return [{"type": "text", "text": self._as_text(text)}] if text else []
+
+    def around_answer(self, prompt: Prompt) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Tokens that the chat template puts before and behind the assistant's turn in a finished chat, beyond those of
+        the prompt.
+
+        Raises:
+            PromptError: a finished chat begins otherwise than the prompt does.
+        """
         mark = "\ue000"
-        answered = [*self._messages(prompt), {"role": "assistant", "content": [{"type": "text", "text": mark}]}]
-        text = within(SECONDS, lambda: rendered(self.processor, answered, generate=False))
-        return self._encode(text.rpartition(mark)[2])
+        asked = self._messages(prompt)
+        answered = [*asked, {"role": "assistant", "content": [{"type": "text", "text": mark}]}]
+        before = within(SECONDS, lambda: rendered(self.processor, asked))
+        begun, _, end = within(SECONDS, lambda: rendered(self.processor, answered, generate=False)).rpartition(mark)
+        if not begun.startswith(before):
+            raise PromptError("the model's chat template writes a finished answer's turn otherwise than one to come")
+        return self._encode(begun[len(before) :]), self._encode(end)
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Tokens of text put into an answer, nothing added around it. Tags come again and again: they are remembered."""

@@ -20,8 +20,13 @@ def model_cost(model: Any) -> ModelCost:
     vision = getattr(model.config, "vision_config", None)
     if tower is None or vision is None:
         return ModelCost(2.0 * sum(text.values()))
-    patch = int(getattr(vision, "patch_size", 14))
-    size = getattr(vision, "image_size", None)
+    patch = _side(getattr(vision, "patch_size", 14))
+    size = _side(getattr(vision, "image_size", None))
     tiles = int(getattr(vision, "max_num_tiles", 1))
-    patches = (int(size) // patch) ** 2 * tiles if isinstance(size, int) else None
+    patches = (size // patch) ** 2 * tiles if isinstance(size, int) else None
     return ModelCost(2.0 * sum(text.values()), 2.0 * sum(p.numel() for p in tower.parameters()), patch, patches)
+
+
+def _side(size: Any) -> Any:
+    """Of a square in pixels, which some configurations give as height and width."""
+    return size[0] if isinstance(size, list | tuple) else size

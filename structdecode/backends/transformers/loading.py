@@ -41,6 +41,7 @@ def load_model(
     trust_remote_code: bool,
     allow_pickle: bool,
     takes_images: bool = True,
+    native: bool = False,
     with_output: bool = True,
     processor_options: Mapping[str, Any] | None = None,
 ) -> tuple[Any, Any]:
@@ -48,6 +49,8 @@ def load_model(
 
     Args:
         takes_images: whether it is an image-text model; else one for texts alone, with a `TextProcessor`.
+        native: whether transformers' own class of the model type will do where the checkpoint brings code of its own,
+            which is left alone then, unless it is trusted.
         processor_options: of its ``from_pretrained``.
         with_output: whether the checkpoint has to have the output layer: one whose hidden states alone are wanted may
             lack it, and has random numbers there then.
@@ -59,20 +62,20 @@ def load_model(
     name = find_checkpoint(name)
     directory = Path(name)
     if directory.is_dir():
-        check_directory(directory, trust_remote_code, allow_pickle)
+        check_directory(directory, trust_remote_code or native, allow_pickle, takes_images)
     elif name.startswith((".", "/", "~")) or directory.exists():
         raise ModelError(f"model {name!r}: no such directory")
     place = find_device(device)
+    kind = AutoModelForImageTextToText if takes_images else AutoModelForCausalLM
     said: list[str] = []
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
         if directory.is_dir():
-            check_size(config, directory)
+            check_size(config, directory, kind)
         if takes_images:
             processor = load_processor(name, trust_remote_code=trust_remote_code, **(processor_options or {}))
         else:
             processor = TextProcessor(AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code))
-        kind = AutoModelForImageTextToText if takes_images else AutoModelForCausalLM
         with quiet_loading() as said:
             model, report = kind.from_pretrained(
                 name, config=config, dtype=_dtype(dtype, place), trust_remote_code=trust_remote_code,

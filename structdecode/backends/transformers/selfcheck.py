@@ -137,7 +137,8 @@ def _incomparable(model: Any) -> str:
 # ------------------------------------------------------------------ what the engine writes
 async def _written(backend: TransformersBackend, thorough: bool) -> list[tuple[Prompt, list[Candidate]]]:
     """Prompts about the same picture, and what was written behind them."""
-    first, second = (Prompt(question, [_picture()] if thorough else []) for question in _QUESTIONS)
+    pictures = [_picture()] if thorough and getattr(backend.processor, "image_processor", None) is not None else []
+    first, second = (Prompt(question, pictures) for question in _QUESTIONS)
     root, window = Candidate(), _window(backend) if thorough else 0
     try:
         written = []
