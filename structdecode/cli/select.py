@@ -15,7 +15,9 @@ def select(
     n: Annotated[str, typer.Option(help="Numbers of samples, up to what was drawn.")] = "2,4,8,16",
     selector: Annotated[
         list[str] | None,
-        typer.Option(help="A name, or {name: {setting: value}}; several times for several; default: all."),
+        typer.Option(
+            help="A name, or {name: {setting: value}}; several times for several; default: all that need no setting."
+        ),
     ] = None,
     draws: Annotated[
         int, typer.Option(min=1, help="Random subsets a question where there are too many for all.")
@@ -32,9 +34,8 @@ def select(
 
     `structdecode select runs/replayed --selector majority --selector "{softmax: {temperature: 0.1}}"`
     """
-    from structdecode.core import registry
     from structdecode.core.errors import ConfigError
-    from structdecode.core.settings import selector_from
+    from structdecode.core.settings import selector_from, selectors_by_name
     from structdecode.evaluation.report.results import Results
     from structdecode.evaluation.report.selection import Selection, write
     from structdecode.records.store import read_run
@@ -42,7 +43,7 @@ def select(
     sizes = sorted({int(size) for size in n.split(",") if size.strip().isdecimal()})
     if not sizes or sizes[0] < 1 or len(sizes) != len([size for size in n.split(",") if size.strip()]):
         raise ConfigError(f"--n takes different numbers from 1 up, such as 2,4,8, not {n!r}")
-    chosen = {name: selector_from(name) for name in selector or registry.names("selectors")}
+    chosen = {name: selector_from(name) for name in selector or selectors_by_name()}
     selection = Selection(Results(read_run(run)), chosen, sizes, draws, seed)
     page = write(selection)
     print((run / "selection.md").read_text(encoding="utf-8"))

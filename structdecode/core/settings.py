@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, TypeVar
 
+from structdecode.core.declared import is_required
 from structdecode.core.errors import ConfigError, StructdecodeError, UnknownNameError
 from structdecode.core.labels import is_verifier
 from structdecode.core.reading import cut, one_line, parse_json, parse_yaml, short_repr
-from structdecode.core.registry import Group, load, name_of
+from structdecode.core.registry import Group, load, name_of, names
 
 T = TypeVar("T")
 
@@ -77,6 +78,16 @@ def selector_from(given: Any) -> Any:
     """
     spec = from_text(given) if isinstance(given, str) else given
     return _named("selectors", spec) if isinstance(spec, Mapping | list | str) else spec
+
+
+def selectors_by_name() -> list[str]:
+    """Registered selectors that need no setting."""
+    kinds = {name: load("selectors", name) for name in names("selectors")}
+    return [
+        name
+        for name, kind in kinds.items()
+        if not (dataclasses.is_dataclass(kind) and any(f.init and is_required(f) for f in dataclasses.fields(kind)))
+    ]
 
 
 def _named(group: Group, spec: Any, settings: Mapping[str, Any] | None = None) -> Any:

@@ -12,7 +12,7 @@ from scorio.aggregate.calibration import fit_kde_vote_calibration, kde_weighted_
 
 from structdecode.core.calibration import FORMAT, AnswerScores
 from structdecode.core.errors import ConfigError
-from structdecode.core.settings import build
+from structdecode.core.settings import build, selectors_by_name
 from structdecode.core.types import Score
 from structdecode.selection.densities import Densities, KdeCalibrated
 from structdecode.selection.selectors import Sample, choose
@@ -81,3 +81,9 @@ def test_it_is_made_by_name_and_mistakes_are_said(tmp_path: Path) -> None:
         KdeCalibrated(written(tmp_path, AnswerScores((-3.0, 0.5), (0.1, 0.2))))
     with pytest.raises(ConfigError, match="two different scores"):
         KdeCalibrated(written(tmp_path, AnswerScores((0.5, 0.5), (0.1, 0.2))))
+
+
+def test_by_default_all_are_asked_that_need_no_setting() -> None:
+    assert "kde-calibrated" not in selectors_by_name() and {"best", "majority", "borda"} <= set(selectors_by_name())
+    for name in selectors_by_name():
+        build("selectors", name)
