@@ -15,7 +15,7 @@ from itertools import combinations
 import numpy as np
 
 from structdecode.core.seeds import derive
-from structdecode.selection.selectors import Best, Sample, Selector, best_first, choose
+from structdecode.selection.selectors import Best, Sample, Selector, best_first, choose, needs_scores
 
 ENUMERATED = 200
 """Subsets up to which all are looked at."""
@@ -45,6 +45,8 @@ def expected(
         raise ValueError(f"{n} of {len(samples)} samples")
     if isinstance(selector, Best):
         return Expected(_by_rank(samples, right, n))
+    if _nothing_to_choose(selector, samples, right):
+        return Expected(float(right[0]))
     total = math.comb(len(samples), n)
     subsets: Iterable[Sequence[int]] = combinations(range(len(samples)), n)
     if total > ENUMERATED:
@@ -53,6 +55,14 @@ def expected(
     value = math.fsum(found) / len(found)
     error = math.sqrt(value * (1 - value) / len(found)) if total > ENUMERATED else 0.0
     return Expected(value, error)
+
+
+def _nothing_to_choose(selector: Selector, samples: Sequence[Sample], right: Sequence[bool]) -> bool:
+    """Whether all samples are right, or all wrong, and each of them could be chosen."""
+    if len(set(right)) > 1 or any(s.answer is None for s in samples):
+        return False
+    known = not needs_scores(selector) or all(s.score.scored for s in samples)
+    return known and choose(selector, samples) is not None
 
 
 def rank_weights(samples: int, n: int) -> list[float]:

@@ -13,6 +13,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from structdecode.core.border import said
@@ -147,12 +148,17 @@ def _summed(samples: Sequence[Sample], amounts: Sequence[float]) -> list[float]:
 
 def best_first(samples: Sequence[Sample]) -> list[int]:
     """Those that have a score and an answer, best first. Scores that differ by noise alone are in the samples' order."""
-    left = [at for at, sample in enumerate(samples) if sample.score.scored and sample.answer is not None]
+    scores = [sample.score for sample in samples]
+    left = [(at, s.score.value) for at, s in enumerate(samples) if s.score.value is not None and s.answer is not None]
+    left.sort(key=lambda one: -one[1])
+    alike = len({scores[at].resolution for at, _ in left}) <= 1
+    tied_of = takewhile if alike else filter  # one of more noise may tie behind one that does not
     order: list[int] = []
     while left:
-        best = samples[max(left, key=lambda at: samples[at].value)].score
-        order += [at for at in left if samples[at].score.ties(best)]
-        left = [at for at in left if not samples[at].score.ties(best)]
+        best = scores[left[0][0]]
+        tied = {at for at, _ in tied_of(lambda one: scores[one[0]].ties(best), left)}  # noqa: B023
+        order += sorted(tied)
+        left = [one for one in left if one[0] not in tied]
     return order
 
 
