@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test law4 architectures lint docs mutants pocket card study bench bench-cpu bench-gpu harness-lmms-eval clean
+.PHONY: help demo test law4 architectures lint docs mutants pocket card study selection bench bench-cpu bench-gpu harness-lmms-eval clean
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -43,6 +43,9 @@ card: $(STAMP) ## measure the embedded model: model card and the table in docs/r
 
 study: $(STAMP) ## strategies and verifiers at equal cost on 500 questions: docs/pocket-study and the tables in README.md and docs/results.md (about 2 hours)
 	$(BIN)/python -m benchmarks.study
+
+selection: $(STAMP) ## every selector and verifier over one recording of 500 questions: docs/selection-study (about half an hour)
+	$(BIN)/python -m benchmarks.selection
 
 bench: $(STAMP) ## time the strategies, and stage beam against re-prefilling and against generate
 	mkdir -p benchmarks/results && $(BIN)/python -m pytest benchmarks/bench_strategies.py -s --benchmark-json benchmarks/results/strategies.json
