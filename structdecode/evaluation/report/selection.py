@@ -12,6 +12,7 @@ from typing import Any
 
 from structdecode.core.errors import ConfigError
 from structdecode.core.paths import write_atomically
+from structdecode.core.plain import digest_of
 from structdecode.core.types import Score
 from structdecode.evaluation import statistics
 from structdecode.evaluation.report import figures, page
@@ -45,7 +46,7 @@ class Choice:
     Attributes:
         accuracy: expected, clustered. coverage_loss: 1 - pass@N. selection_loss: pass@N less the accuracy.
         error: of the accuracy from drawing subsets at random alone. by_id: expected accuracy by question.
-        scored: whether scores were asked for.
+        scored: whether scores were asked for. label: the verifier's among those of the run.
     """
 
     selector: str
@@ -57,6 +58,7 @@ class Choice:
     error: float
     by_id: Mapping[str, float]
     scored: bool = True
+    label: str = ""
 
     @property
     def name(self) -> str:
@@ -65,7 +67,7 @@ class Choice:
     @property
     def verifier(self) -> str:
         """Whose scores the selector made use of."""
-        return (self.cell.verifier or "-") if self.scored else "-"
+        return (self.label or "-") if self.scored else "-"
 
 
 @dataclass(frozen=True)
@@ -85,21 +87,22 @@ class Selection:
 
     @cached_property
     def cells(self) -> list[CellResult]:
-        """Of each family of independent samples the widest, one for each verifier.
+        """Of each family of independent samples the widest, one for each verifier and its settings.
 
         Raises:
             ConfigError: there is none, or it has too few samples.
         """
-        found: dict[str | None, CellResult] = {}
+        found: dict[tuple[str | None, str], CellResult] = {}
         unsound = [
             cell.name
             for name, cell in self.results.cells.items()
             if cell.independent and name not in self.results.sound
         ]
         for cell in self.results.sound.values():
-            if cell.independent and (cell.verifier not in found or cell.width > found[cell.verifier].width):
-                found[cell.verifier] = cell
-        scored = [cell for verifier, cell in found.items() if verifier is not None] or list(found.values())
+            key = cell.verifier, digest_of(cell.resolved.get("verifier"))
+            if cell.independent and (key not in found or cell.width > found[key].width):
+                found[key] = cell
+        scored = [cell for (verifier, _), cell in found.items() if verifier is not None] or list(found.values())
         most = max((cell.width for cell in scored), default=0)
         if most < max(self.sizes):
             raise ConfigError(
@@ -108,6 +111,11 @@ class Selection:
                 + (f" ({', '.join(unsound)}: left out, no evidence for its verifier or strategy)" if unsound else "")
             )
         return [cell for cell in scored if cell.width >= max(self.sizes)]
+
+    def label(self, cell: CellResult) -> str:
+        """A cell's verifier; with the cell's name where others have the same one with other settings."""
+        same = sum(other.verifier == cell.verifier for other in self.cells)
+        return (cell.verifier or "") if same == 1 else f"{cell.verifier} ({cell.family})"
 
     @cached_property
     def choices(self) -> list[Choice]:
@@ -131,7 +139,7 @@ class Selection:
                 try:
                     choices += [self._choice(name, selector, cell, pools if scored else bare, n) for n in self.sizes]
                 except ConfigError as error:
-                    refused.append(f"{name} with {cell.verifier}: {error}")
+                    refused.append(f"{name} with {self.label(cell)}: {error}")
         return choices, refused
 
     def _choice(self, name: str, selector: Selector, cell: CellResult, pools: Sequence[Pool], n: int) -> Choice:
@@ -152,6 +160,7 @@ class Selection:
         return Choice(
             name, cell, n, cell.mean(told), cell.mean([1 - c for c in covered]), cell.gap([c - v for c, v in zip(covered, told, strict=True)]),
             math.sqrt(math.fsum(value.error**2 for value in values)) / len(values), {i: sum(v) / len(v) for i, v in by_id.items()}, needs_scores(selector),
+            self.label(cell),
         )  # fmt: skip
 
     @cached_property
@@ -214,7 +223,7 @@ def verifier_section(selection: Selection) -> Section:
         auc = next((row["auc"] for row in cell_rows(cell)), None)
         if auc is not None:
             rows.append({
-                "verifier": cell.verifier, "auc": auc, "expect": promise(auc.value),
+                "verifier": selection.label(cell), "auc": auc, "expect": promise(auc.value),
                 "generated": cell.used("verifier", "generated_tokens").value / cell.width,
                 "prefilled": cell.used("verifier", "prefilled_tokens").value / cell.width,
                 "flops": cell.cost("flops", "verifier").value,

@@ -106,3 +106,15 @@ def test_a_run_without_independent_samples(tmp_path: Path) -> None:
     assert compare(study, tmp_path / "out", load_backend(None), load("pocket:test", limit=4).questions) == 0
     with pytest.raises(ConfigError, match="has no independent samples"):
         assert Selection(Results(read_run(tmp_path / "out")), SELECTORS, (2,)).choices
+
+
+def test_two_settings_of_a_verifier_are_two(tmp_path: Path) -> None:
+    cells = [
+        {"strategy": "best-of-n", "name": name, "settings": {"n": 3}, "verifiers": [{"log-prob": {"scope": scope}}]}
+        for name, scope in (("whole", "answer"), ("last", "stage"))
+    ]
+    (tmp_path / "study.yaml").write_text(json.dumps({"data": {"source": "pocket:test", "limit": 4}, "cells": cells}))
+    done = command("compare", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "run"), "--quiet")
+    assert done.code == 0, done.err
+    selection = Selection(Results(read_run(tmp_path / "run")), {"best": Best()}, (3,))
+    assert [choice.verifier for choice in selection.choices] == ["log-prob (whole)", "log-prob (last)"]
