@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import structdecode as sd
@@ -38,6 +39,7 @@ from structdecode.verifiers.generative import Generative
 from structdecode.verifiers.label_read import LabelRead
 from structdecode.verifiers.log_prob import LogProb
 from structdecode.verifiers.p_true import PTrue
+from structdecode.verifiers.probe import Probe
 from structdecode.verifiers.reward_model import RewardModel
 from structdecode.verifiers.round_trip import RoundTrip
 from structdecode.verifiers.rule import Rule
@@ -51,7 +53,7 @@ def shortest(candidate: Candidate) -> float:
     return -float(len(candidate.text))
 
 
-def arms(reward_model: str | None, n: int = 3) -> dict[str, Any]:
+def arms(reward_model: str | None, n: int = 3, probe: str | None = None) -> dict[str, Any]:
     """Every strategy, and every verifier in the search that depends on it most: each choice seeds what follows."""
     judge = SelfJudge(**JUDGE)  # type: ignore[arg-type]
     verifiers: dict[str, Any] = {
@@ -65,6 +67,8 @@ def arms(reward_model: str | None, n: int = 3) -> dict[str, Any]:
     }  # fmt: skip
     if reward_model is not None:
         verifiers["reward-model"] = RewardModel(reward_model)
+    if probe is not None:
+        verifiers["probe"] = Probe(probe)
     return {
         "direct": build("strategies", "direct"), "cot": build("strategies", "cot", SAMPLED),
         "staged, greedy": build("strategies", "staged", {"max_tokens": 120}),
@@ -96,6 +100,18 @@ def reward_model(directory: Path) -> str:
     torch.nn.init.normal_(model.head.value.weight, std=0.1)
     save(model, processor, RewardConfig.of(LLAVA_O1), directory / "reward-model")
     return str(directory / "reward-model")
+
+
+def probe(directory: Path) -> str:
+    """One on the embedded model's hidden states, with weights that nobody trained."""
+    from structdecode.core.schemas import LLAVA_O1
+    from structdecode.training.probe.run import save
+    from structdecode.verifiers.probe import GatedLinear, ProbeConfig
+
+    drawn = np.random.default_rng(0).normal(0, 0.05, (2, 2 * 128))
+    config = ProbeConfig.of(LLAVA_O1, separator=LLAVA_O1.separator, layers=(4, 8), width=128)
+    save(GatedLinear(drawn, np.zeros(2)), config, directory / "probe")
+    return str(directory / "probe")
 
 
 def questions(n: int) -> list[sd.Prompt]:
@@ -283,7 +299,7 @@ def main() -> None:
         print(name, json.dumps(row), flush=True)
 
     with tempfile.TemporaryDirectory() as place:
-        strategies = arms(reward_model(Path(place)))
+        strategies = arms(reward_model(Path(place)), probe=probe(Path(place)))
         if arguments.arms:
             strategies = {name: strategies[name] for name in arguments.arms}
         if arguments.questions:

@@ -31,10 +31,11 @@ def backends() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def strategies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return divergence.arms(divergence.reward_model(tmp_path_factory.mktemp("law4")))
+    place = tmp_path_factory.mktemp("law4")
+    return divergence.arms(divergence.reward_model(place), probe=divergence.probe(place))
 
 
-@pytest.mark.parametrize("name", [*divergence.arms(None), "stage-beam, reward-model"])
+@pytest.mark.parametrize("name", [*divergence.arms(None), "stage-beam, reward-model", "stage-beam, probe"])
 def test_a_search_takes_the_same_path_in_any_company(
     name: str, backends: dict[str, Any], strategies: dict[str, Any]
 ) -> None:
