@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import structdecode as sd
@@ -43,6 +44,7 @@ from structdecode.verifiers.llm_judge import LlmJudge
 from structdecode.verifiers.log_prob import LogProb
 from structdecode.verifiers.p_true import PTrue
 from structdecode.verifiers.premises import Premises
+from structdecode.verifiers.probe import Probe
 from structdecode.verifiers.reward_model import RewardModel
 from structdecode.verifiers.round_trip import RoundTrip
 from structdecode.verifiers.rule import Rule
@@ -58,7 +60,11 @@ def shortest(candidate: Candidate) -> float:
 
 
 def arms(
-    reward_model: str | None, dual_encoder: str | None = None, n: int = 3, judge_url: str | None = None
+    reward_model: str | None,
+    dual_encoder: str | None = None,
+    n: int = 3,
+    judge_url: str | None = None,
+    probe: str | None = None,
 ) -> dict[str, Any]:
     """Every strategy, and every verifier in the search that depends on it most: each choice seeds what follows.
 
@@ -82,6 +88,8 @@ def arms(
         verifiers["image-text"] = ImageText(dual_encoder)
     if judge_url is not None:
         verifiers["llm-judge"] = LlmJudge("judge", judge_url)
+    if probe is not None:
+        verifiers["probe"] = Probe(probe)
     return {
         "direct": build("strategies", "direct"), "cot": build("strategies", "cot", SAMPLED),
         "staged, greedy": build("strategies", "staged", {"max_tokens": 120}),
@@ -120,6 +128,18 @@ def dual_encoder(directory: Path) -> str:
     from tests.verifiers.dual_encoders import save
 
     return str(save("clip", directory / "dual-encoder"))
+
+
+def probe(directory: Path) -> str:
+    """One on the embedded model's hidden states, with weights that nobody trained."""
+    from structdecode.core.schemas import LLAVA_O1
+    from structdecode.training.probe.run import save
+    from structdecode.verifiers.probe import GatedLinear, ProbeConfig
+
+    drawn = np.random.default_rng(0).normal(0, 0.05, (2, 2 * 128))
+    config = ProbeConfig.of(LLAVA_O1, separator=LLAVA_O1.separator, layers=(4, 8), width=128)
+    save(GatedLinear(drawn, np.zeros(2)), config, directory / "probe")
+    return str(directory / "probe")
 
 
 def questions(n: int) -> list[sd.Prompt]:
@@ -307,7 +327,7 @@ def main() -> None:
         print(name, json.dumps(row), flush=True)
 
     with tempfile.TemporaryDirectory() as place:
-        strategies = arms(reward_model(Path(place)), dual_encoder(Path(place)))
+        strategies = arms(reward_model(Path(place)), dual_encoder(Path(place)), probe=probe(Path(place)))
         if arguments.arms:
             strategies = {name: strategies[name] for name in arguments.arms}
         if arguments.questions:

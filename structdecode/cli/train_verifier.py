@@ -33,7 +33,7 @@ def train_verifier(
 ) -> None:
     """Train a verifier that says at the end of each stage how likely all is right so far.
 
-    The same command resumes a killed run. What it writes is used by `--verifier reward-model`. `structdecode schema verifier-recipe` shows what a recipe may hold.
+    The same command resumes a killed run. What it writes is used by `--verifier reward-model`; with `--recipe probe`, where --model is the generator itself, by `--verifier probe`. `structdecode schema verifier-recipe` shows what a recipe may hold.
 
     Examples:
     `structdecode export runs/searches --to prm --labels reference --out steps.jsonl`
@@ -41,6 +41,8 @@ def train_verifier(
     `structdecode train-verifier steps.jsonl --model pocket --recipe reward-pocket --out runs/reward`
 
     `structdecode train-verifier steps.jsonl --model ./my-checkpoint --set gradient_checkpointing=true --out runs/reward`
+
+    `structdecode train-verifier steps.jsonl --model ./my-checkpoint --recipe probe --out runs/probe`
 
     `structdecode generate --image a.png --question "How many red squares are there?" --strategy stage-beam --verifier reward-model --set verifier.path=runs/reward/model`
     """

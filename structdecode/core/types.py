@@ -225,6 +225,7 @@ class Span:
         hidden_states: float32 [layers, hidden size], the states of the layers that were asked for (`Decoder.extend`) at
             the span's last token, its tag included; None where none were, where the backend has none, or where that
             token does not fit into the context any more. No part of what makes two spans equal.
+        hidden_layers: which layers these are, numbered as they were asked for; empty where there are none.
     """
 
     stage: str
@@ -244,6 +245,7 @@ class Span:
     proposal_log_probs: tuple[float, ...] = ()
     prefix_log_probs: tuple[float, ...] = ()
     hidden_states: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+    hidden_layers: tuple[int, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def all_ids(self) -> tuple[int, ...]:

@@ -58,8 +58,9 @@ class WrittenRow:
         """Its span with what is asked for, and no more. ``seed``: the asked row's, which greedy rows do not go by."""
         states, asked = self.span.hidden_states, request.hidden_layers
         chosen = states[[self.layers.index(layer) for layer in asked]] if states is not None and asked else None
+        layers = () if chosen is None else tuple(asked)
         told = self.span.prefix_log_probs if request.prefix_log_probs else ()
-        return replace(self.span, hidden_states=chosen, prefix_log_probs=told, seed=seed)
+        return replace(self.span, hidden_states=chosen, hidden_layers=layers, prefix_log_probs=told, seed=seed)
 
 
 @dataclass
@@ -173,7 +174,7 @@ def _row_as_dict(row: WrittenRow) -> dict[str, Any]:
     span = {
         f.name: _numbers(value) if f.name in _LISTS else value
         for f in fields(Span)
-        if f.name != "hidden_states" and (value := getattr(row.span, f.name)) != f.default
+        if f.name not in ("hidden_states", "hidden_layers") and (value := getattr(row.span, f.name)) != f.default
     }
     return {
         "key": row.key, "prompt": row.prompt, "path": row.path, "max_tokens": row.max_tokens, "drawn": row.drawn, "cut": row.cut,

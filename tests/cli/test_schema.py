@@ -54,7 +54,7 @@ def test_schemas_of_stages_fit() -> None:
         (Form.preset, {"settings": {}}, "'strategy' is a required property"),
         (Form.recipe, {"lr": "fast"}, "'fast' is not of type 'number'"),
         (Form.recipe, {"method": "half"}, "'half' is not one of ['full', 'lora', 'qlora']"),
-        (Form.verifier_recipe, {"method": "qlora"}, "'qlora' is not one of ['head', 'lora', 'full']"),
+        (Form.verifier_recipe, {"method": "qlora"}, "'qlora' is not one of ['head', 'lora', 'full', 'probe']"),
         (Form.recipe, {"betas": [0.9]}, "is too short"),
         (Form.stages, {"name": "x"}, "'stages' is a required property"),
         (Form.stages, {"stages": [{"begin": "<A>"}]}, "'name' is a required property"),

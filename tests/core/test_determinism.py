@@ -36,11 +36,15 @@ def backends() -> dict[str, Any]:
 def strategies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     place = tmp_path_factory.mktemp("law4")
     with ChatServer(grade) as server:
-        yield divergence.arms(divergence.reward_model(place), divergence.dual_encoder(place), judge_url=server.url)
+        yield divergence.arms(
+            divergence.reward_model(place), divergence.dual_encoder(place), judge_url=server.url,
+            probe=divergence.probe(place),
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    "name", [*divergence.arms(None), "stage-beam, reward-model", "stage-beam, image-text", "stage-beam, llm-judge"]
+    "name",
+    [*divergence.arms(None), *(f"stage-beam, {name}" for name in ("reward-model", "image-text", "llm-judge", "probe"))],
 )
 def test_a_search_takes_the_same_path_in_any_company(
     name: str, backends: dict[str, Any], strategies: dict[str, Any]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from structdecode.core.errors import ConfigError, ModelError
+from structdecode.core.types import Span
 
 Hidden = NDArray[np.float32] | None
 """[layers, H]; None where there is none."""
@@ -24,6 +26,11 @@ def check_layers(model: Any, layers: Sequence[int]) -> None:
             raise ConfigError(
                 f"hidden_layers: {layer!r} is none of the model's: 0 (embeddings) to {count} (last), or {-count - 1} to -1"
             )
+
+
+def with_states(span: Span, states: Hidden, layers: Sequence[int]) -> Span:
+    """A span with the states at its last token, if it has any."""
+    return replace(span, hidden_states=states, hidden_layers=() if states is None else tuple(layers))
 
 
 def at_end(states: Sequence[Tensor] | None, layers: Sequence[int], row: int, at: int) -> NDArray[np.float32]:

@@ -14,19 +14,20 @@ from structdecode.training.ranges import (
     SEED,
     SHARE,
     ZERO_OR_MORE,
+    Range,
     check_numbers,
     check_save_dtype,
 )
 from structdecode.training.recipe_files import RecipeFiles, plain_values
 
-Method = Literal["head", "lora", "full"]
+Method = Literal["head", "lora", "full", "probe"]
 
 RANGES = {
     **dict.fromkeys(("batch_size", "accumulation", "lora_rank", "lora_alpha", "keep", "log_every", "max_length"), COUNT),
     **dict.fromkeys(("max_steps", "eval_every", "save_every", "workers"), COUNT_OR_ZERO),
     **dict.fromkeys(("lr", "epochs", "held_out"), ABOVE_ZERO),
     **dict.fromkeys(("weight_decay", "language_modelling"), ZERO_OR_MORE),
-    "warmup": SHARE, "max_left_out": SHARE, "lora_dropout": BELOW_ONE, "seed": SEED,
+    "folds": Range(2, 2**31 - 1), "warmup": SHARE, "max_left_out": SHARE, "lora_dropout": BELOW_ONE, "seed": SEED,
 }  # fmt: skip
 """Of the settings that are numbers."""
 
@@ -38,7 +39,8 @@ class VerifierRecipe:
     Attributes:
         about: one line on what it is for.
         rows: the JSONL file. model: the base: a directory, a hub name, or pocket.
-        method: the head alone, adapters on the language model (merged at the end), or all weights.
+        method: the head alone, adapters on the language model (merged at the end), or all weights; or a ``probe`` on the
+            hidden states of the base as it is, which is to be the generator (`structdecode.training.probe`).
         schema: whose stages the rows have.
         outcomes: a second file with the same answers, whose labels of the last stage count instead of those in ``rows``:
             labels by reference say whether all of an answer is as it should be, those by rollouts whether it is right.
@@ -46,8 +48,12 @@ class VerifierRecipe:
         language_modelling: with ``likelihood``: the weight of the loss of writing what is right, beside that of the labels.
         sentences: also learn where inside of a stage the first fault is (see `rows.sentence_marks`).
         held_out: a share of the questions, or from 1 on how many, that are kept for measuring.
+        layers: ``probe``: whose states are read, as transformers numbers ``hidden_states``; none: the middle one and the last.
+        folds: ``probe``: into how many parts the questions are split; each is measured by a probe that was fitted on the
+            others, in place of what is held out.
         epochs, max_steps: passes over the rows, unless ``max_steps`` is above 0.
         batch_size: answers in a batch; ``accumulation`` batches make up a step.
+        weight_decay: of a ``probe`` the weight of half its squared weights beside the mean loss.
         warmup: a share of the steps. The learning rate then falls along a cosine.
         max_length: tokens; longer answers are left out.
         max_left_out: the share of rows that may be left out for other reasons; above it the run ends.
@@ -66,6 +72,8 @@ class VerifierRecipe:
     language_modelling: float = 0.0
     sentences: bool = False
     held_out: float = 0.1
+    layers: tuple[int, ...] | None = None
+    folds: int = 5
     epochs: float = 3.0
     max_steps: int = 0
     batch_size: int = 16

@@ -111,7 +111,7 @@ class StepDataset(Dataset[StepExample]):
     def _size(self, image: str) -> Size:
         """Of a picture, which is decoded once. Raises `BadRow` where it cannot be."""
         if image not in self._known:
-            place = self._place(image)
+            place = self.place(image)
             try:
                 self._known[image] = load_picture(place).image.size
             except ImageError as error:
@@ -144,12 +144,21 @@ class StepDataset(Dataset[StepExample]):
         other.lengths, other.rejected = found.lengths, found.rejected
         return other
 
+    def whole(self) -> StepDataset:
+        """The same set without answers that end before the schema's last stage. Raises `DataError` where none is left."""
+        last = self.config.names[-1]
+        kept = np.array([self.step(index).stages[-1] == last for index in range(len(self))])
+        if not kept.any():
+            raise DataError(f"{self.path}: no answer has a {last}, whose label says whether all of it is right")
+        return self._only(kept)
+
     def _settled(self, step: StepRow) -> StepRow:
         """With the last label that the file of outcomes has."""
         right = self.outcomes.get(_digest(step))
         return step if right is None else replace(step, labels=(*step.labels[:-1], right))
 
-    def _place(self, image: str) -> Path:
+    def place(self, image: str) -> Path:
+        """Where a row's picture is."""
         return self.path.parent / image
 
     def __len__(self) -> int:
@@ -172,7 +181,7 @@ class StepDataset(Dataset[StepExample]):
         step = self.step(index)
         where = f"{self.path}:{int(self.lines[index])}"
         try:
-            images = tuple(load_picture(self._place(image)).image for image in step.images)
+            images = tuple(load_picture(self.place(image)).image for image in step.images)
         except ImageError as error:
             raise DataError(f"{where}: {error}: it changed since the rows were read") from None
         marks = stage_marks(step, self.config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +13,34 @@ import torch
 from transformers import set_seed
 
 from structdecode.core.environment import versions
-from structdecode.core.errors import ConfigError, MissingExtraError
-from structdecode.core.lookup import find_schema
-from structdecode.training.lengths import TokenCounter
+from structdecode.core.errors import MissingExtraError
+from structdecode.training.probe.run import train_probe
 from structdecode.training.reward_model.card import draw, write_card
 from structdecode.training.reward_model.model import choose_trained, from_base, merged, save
+from structdecode.training.reward_model.opening import (
+    DATA,
+    MODEL,
+    RECIPE,
+    VerifierTrainingResult,
+    facts_of,
+    open_rows,
+    provenance,
+    usable_rows,
+)
 from structdecode.training.reward_model.recipe import VerifierRecipe
 from structdecode.training.reward_model.rows import StepDataset
 from structdecode.training.reward_model.trainer import RewardTrainer, training_arguments
 from structdecode.training.sft import checkpoints
-from structdecode.training.sft.directory import check_same, keep_settings, sha256
+from structdecode.training.sft.directory import check_same, keep_settings
 from structdecode.training.sft.journal import Journal, read_journal
-from structdecode.training.usable import check_left_out, left_out
 from structdecode.verifiers.reward_model.collate import StepCollator
 from structdecode.verifiers.reward_model.config import RewardConfig
 from structdecode.verifiers.reward_model.network import RewardModel
 
-RECIPE, DATA, JOURNAL, CURVES, MODEL = "recipe.yaml", "data.yaml", "journal.jsonl", "curves.png", "model"
-"""What a run directory holds, beside ``checkpoints/``. ``model/`` is there when all is done."""
+JOURNAL, CURVES = "journal.jsonl", "curves.png"
+"""What a run directory holds beside ``checkpoints/`` and what all have (`opening`)."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class VerifierTrainingResult:
-    """Of a finished run. ``figures``: (value, standard error) by stage and measure, on held-out questions."""
-
-    model: Path
-    steps: int
-    figures: Mapping[str, Mapping[str, tuple[float, float]]]
 
 
 def train(
@@ -51,30 +50,23 @@ def train(
     """Trains until the recipe is done, and writes model, card and curves into the run directory.
 
     Args:
-        callbacks: more of transformers' callbacks.
+        callbacks: more of transformers' callbacks; a probe's fit has none.
 
     Raises:
         ConfigError: the directory was made with another recipe or is done, or a setting makes no sense.
         DataError, ModelError: rows or model cannot be used.
     """
     out = Path(out)
-    if (out / MODEL).exists():
-        raise ConfigError(f"{out / MODEL} is there already: choose another --out, or remove it")
-    if not recipe.model:
-        raise ConfigError("the recipe names no model: give the base with --model (a directory, a hub name, or pocket)")
-    if not recipe.rows:
-        raise ConfigError("the recipe names no rows: give a file of `structdecode export --to prm`")
-    config = RewardConfig.of(find_schema(recipe.schema), likelihood=recipe.likelihood, base_model=recipe.model)
-    data = StepDataset(recipe.rows, config, sentences=recipe.sentences, outcomes=recipe.outcomes)
-    check_same(out / RECIPE, recipe.as_dict(), "recipe")
+    data = open_rows(recipe, out)
+    if recipe.method == "probe":
+        return train_probe(recipe, data, out, trust_remote_code=trust_remote_code, quiet=quiet)
     set_seed(recipe.seed)
     model, processor = from_base(
-        recipe.model, likelihood=recipe.likelihood, language_modelling=recipe.language_modelling,
+        data.config.base_model, likelihood=recipe.likelihood, language_modelling=recipe.language_modelling,
         trust_remote_code=trust_remote_code, dtype=_dtype(recipe),
     )  # fmt: skip
-    data = data.usable(TokenCounter(processor), recipe.max_length)
-    check_left_out(data.path, data.rejected, len(data), recipe.max_left_out)
-    facts = _facts(recipe, data)
+    data = usable_rows(data, processor, recipe)
+    facts = facts_of(data, f"{recipe.held_out:g} of the questions, by seed {recipe.seed}")
     check_same(out / DATA, facts, "data set")
     out.mkdir(parents=True, exist_ok=True)
     trainer = _trainer(model, processor, recipe, data, facts, out, quiet, callbacks)
@@ -82,7 +74,7 @@ def train(
     keep_settings(out / DATA, facts)
     last = checkpoints.last_checkpoint(out / "checkpoints")
     trainer.train(resume_from_checkpoint=str(last) if last else None)
-    return _finish(trainer, processor, config, facts, out)
+    return _finish(trainer, processor, data.config, facts, out)
 
 
 def _trainer(
@@ -113,14 +105,6 @@ def _dtype(recipe: VerifierRecipe) -> str:
     return "bfloat16" if torch.cuda.is_available() and recipe.method != "full" else "float32"
 
 
-def _facts(recipe: VerifierRecipe, data: StepDataset) -> dict[str, Any]:
-    return {
-        "rows": data.path.name, "answers": len(data), "questions": len(data.names),
-        "left out": left_out(data.rejected, len(data)), "held out": f"{recipe.held_out:g} of the questions, by seed {recipe.seed}",
-        "sha256": sha256(data.path),
-    }  # fmt: skip
-
-
 def _finish(
     trainer: RewardTrainer, processor: Any, config: RewardConfig, facts: Mapping[str, Any], out: Path
 ) -> VerifierTrainingResult:
@@ -131,8 +115,7 @@ def _finish(
     seconds = max((line["seconds"] for line in journal), default=0.0)
     draw(journal, config.names, out / CURVES, out.name)
     trained = {
-        **recipe.as_dict(), "rows": facts["rows"], "outcomes": recipe.outcomes and Path(recipe.outcomes).name, "sha256": facts["sha256"], "steps": trainer.state.global_step,
-        "hours": round(seconds / 3600, 2), "versions": versions(),
+        **provenance(recipe, facts), "steps": trainer.state.global_step, "hours": round(seconds / 3600, 2), "versions": versions(),
     }  # fmt: skip
     model = merged(trainer.accelerator.unwrap_model(trainer.model))
     if recipe.save_dtype:

@@ -274,6 +274,7 @@ def test_hidden_states_at_the_ends_of_spans_are_the_models_own(
         expected = torch.stack([output.hidden_states[layer][0, -1] for layer in layers]).numpy()
         found = candidate.spans[-1].hidden_states
         assert found.dtype == expected.dtype == np.float32 and found.shape == expected.shape
+        assert candidate.spans[-1].hidden_layers == layers
         assert np.abs(found - expected).max() < 2e-4
 
 

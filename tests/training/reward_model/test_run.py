@@ -149,7 +149,9 @@ def test_wrong_settings() -> None:
 
 def test_the_packages_recipes_train(few: Path, tmp_path: Path) -> None:
     recipes = built_in()
-    assert {"reward-lora", "reward-head", "reward-pocket"} == set(recipes) and all(r.about for r in recipes.values())
+    assert {"reward-lora", "reward-head", "reward-pocket", "probe"} == set(recipes) and all(
+        r.about for r in recipes.values()
+    )
     for name in recipes:
         given = {"rows": str(few), "model": "pocket", "held_out": 0.2, "max_steps": 1, "batch_size": 8, "save_every": 0}
         recipe = load_recipe(name, given)

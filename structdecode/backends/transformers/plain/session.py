@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from structdecode.backends.transformers.constraints import Constraint, constrained, constraint
 from structdecode.backends.transformers.encoding import pad_left
-from structdecode.backends.transformers.hidden import Hidden, at_end, check_layers
+from structdecode.backends.transformers.hidden import Hidden, at_end, check_layers, with_states
 from structdecode.backends.transformers.plain.kv import Branch, Prefix, batch_cache, harvest
 from structdecode.backends.transformers.sampling import draw, text_log_probs, token_statistics, uniforms
 from structdecode.backends.transformers.sequences import TokenSequence, take
@@ -258,7 +258,9 @@ class PlainSession:
         for ids, each in zip(missing, grown, strict=True):
             self.branches[ids], found[ids] = each.branch, each.hidden
         return [
-            replace(span, hidden_states=found.get((*sequence.row.prefix.token_ids, *span.all_ids)))
+            with_states(
+                span, found.get((*sequence.row.prefix.token_ids, *span.all_ids)), sequence.request.hidden_layers
+            )
             for sequence, span in zip(sequences, spans, strict=True)
         ]
 

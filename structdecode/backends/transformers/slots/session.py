@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from structdecode.backends.transformers.constraints import constraint
-from structdecode.backends.transformers.hidden import Hidden, check_layers
+from structdecode.backends.transformers.hidden import Hidden, check_layers, with_states
 from structdecode.backends.transformers.sampling import text_log_probs, token_statistics
 from structdecode.backends.transformers.sequences import TokenSequence
 from structdecode.backends.transformers.slots.forward import ImageKV, KVHandle
@@ -195,7 +195,9 @@ class SlotSession:
         for ids, feed in zip(missing, feeds, strict=True):
             self.branches[ids], found[ids] = feed.place, feed.hidden
         return [
-            replace(span, hidden_states=found.get((*sequence.row.prefix.token_ids, *span.all_ids)))
+            with_states(
+                span, found.get((*sequence.row.prefix.token_ids, *span.all_ids)), sequence.request.hidden_layers
+            )
             for sequence, span in zip(sequences, spans, strict=True)
         ]
 
