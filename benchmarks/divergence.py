@@ -26,13 +26,17 @@ import torch
 
 import structdecode as sd
 from benchmarks import speed
+from structdecode.core.calibration import ANY_STAGE, Calibration, ProbabilityMap, VerifierIdentity
+from structdecode.core.labels import label_of
 from structdecode.core.lookup import load_backend
+from structdecode.core.plain import plain
 from structdecode.core.settings import build
 from structdecode.core.types import Candidate
 from structdecode.core.types import Path as TreePath
 from structdecode.pocket import world
 from structdecode.verifiers.blindfold import Blindfold
 from structdecode.verifiers.by_stage import ByStage
+from structdecode.verifiers.calibrated import Calibrated
 from structdecode.verifiers.callable import FunctionVerifier
 from structdecode.verifiers.consistency import Consistency
 from structdecode.verifiers.ensemble import Ensemble
@@ -40,11 +44,12 @@ from structdecode.verifiers.generative import Generative
 from structdecode.verifiers.grounding import Grounding
 from structdecode.verifiers.image_text import ImageText
 from structdecode.verifiers.label_read import LabelRead
-from structdecode.verifiers.llm_judge import LlmJudge
-from structdecode.verifiers.log_prob import LogProb
+from structdecode.verifiers.log_prob import LogProb, PiCSAR
+from structdecode.verifiers.on_model import OnModel
 from structdecode.verifiers.p_true import PTrue
 from structdecode.verifiers.premises import Premises
 from structdecode.verifiers.probe import Probe
+from structdecode.verifiers.recipes import OutcomeReward, ProcessReward
 from structdecode.verifiers.reward_model import RewardModel
 from structdecode.verifiers.round_trip import RoundTrip
 from structdecode.verifiers.rule import Rule
@@ -59,20 +64,16 @@ def shortest(candidate: Candidate) -> float:
     return -float(len(candidate.text))
 
 
-def arms(
-    reward_model: str | None,
-    dual_encoder: str | None = None,
-    n: int = 3,
-    judge_url: str | None = None,
-    probe: str | None = None,
-) -> dict[str, Any]:
+def arms(made: Mapping[str, Any] | None = None, n: int = 3) -> dict[str, Any]:
     """Every strategy, and every verifier in the search that depends on it most: each choice seeds what follows.
 
-    ``judge_url``: of a server that gives the same reply to the same request.
+    Args:
+        made: further verifiers by name: those that need a file or a server (`with_files`).
     """
     judge = SelfJudge(**JUDGE)  # type: ignore[arg-type]
     verifiers: dict[str, Any] = {
-        "log-prob": LogProb(), "self-certainty": build("verifiers", "self-certainty"), "p-true": PTrue(),
+        "log-prob": LogProb(), "self-certainty": build("verifiers", "self-certainty"), "picsar": PiCSAR(), "p-true": PTrue(),
+        "on-model": OnModel("pocket", PTrue()),
         "self-judge": judge, "self-judge, round robin": SelfJudge(tournament="round-robin", **JUDGE),  # type: ignore[arg-type]
         "rule": Rule(r"[02468]\.?$"), "agreement": build("verifiers", "agreement"),
         "callable": FunctionVerifier(shortest), "ensemble": Ensemble({"log-prob": LogProb(), "p-true": PTrue()}),
@@ -82,14 +83,6 @@ def arms(
         "blindfold": Blindfold(max_tokens=8), "blindfold, agreement": Blindfold("agreement", samples=3, max_tokens=8),
         "grounding": Grounding(), "premises": Premises(), "math": build("verifiers", "math"), "tool": Tool(function=shortest),
     }  # fmt: skip
-    if reward_model is not None:
-        verifiers["reward-model"] = RewardModel(reward_model)
-    if dual_encoder is not None:
-        verifiers["image-text"] = ImageText(dual_encoder)
-    if judge_url is not None:
-        verifiers["llm-judge"] = LlmJudge("judge", judge_url)
-    if probe is not None:
-        verifiers["probe"] = Probe(probe)
     return {
         "direct": build("strategies", "direct"), "cot": build("strategies", "cot", SAMPLED),
         "staged, greedy": build("strategies", "staged", {"max_tokens": 120}),
@@ -105,9 +98,38 @@ def arms(
         "stage-beam k=2, log-prob": build("strategies", "stage-beam", {**SAMPLED, "candidates": n, "beams": 2}),
         **{
             f"stage-beam, {name}": build("strategies", "stage-beam", {**SAMPLED, "candidates": n, "verifier": verifier})
-            for name, verifier in verifiers.items()
+            for name, verifier in {**verifiers, **(made or {})}.items()
         },
     }  # fmt: skip
+
+
+def with_files(directory: Path) -> dict[str, Any]:
+    """Verifiers that need files, which are made in a directory, by name."""
+    return {
+        "reward-model": RewardModel(reward_model(directory)), "image-text": ImageText(dual_encoder(directory)),
+        "probe": Probe(probe(directory)), "calibrated": Calibrated(PTrue(), calibration(directory)),
+        "process-reward": ProcessReward("pocket", recipe(directory, "step")),
+        "outcome-reward": OutcomeReward("pocket", recipe(directory, "answer")),
+    }  # fmt: skip
+
+
+def calibration(directory: Path) -> str:
+    """A logistic curve for p-true that nobody fitted."""
+    identity = VerifierIdentity(label_of(PTrue()), plain(PTrue()))
+    found = Calibration(identity, "platt", {ANY_STAGE: ProbabilityMap(slope=2.0, intercept=-1.0)}, {}, {}, {})
+    found.save(directory / "calibration.json")
+    return str(directory / "calibration.json")
+
+
+def recipe(directory: Path, level: str) -> str:
+    """The embedded model as a released reward model that answers yes or no."""
+    told = {
+        "about": "p-true's words as a recipe", "level": level, "tokens": {"labels": {"yes": 1, "no": 0}},
+        "question": "{question}\n{step}\nIs it right? Answer yes or no.",
+    }  # fmt: skip
+    path = directory / f"{level}.yaml"
+    path.write_text(json.dumps(told))
+    return str(path)
 
 
 def reward_model(directory: Path) -> str:
@@ -327,7 +349,7 @@ def main() -> None:
         print(name, json.dumps(row), flush=True)
 
     with tempfile.TemporaryDirectory() as place:
-        strategies = arms(reward_model(Path(place)), dual_encoder(Path(place)), probe=probe(Path(place)))
+        strategies = arms(with_files(Path(place)))
         if arguments.arms:
             strategies = {name: strategies[name] for name in arguments.arms}
         if arguments.questions:

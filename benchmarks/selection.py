@@ -17,8 +17,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.study import share
+
 ROOT = Path(__file__).parent.parent
 TARGET = ROOT / "docs/selection-study"
+PAGE = ROOT / "docs/selection.md"
 STUDIES = ROOT / "examples/study"
 DATA = ["--data", "pocket:test", "--limit", "500"]
 
@@ -64,6 +67,51 @@ def stage_rows(finished: Path) -> list[dict[str, Any]]:
     return [{name: row[name] for name in wanted if name in row} for row in rows]
 
 
+def chosen(directory: Path, n: int = 16) -> str:
+    """Accuracy of each selector with each verifier at ``n`` samples, as Markdown."""
+    found = json.loads((directory / "selection.json").read_text())["selection"]
+    at = {(row["verifier"], row["selector"]): row["accuracy"] for row in found if row["n"] == n}
+    verifiers = list(dict.fromkeys(row["verifier"] for row in found))
+    selectors = [s for s in dict.fromkeys(row["selector"] for row in found) if any((v, s) in at for v in verifiers[1:])]
+    lines = ["| verifier | " + " | ".join(selectors) + " |", "| --- |" + " ---: |" * len(selectors)]
+    for verifier in sorted(verifiers, key=lambda v: v == "-"):
+        cells = [share(at[verifier, s]) if (verifier, s) in at else "" for s in selectors]
+        if verifier != "-":
+            lines.append(f"| {short(verifier)} | " + " | ".join(cells) + " |")
+    votes = ", ".join(f"{s} {share(at['-', s])}" for v, s in at if v == "-")
+    return "\n".join([*lines, "", f"Without a verifier: {votes}."])
+
+
+def stages(directory: Path) -> str:
+    """Accuracy of the stage beam of two with each verifier, as Markdown."""
+    lines = [
+        "| search | accuracy, % | over greedy, points | p (Holm) | verifier: prefilled / generated |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for row in json.loads((directory / "stages.json").read_text()):
+        gain, p = row["against_greedy"], row["p_greedy"]
+        told = ("", "") if gain is None else (f"{100 * gain['value']:+.1f} ± {100 * gain['error']:.1f}", f"{p:.3f}")
+        cost = f"{row['verifier_prefilled']['value']:.0f} / {row['verifier_generated']['value']:.0f}"
+        lines.append(f"| {row['cell']} | {share(row['accuracy'])} | {told[0]} | {told[1]} | {cost} |")
+    return "\n".join(lines)
+
+
+def short(verifier: str) -> str:
+    """Without the wrapper that asks it of the embedded model."""
+    return verifier.replace("on-model(verifier=", "").replace(")", "", verifier.count("on-model(verifier="))
+
+
+def write_page() -> None:
+    """Puts both tables into the page."""
+    text = PAGE.read_text()
+    for name, made_of in (("samples", chosen), ("stages", stages)):
+        head, rest = text.split(f"<!-- {name} -->\n")
+        text = (
+            head + f"<!-- {name} -->\n" + made_of(TARGET) + f"\n<!-- /{name} -->" + rest.split(f"<!-- /{name} -->")[1]
+        )
+    PAGE.write_text(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--from", dest="given", type=Path, help="a directory with finished runs")
@@ -72,6 +120,7 @@ def main() -> None:
         directory = ROOT / "runs/selection"
         made(directory)
     publish(directory)
+    write_page()
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from benchmarks import divergence
 from benchmarks.divergence import REFERENCE, Condition, differences, results
 from structdecode.core import registry
 from structdecode.core.lookup import load_backend
+from structdecode.verifiers.llm_judge import LlmJudge
 from tests.training.annotation.server import ChatServer
 from tests.verifiers.judging import grade
 
@@ -34,18 +35,17 @@ def backends() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def strategies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    place = tmp_path_factory.mktemp("law4")
     with ChatServer(grade) as server:
-        yield divergence.arms(
-            divergence.reward_model(place), divergence.dual_encoder(place), judge_url=server.url,
-            probe=divergence.probe(place),
-        )  # fmt: skip
+        made = divergence.with_files(tmp_path_factory.mktemp("law4"))
+        yield divergence.arms({**made, "llm-judge": LlmJudge("judge", server.url)})
 
 
-@pytest.mark.parametrize(
-    "name",
-    [*divergence.arms(None), *(f"stage-beam, {name}" for name in ("reward-model", "image-text", "llm-judge", "probe"))],
-)
+MADE = (
+    "reward-model", "image-text", "probe", "calibrated", "process-reward", "outcome-reward", "llm-judge",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*divergence.arms(), *(f"stage-beam, {name}" for name in MADE)])
 def test_a_search_takes_the_same_path_in_any_company(
     name: str, backends: dict[str, Any], strategies: dict[str, Any]
 ) -> None:
@@ -98,6 +98,6 @@ def test_runs_can_be_resumed_in_the_middle_of_a_search(backends: dict[str, Any],
             cancelled.append(1)
             return backend.open(prompt)
 
-    strategy = divergence.arms(None)["staged, sampled"]
+    strategy = divergence.arms()["staged, sampled"]
     results(Watched(), prompts, strategy, Condition(4, stop_after=0.25))
     assert len(cancelled) > 4
