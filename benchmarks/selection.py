@@ -47,6 +47,8 @@ def publish(directory: Path) -> None:
     TARGET.mkdir(parents=True)
     for name in ("selection.md", "selection.html", "selection.json"):
         shutil.copy(directory / "samples" / name, TARGET / name)
+    (TARGET / "figures").mkdir()
+    shutil.copy(directory / "samples/figures/selection.svg", TARGET / "figures/selection.svg")
     (TARGET / "stages.json").write_text(json.dumps(stage_rows(directory / "stages"), indent=1) + "\n")
 
 
@@ -72,7 +74,9 @@ def chosen(directory: Path, n: int = 16) -> str:
     found = json.loads((directory / "selection.json").read_text())["selection"]
     at = {(row["verifier"], row["selector"]): row["accuracy"] for row in found if row["n"] == n}
     verifiers = list(dict.fromkeys(row["verifier"] for row in found))
-    selectors = [s for s in dict.fromkeys(row["selector"] for row in found) if any((v, s) in at for v in verifiers[1:])]
+    selectors = [
+        s for s in dict.fromkeys(row["selector"] for row in found) if any((v, s) in at for v in verifiers if v != "-")
+    ]
     lines = ["| verifier | " + " | ".join(selectors) + " |", "| --- |" + " ---: |" * len(selectors)]
     for verifier in sorted(verifiers, key=lambda v: v == "-"):
         cells = [share(at[verifier, s]) if (verifier, s) in at else "" for s in selectors]
