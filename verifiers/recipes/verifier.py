@@ -18,6 +18,7 @@ from structdecode.core.lookup import find_checkpoint
 from structdecode.core.protocols import Model, Verdict
 from structdecode.core.settings import check_settings
 from structdecode.core.types import Candidate, Prompt, Sampling, Score
+from structdecode.verifiers.labels import read_labels
 from structdecode.verifiers.own_model import OwnModel
 from structdecode.verifiers.recipes import asking
 from structdecode.verifiers.recipes.recipe import HeadRead, PairRead, Recipe, TextRead, Thinking, TokenRead, built_in
@@ -194,12 +195,10 @@ class _Reading:
 
     async def _by_tokens(self, read: TokenRead, asked: Prompt) -> tuple[float, str, float]:
         """The expected value over labels, the likeliest label, and the labels' probability together."""
-        labels = list(read.labels)
-        told = [sum(each) for each in await self.model.log_probs(asked, [read.forced + label for label in labels])]
-        most = max(told)
-        weights = [math.exp(each - most) for each in told]
-        value = sum(w * read.labels[label] for w, label in zip(weights, labels, strict=True)) / sum(weights)
-        return value, labels[told.index(most)], sum(math.exp(each) for each in told)
+        reading = await read_labels(self.model, asked, [read.forced + label for label in read.labels])
+        shares = dict(zip(read.labels, reading.probabilities, strict=True))
+        value = sum(share * read.labels[label] for label, share in shares.items())
+        return value, max(shares, key=shares.__getitem__), reading.mass
 
     async def _by_text(self, read: TextRead, asked: Prompt) -> Score:
         sampling = Sampling(read.temperature, read.top_p, max_tokens=read.max_tokens)
