@@ -193,7 +193,7 @@ def test_another_recipe_at_the_same_path_is_another_verifier(tmp_path: Path) -> 
     first = made()
     assert first == made()
     written(tmp_path, aggregate="min")
-    assert made() != first and made().digest != first.digest
+    assert made() != first and made().recipe_digest != first.recipe_digest
     assert first._recipe.aggregate == "mean"
 
 
